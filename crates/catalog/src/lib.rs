@@ -1,0 +1,1 @@
+//! The identity database: which file, package and version is this page of?

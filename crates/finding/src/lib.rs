@@ -1,0 +1,1 @@
+//! What was concluded, on what evidence, and where it goes.

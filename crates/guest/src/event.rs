@@ -1,0 +1,124 @@
+//! Events, as the drivers give them (`docs/design.md` §3).
+
+use serde::{Deserialize, Serialize};
+
+use crate::address::{Gpa, Gva, Root, VcpuId};
+use crate::coverage::{Coverage, GapReason};
+use crate::page::{PageBytes, PageId};
+
+/// An event with the time at which the driver saw it.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct Stamped {
+    /// Nanoseconds since the watch began (the host's monotonic clock).
+    pub at_ns: u64,
+    /// What happened.
+    pub event: Event,
+}
+
+/// What a driver can say.
+#[derive(Clone, PartialEq, Eq, Debug)]
+#[non_exhaustive]
+pub enum Event {
+    /// A page is about to execute for the first time in this generation.
+    CodeCaptured(Box<CodeCaptured>),
+    /// An address space executed in a captured page for the first time.
+    Executed(Executed),
+    /// More bytes of a captured page are about to execute: `[start, end)` in bytes from the start of the page.
+    Extended {
+        /// The page.
+        page: PageId,
+        /// First byte.
+        start: u16,
+        /// One past the last byte.
+        end: u16,
+    },
+    /// From here to here the driver could not see.
+    Gap(Gap),
+    /// The VM as a whole.
+    Lifecycle(Lifecycle),
+    /// The driver's own counters, absolute since the watch began.
+    Counters(Vec<(&'static str, u64)>),
+}
+
+/// Where code runs, by the privilege the CPU checks at each fetch.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Privilege {
+    /// x86 CPL 3, AArch64 EL0.
+    User,
+    /// Everything above it.
+    Supervisor,
+}
+
+/// The 4 KiB of a code page at the moment its first instruction of this generation was about to run.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct CodeCaptured {
+    /// This page in this generation.
+    pub page: PageId,
+    /// Where the page lies in guest-physical memory, if the driver can tell.
+    pub gpa: Option<Gpa>,
+    /// The host-side name of the frame (0: none); two pages with the same name are the same frame.
+    pub frame: u64,
+    /// How often this frame was captured before, 0 for the first.
+    pub generation: u32,
+    /// The virtual CPU that was about to execute.
+    pub vcpu: VcpuId,
+    /// The root that was loaded.
+    pub root: Root,
+    /// The virtual address of the first byte of the page.
+    pub va: Gva,
+    /// Privilege of the code about to run.
+    pub privilege: Privilege,
+    /// Whether paging was on; without it `root` means nothing and `va` is physical.
+    pub paging: bool,
+    /// Width of the code segment in bits: 16, 32 or 64.
+    pub bits: u8,
+    /// First byte of the block about to execute, from the start of the page.
+    pub start: u16,
+    /// One past its last byte in this page, at most 4096.
+    pub end: u16,
+    /// The page's contents.
+    pub bytes: PageBytes,
+}
+
+/// An address space executed in a captured page for the first time in this generation.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Executed {
+    /// The page.
+    pub page: PageId,
+    /// The root that was loaded.
+    pub root: Root,
+    /// Where the root saw the page.
+    pub va: Gva,
+    /// On which virtual CPU.
+    pub vcpu: VcpuId,
+    /// Counts the address spaces that the driver saw in this root: it goes up when the driver saw that the
+    /// tables below the root were replaced as a whole.
+    pub incarnation: u32,
+}
+
+/// An interval in which a driver could not see everything.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Gap {
+    /// Start, in nanoseconds since the watch began.
+    pub from_ns: u64,
+    /// End.
+    pub to_ns: u64,
+    /// What could still be vouched for in it.
+    pub left: Coverage,
+    /// Why.
+    pub reason: GapReason,
+    /// How many events or pages are missing, if that is known.
+    pub lost: u64,
+}
+
+/// What happens to the VM as a whole.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Lifecycle {
+    /// The driver sees from here on.
+    Started,
+    /// The machine was reset: every address space is gone.
+    Reset,
+    /// The VMM ended.
+    Stopped,
+}

@@ -1,0 +1,17 @@
+//! The guest as data.
+//!
+//! Addresses of every level of trust, pages and their digest-sized pieces, the events that a driver gives,
+//! the coverage it vouches for, and the small traits for what it can lend. Nothing here reads a guest; layers
+//! above do.
+
+mod address;
+mod capability;
+mod coverage;
+mod event;
+mod page;
+
+pub use address::{Gfn, Gpa, Gva, Root, VcpuId};
+pub use capability::{MemoryFault, PhysicalMemory};
+pub use coverage::{Attribution, CodeCoverage, Coverage, GapReason};
+pub use event::{CodeCaptured, Event, Executed, Gap, Lifecycle, Privilege, Stamped};
+pub use page::{PAGE_SHIFT, PAGE_SIZE, PageBytes, PageId};

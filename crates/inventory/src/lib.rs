@@ -1,0 +1,1 @@
+//! Who runs what in one VM: address spaces, programs, modules and their verdicts.

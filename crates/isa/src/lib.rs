@@ -1,0 +1,1 @@
+//! One page-table walker and one table of facts per paging mode.

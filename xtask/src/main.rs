@@ -1,0 +1,2 @@
+//! The tasks that people and CI run.
+fn main() {}
