@@ -37,9 +37,15 @@ pub struct Coverage {
 
 impl Coverage {
     /// Everything was seen.
-    pub const COMPLETE: Self = Self { code: CodeCoverage::Complete, attribution: Attribution::Complete };
+    pub const COMPLETE: Self = Self {
+        code: CodeCoverage::Complete,
+        attribution: Attribution::Complete,
+    };
     /// Nothing was seen.
-    pub const BLIND: Self = Self { code: CodeCoverage::Blind, attribution: Attribution::Blind };
+    pub const BLIND: Self = Self {
+        code: CodeCoverage::Blind,
+        attribution: Attribution::Blind,
+    };
 }
 
 /// Why a driver could not see, or not all.
