@@ -4,4 +4,4 @@ mod object;
 mod site;
 
 pub use object::{Facts, FilePage, Load, Object, ObjectKind, Part, PartKind, Placement};
-pub use site::{Site, SiteKind, Value};
+pub use site::{Fix, Form, Site, SiteKind, Target, Unknown, Value, Values};

@@ -2,7 +2,7 @@
 
 use serde::{Deserialize, Serialize};
 
-use crate::site::Site;
+use crate::site::{Site, Values};
 
 /// What kind of thing a file is, by its contents.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug, Serialize, Deserialize)]
@@ -128,11 +128,14 @@ pub struct Part {
     pub link: u64,
     /// Where it can start.
     pub placement: Placement,
-    /// The bytes as in the file (relocations that the linker left to the loader unapplied).
+    /// The bytes as in the file. Relocations that the linker left to the loader are not applied, but for those that
+    /// do not depend on where the part is loaded.
     #[serde(with = "serde_bytes_compat")]
     pub bytes: Vec<u8>,
-    /// The places that may differ, sorted by `at`; they may overlap.
+    /// The places that may differ, sorted by `at`; they do not overlap.
     pub sites: Vec<Site>,
+    /// What they may hold.
+    pub values: Values,
 }
 
 /// Byte vectors as one blob, not as a sequence of numbers.
