@@ -479,7 +479,7 @@ mod tests {
 
     #[test]
     fn every_kind_of_frame_comes_back_as_it_was_sent() {
-        let page = std::array::from_fn(|i| (i % 251) as u8);
+        let page = std::array::from_fn(|i| u8::try_from(i % 251).unwrap());
         let stamp = Stamp {
             at_ns: 99,
             vcpu: 3,

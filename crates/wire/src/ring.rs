@@ -263,7 +263,7 @@ mod tests {
     }
 
     fn frame(n: u64) -> Vec<u8> {
-        let page = [n as u8; 4096];
+        let page = [u8::try_from(n % 256).unwrap(); 4096];
         let mut out = Vec::new();
         let captured = Captured {
             end: 1,
@@ -274,7 +274,7 @@ mod tests {
             page: n,
             ..Stamp::default()
         };
-        if n % 3 == 0 {
+        if n.is_multiple_of(3) {
             Frame::Captured(captured, &page).encode(stamp, &mut out);
         } else {
             Frame::Executed {
