@@ -1,0 +1,132 @@
+//! Looking up.
+
+use crate::block::{self, BLOCK, Payload};
+use crate::error::ReadError;
+use crate::map::Map;
+
+use super::shape::{RADIX_PER_BLOCK, Shape};
+
+/// What damage in a table is called, and in which file.
+#[derive(Clone, Debug)]
+pub(crate) struct Name {
+    pub(crate) segment: String,
+    pub(crate) what: &'static str,
+}
+
+/// A table in a mapped segment.
+#[derive(Clone, Debug)]
+pub(crate) struct Table {
+    map: Map,
+    at: u64,
+    shape: Shape,
+    name: Name,
+}
+
+impl Table {
+    /// The table that starts at byte `at`; `None` if the file is too short for it or the shape is unsound.
+    pub(crate) fn new(map: Map, at: u64, shape: Shape, segment: &str, what: &'static str) -> Option<Self> {
+        let end = at.checked_add(shape.blocks().checked_mul(BLOCK as u64)?)?;
+        let name = Name {
+            segment: segment.to_owned(),
+            what,
+        };
+        (shape.is_sound() && end <= map.len()).then_some(Self { map, at, shape, name })
+    }
+
+    /// How many records.
+    pub(crate) fn len(&self) -> u64 {
+        self.shape.records
+    }
+
+    /// Hands every record under `key` to `each`, in order.
+    pub(crate) fn find(&self, key: &[u8], mut each: impl FnMut(&[u8])) -> Result<(), ReadError> {
+        if self.shape.records == 0 {
+            return Ok(());
+        }
+        let first = self.radix(self.shape.prefix(key))?;
+        for number in first..self.shape.data_blocks() {
+            let block = self.block(number)?;
+            for record in self.records(number, &block) {
+                match record.get(..key.len()).map(|found| found.cmp(key)) {
+                    Some(std::cmp::Ordering::Less) => {}
+                    Some(std::cmp::Ordering::Equal) => each(record),
+                    Some(std::cmp::Ordering::Greater) | None => return Ok(()),
+                }
+            }
+        }
+        Ok(())
+    }
+
+    /// The record at a position, handed to `each`; `NoSuch` past the end.
+    pub(crate) fn record<T>(&self, index: u64, each: impl FnOnce(&[u8]) -> T) -> Result<T, ReadError> {
+        let per = self.shape.per_block().max(1);
+        if index >= self.shape.records {
+            return Err(ReadError::NoSuch("record"));
+        }
+        let number = index / per;
+        let block = self.block(number)?;
+        let nth = usize::try_from(index % per).unwrap_or(usize::MAX);
+        self.records(number, &block)
+            .nth(nth)
+            .map(each)
+            .ok_or_else(|| self.damaged(number))
+    }
+
+    /// The block's records, without the filling of the last block.
+    pub(crate) fn records<'b>(
+        &self,
+        number: u64,
+        block: &'b Payload,
+    ) -> impl Iterator<Item = &'b [u8]> + use<'b> {
+        let per = self.shape.per_block();
+        let left = self
+            .shape
+            .records
+            .saturating_sub(number.saturating_mul(per))
+            .min(per);
+        block
+            .chunks_exact(usize::from(self.shape.record).max(1))
+            .take(usize::try_from(left).unwrap_or(0))
+    }
+
+    /// Data blocks of the table.
+    pub(crate) fn data_blocks(&self) -> u64 {
+        self.shape.data_blocks()
+    }
+
+    /// All blocks of the table, the radix last.
+    pub(crate) fn blocks(&self) -> u64 {
+        self.shape.blocks()
+    }
+
+    /// A block of the section, checked.
+    pub(crate) fn block(&self, number: u64) -> Result<Payload, ReadError> {
+        let at = number
+            .checked_mul(BLOCK as u64)
+            .and_then(|off| self.at.checked_add(off));
+        at.and_then(|at| self.map.get(at, BLOCK))
+            .and_then(|bytes| block::open(bytes, self.shape.place(number)))
+            .ok_or_else(|| self.damaged(number))
+    }
+
+    fn radix(&self, prefix: u64) -> Result<u64, ReadError> {
+        let number = self.shape.data_blocks() + prefix / RADIX_PER_BLOCK;
+        let block = self.block(number)?;
+        let nth = usize::try_from(prefix % RADIX_PER_BLOCK).unwrap_or(usize::MAX);
+        let entry = block
+            .as_chunks::<4>()
+            .0
+            .get(nth)
+            .ok_or_else(|| self.damaged(number))?;
+        Ok(u64::from(u32::from_le_bytes(*entry)))
+    }
+
+    fn damaged(&self, number: u64) -> ReadError {
+        let at = self.at.saturating_add(number.saturating_mul(BLOCK as u64));
+        ReadError::Damaged {
+            segment: self.name.segment.clone(),
+            what: self.name.what,
+            at,
+        }
+    }
+}
