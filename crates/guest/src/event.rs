@@ -23,6 +23,15 @@ pub enum Event {
     CodeCaptured(Box<CodeCaptured>),
     /// An address space executed in a captured page for the first time.
     Executed(Executed),
+    /// A root sees a page at this virtual address (that of the page's first byte).
+    Located {
+        /// The page.
+        page: PageId,
+        /// The root.
+        root: Root,
+        /// The address.
+        va: Gva,
+    },
     /// More bytes of a captured page are about to execute: `[start, end)` in bytes from the start of the page.
     Extended {
         /// The page.
@@ -77,23 +86,23 @@ pub struct CodeCaptured {
     pub start: u16,
     /// One past its last byte in this page, at most 4096.
     pub end: u16,
+    /// Captured before this monitor was attached: address, root and virtual CPU are not known.
+    pub replay: bool,
     /// The page's contents.
     pub bytes: PageBytes,
 }
 
-/// An address space executed in a captured page for the first time in this generation.
+/// An address space executed in a captured page, for the first time since the driver last said so.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct Executed {
     /// The page.
     pub page: PageId,
     /// The root that was loaded.
     pub root: Root,
-    /// Where the root saw the page.
-    pub va: Gva,
     /// On which virtual CPU.
     pub vcpu: VcpuId,
-    /// Counts the address spaces that the driver saw in this root: it goes up when the driver saw that the
-    /// tables below the root were replaced as a whole.
+    /// Which of the address spaces that had this root, as the driver told them apart: another number is another
+    /// address space. Numbers are not reused.
     pub incarnation: u32,
 }
 

@@ -1,1 +1,29 @@
-//! The library inside QEMU.
+//! The library inside QEMU: TCG callbacks in, frames out.
+//!
+//! ```text
+//!  translation ──► translate ─► frames (captured? changed?) ─► ring     first run of a page generation
+//!  every block ──► one inline store into the vCPU's marks                which pages ran
+//!  root change ──► roots ─► marks collected for the outgoing root ─► ring   who ran them
+//!  10 ms, idle ──► the same, from the collector's thread
+//! ```
+//!
+//! What it may not do: block for ever, take a lock that vCPUs share on a hot path, let a panic out, or change what
+//! QEMU does. When it cannot see, it says so with a gap.
+
+mod api;
+mod collect;
+mod config;
+mod control;
+mod counters;
+mod decode;
+mod frames;
+mod install;
+mod marks;
+mod memory;
+mod plugin;
+mod registers;
+mod roots;
+mod translate;
+mod vcpu;
+
+pub use install::{qemu_plugin_install, qemu_plugin_version};

@@ -1,0 +1,259 @@
+//! Collecting marks: at every root change, when a vCPU idles, and every few milliseconds.
+
+use std::ffi::{c_uint, c_void};
+use std::sync::atomic::Ordering;
+use std::time::Duration;
+
+use nephoscope_guest::{Attribution, CodeCoverage, Coverage, GapReason, Root};
+use nephoscope_wire::Frame;
+
+use crate::counters::Count;
+use crate::plugin::{Plugin, guarded, now_ns};
+use crate::vcpu::{Loaded, Local, MAX_UNMARKED, Vcpu};
+
+/// What an instruction that may change the root carries to its callback.
+pub(crate) fn pack(general: Option<u8>) -> *mut c_void {
+    // 1 to 16: the register; 17: the new root cannot be known in advance.
+    std::ptr::without_provenance_mut(general.map_or(17, |number| usize::from(number) + 1))
+}
+
+/// Before an instruction that may change the root.
+pub(crate) extern "C" fn before_root_change(vcpu: c_uint, data: *mut c_void) {
+    guarded(|plugin| {
+        let Some(vcpu) = plugin.vcpus.get(vcpu as usize) else {
+            return;
+        };
+        if !plugin.is_attached() {
+            vcpu.lock().loaded = Loaded::Unknown;
+            return;
+        }
+        plugin.counters.add(Count::RootChanges, 1);
+        let Some(registers) = plugin.registers.get() else {
+            return;
+        };
+        plugin.with_buffer(|buffer| {
+            let mut local = vcpu.lock();
+            let outgoing = registers
+                .cr3(&plugin.api, buffer)
+                .map(|cr3| Root::from_cr3(cr3).0);
+            plugin.leave(vcpu, &mut local, outgoing, true);
+            let number = u8::try_from(data.addr())
+                .ok()
+                .filter(|n| (1..=16).contains(n))
+                .map(|n| n - 1);
+            let value = number.and_then(|number| registers.general(&plugin.api, buffer, number));
+            local.loaded = match value {
+                Some(cr3) => plugin.known(Root::from_cr3(cr3).0),
+                None => Loaded::Unknown,
+            };
+        });
+    });
+}
+
+/// A block whose page has no mark left is about to run: `data` is its page generation.
+pub(crate) extern "C" fn before_unmarked_block(vcpu: c_uint, data: *mut c_void) {
+    guarded(|plugin| {
+        let Some(vcpu) = plugin.vcpus.get(vcpu as usize) else {
+            return;
+        };
+        let Some(registers) = plugin.registers.get() else {
+            return;
+        };
+        let cr3 = plugin.with_buffer(|buffer| registers.cr3(&plugin.api, buffer));
+        let Some(cr3) = cr3 else { return };
+        let Loaded::Known { root, incarnation } = plugin.known(Root::from_cr3(cr3).0) else {
+            return;
+        };
+        let mut local = vcpu.lock();
+        let page = data.addr() as u64;
+        if local.unmarked.contains(&(incarnation, page)) {
+            return;
+        }
+        if local.unmarked.len() >= MAX_UNMARKED {
+            local.unmarked.clear();
+        }
+        local.unmarked.insert((incarnation, page));
+        if plugin.push(
+            vcpu,
+            &mut local,
+            &Frame::Executed { root, incarnation },
+            page,
+            true,
+        ) {
+            plugin.counters.add(Count::ExecutedSent, 1);
+        }
+    });
+}
+
+/// A vCPU has nothing to do. QEMU holds its big lock here, so nothing waits.
+pub(crate) extern "C" fn on_idle(a: u64, b: u64) {
+    guarded(|plugin| {
+        let index = if a == plugin.id { b } else { a };
+        let Some(vcpu) = usize::try_from(index & 0xffff_ffff)
+            .ok()
+            .and_then(|i| plugin.vcpus.get(i))
+        else {
+            return;
+        };
+        if plugin.is_attached()
+            && let Some(mut local) = vcpu.try_lock()
+        {
+            plugin.collect_now(vcpu, &mut local);
+        }
+    });
+}
+
+/// The collector's thread: every few milliseconds, for vCPUs that neither idle nor change roots.
+pub(crate) fn run_collector(plugin: &'static Plugin) {
+    let pause = Duration::from_millis(plugin.config.collect_ms);
+    let mut counters_due = 0;
+    while !plugin.exiting.load(Ordering::Relaxed) {
+        std::thread::sleep(pause);
+        if !plugin.is_attached() {
+            continue;
+        }
+        guarded(|plugin| {
+            for vcpu in plugin
+                .vcpus
+                .iter()
+                .filter(|vcpu| vcpu.started.load(Ordering::Acquire))
+            {
+                if let Some(mut local) = vcpu.try_lock() {
+                    plugin.collect_now(vcpu, &mut local);
+                }
+            }
+        });
+        if now_ns() >= counters_due {
+            guarded(Plugin::send_counters);
+            counters_due = now_ns() + 250_000_000;
+        }
+    }
+}
+
+impl Plugin {
+    /// The root with its incarnation.
+    pub(crate) fn known(&self, root: u64) -> Loaded {
+        let incarnation = self.roots.loaded(&self.memory, root, self.levels());
+        Loaded::Known { root, incarnation }
+    }
+
+    /// Table levels of long mode, which is where roots are told apart.
+    fn levels(&self) -> u8 {
+        4
+    }
+
+    /// The vCPU leaves its root, which `outgoing` read from the CPU. Marks since the last look belong to it if it is
+    /// the root that was known then (or none was: every change passes here).
+    pub(crate) fn leave(&self, vcpu: &Vcpu, local: &mut Local, outgoing: Option<u64>, wait: bool) {
+        let loaded = match (local.loaded, outgoing) {
+            (Loaded::Known { root, incarnation }, Some(outgoing)) if root == outgoing => {
+                Loaded::Known { root, incarnation }
+            }
+            (Loaded::Unknown, Some(outgoing)) => self.known(outgoing),
+            (Loaded::Known { .. }, _) => {
+                // The root changed by a way that gives no event, or MOV CR3 faulted and the old one stayed: whose
+                // marks these are cannot be told.
+                let lost = self.drop_marks(vcpu);
+                if lost > 0 {
+                    self.counters.add(Count::RootChangesUnseen, 1);
+                    let now = now_ns();
+                    let left = Coverage {
+                        code: CodeCoverage::Complete,
+                        attribution: Attribution::Sampled,
+                    };
+                    let reason = GapReason::RootChangedUnseen;
+                    let from_ns = now.saturating_sub(self.config.collect_ms * 1_000_000);
+                    let gap = Frame::Gap {
+                        from_ns,
+                        to_ns: now,
+                        lost,
+                        left,
+                        reason,
+                    };
+                    self.push(vcpu, local, &gap, 0, wait);
+                }
+                local.loaded = Loaded::Unknown;
+                return;
+            }
+            (Loaded::Unknown, None) => return,
+        };
+        local.loaded = loaded;
+        self.collect(vcpu, local, wait);
+    }
+
+    /// Collects for a vCPU whose root is known, without waiting.
+    fn collect_now(&self, vcpu: &Vcpu, local: &mut Local) {
+        self.collect(vcpu, local, false);
+    }
+
+    fn collect(&self, vcpu: &Vcpu, local: &mut Local, wait: bool) {
+        let Loaded::Known { root, incarnation } = local.loaded else {
+            return;
+        };
+        self.counters.add(Count::Collections, 1);
+        let mut any = false;
+        self.marks.collect(&self.api, u32::from(vcpu.index), |mark| {
+            any = true;
+            if local.said.has(incarnation, mark) {
+                return true;
+            }
+            let Some(page) = self.marks.page(mark) else {
+                return true;
+            };
+            let sent = self.push(vcpu, local, &Frame::Executed { root, incarnation }, page, wait);
+            if sent {
+                self.counters.add(Count::ExecutedSent, 1);
+                local.said.set(incarnation, mark);
+            }
+            // What was not sent stays marked if it may still be attributed later; at a root change it may not, and
+            // `push` has counted it.
+            sent || wait
+        });
+        if any {
+            self.roots.ran_user_code(&self.memory, root, self.levels());
+        }
+    }
+
+    fn drop_marks(&self, vcpu: &Vcpu) -> u64 {
+        let mut lost = 0;
+        self.marks.collect(&self.api, u32::from(vcpu.index), |_| {
+            lost += 1;
+            true
+        });
+        lost
+    }
+
+    /// Forgets what was said and marked, for a new monitor.
+    pub(crate) fn forget_marks(&self) {
+        for vcpu in self
+            .vcpus
+            .iter()
+            .filter(|vcpu| vcpu.started.load(Ordering::Acquire))
+        {
+            let mut local = vcpu.lock();
+            self.drop_marks(vcpu);
+            local.said.clear();
+            local.located.clear();
+            local.unmarked.clear();
+            local.losing = None;
+        }
+    }
+
+    /// Sends the counters.
+    pub(crate) fn send_counters(&self) {
+        if let Some(vcpu) = self
+            .vcpus
+            .iter()
+            .find(|vcpu| vcpu.started.load(Ordering::Acquire))
+            && let Some(mut local) = vcpu.try_lock()
+        {
+            self.push(
+                vcpu,
+                &mut local,
+                &Frame::Counters(self.counters.values()),
+                0,
+                false,
+            );
+        }
+    }
+}

@@ -1,0 +1,193 @@
+//! Reading the CPU's registers through QEMU's gdb descriptions.
+#![allow(unsafe_code, reason = "reads GLib arrays that QEMU fills")]
+
+use std::ffi::{c_char, c_void};
+
+use crate::api::{Api, GArray, text};
+
+/// A register's handle, kept as a number so that it can be shared.
+type Handle = usize;
+
+/// The registers that are used, found by name.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct Registers {
+    cr0: Handle,
+    cr3: Handle,
+    cr4: Handle,
+    efer: Handle,
+    cs: Handle,
+    eflags: Handle,
+    general: [Handle; 16],
+}
+
+const GENERAL_64: [&str; 16] = [
+    "rax", "rcx", "rdx", "rbx", "rsp", "rbp", "rsi", "rdi", "r8", "r9", "r10", "r11", "r12", "r13", "r14",
+    "r15",
+];
+const GENERAL_32: [&str; 8] = ["eax", "ecx", "edx", "ebx", "esp", "ebp", "esi", "edi"];
+
+/// What a translation needs to know of the CPU.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+pub(crate) struct CpuState {
+    /// CR3 as read.
+    pub(crate) cr3: u64,
+    /// CR0.PG.
+    pub(crate) paging: bool,
+    /// CR0.PE.
+    pub(crate) protected: bool,
+    /// EFER.LMA.
+    pub(crate) long: bool,
+    /// CPL 3.
+    pub(crate) user: bool,
+    /// CR4.LA57.
+    pub(crate) five_levels: bool,
+}
+
+impl Registers {
+    /// Finds the registers of the current vCPU. `Err` names one that is missing.
+    pub(crate) fn find(api: &Api) -> Result<Self, &'static str> {
+        let array = (api.get_registers)();
+        if array.is_null() {
+            return Err("any register");
+        }
+        let mut named = Vec::new();
+        let size = (api.g_array_get_element_size)(array) as usize;
+        // SAFETY: a GArray that QEMU returned; `len` elements of `size` bytes start at `data`.
+        let (data, len) = unsafe { ((*array).data, (*array).len as usize) };
+        for i in 0..len {
+            // SAFETY: element `i` is inside the array. A `qemu_plugin_reg_descriptor` starts with the handle and the
+            // name in every API version; later ones only append to it.
+            let (handle, name) = unsafe {
+                let element = data.add(i * size);
+                (
+                    element.cast::<*mut c_void>().read_unaligned(),
+                    element.add(8).cast::<*const c_char>().read_unaligned(),
+                )
+            };
+            if let Some(name) = text(name) {
+                named.push((name, handle as Handle));
+            }
+        }
+        let found =
+            Self::from_names(|name| named.iter().find(|(n, _)| *n == name).map(|(_, handle)| *handle));
+        (api.g_array_free)(array, 1);
+        found
+    }
+
+    fn from_names(find: impl Fn(&str) -> Option<Handle>) -> Result<Self, &'static str> {
+        let mut registers = Self {
+            cr0: find("cr0").ok_or("cr0")?,
+            cr3: find("cr3").ok_or("cr3")?,
+            cr4: find("cr4").ok_or("cr4")?,
+            efer: find("efer").ok_or("efer")?,
+            cs: find("cs").ok_or("cs")?,
+            eflags: find("eflags").ok_or("eflags")?,
+            general: [0; 16],
+        };
+        for (i, slot) in registers.general.iter_mut().enumerate() {
+            let wide = GENERAL_64.get(i).and_then(|name| find(name));
+            let narrow = || GENERAL_32.get(i).and_then(|name| find(name));
+            *slot = wide.or_else(narrow).unwrap_or(0);
+        }
+        Ok(registers)
+    }
+
+    /// CR3.
+    pub(crate) fn cr3(&self, api: &Api, buffer: &Buffer) -> Option<u64> {
+        buffer.read(api, self.cr3)
+    }
+
+    /// A general register by its number in the instruction encoding.
+    pub(crate) fn general(&self, api: &Api, buffer: &Buffer, number: u8) -> Option<u64> {
+        let handle = self
+            .general
+            .get(usize::from(number))
+            .copied()
+            .filter(|handle| *handle != 0)?;
+        buffer.read(api, handle)
+    }
+
+    /// What a translation needs.
+    pub(crate) fn state(&self, api: &Api, buffer: &Buffer) -> Option<CpuState> {
+        let cr0 = buffer.read(api, self.cr0)?;
+        let protected = cr0 & 1 != 0;
+        let long = buffer.read(api, self.efer)? & (1 << 10) != 0;
+        let level = buffer.read(api, self.cs)? & 3;
+        // Virtual-8086 mode (EFLAGS.VM) always runs at CPL 3; real mode has no privilege levels.
+        let virtual_8086 = !long && protected && buffer.read(api, self.eflags)? & (1 << 17) != 0;
+        Some(CpuState {
+            cr3: buffer.read(api, self.cr3)?,
+            paging: cr0 & (1 << 31) != 0,
+            protected,
+            long,
+            user: protected && (level == 3 || virtual_8086),
+            five_levels: buffer.read(api, self.cr4)? & (1 << 12) != 0,
+        })
+    }
+}
+
+/// A GLib byte array that one thread reads registers and memory into.
+#[derive(Debug)]
+pub(crate) struct Buffer(*mut GArray);
+
+impl Buffer {
+    pub(crate) fn new(api: &Api) -> Self {
+        Self((api.g_byte_array_new)())
+    }
+
+    fn read(&self, api: &Api, register: Handle) -> Option<u64> {
+        (api.g_byte_array_set_size)(self.0, 0);
+        // API 6 turned the result from a length (or -1) into a truth value; what was appended says the same in both.
+        (api.read_register)(register as *mut c_void, self.0);
+        let mut value = [0; 8];
+        let bytes = self.bytes();
+        let len = bytes.len().min(8);
+        value.get_mut(..len)?.copy_from_slice(bytes.get(..len)?);
+        (len > 0).then(|| u64::from_le_bytes(value))
+    }
+
+    /// Reads guest memory as the current vCPU sees it. `None` if it cannot.
+    pub(crate) fn memory(&self, api: &Api, at: u64, page: &mut [u8; 4096]) -> Option<()> {
+        (api.g_byte_array_set_size)(self.0, 0);
+        if !(api.read_memory_vaddr)(at, self.0, page.len()) {
+            return None;
+        }
+        page.copy_from_slice(self.bytes().get(..4096)?);
+        Some(())
+    }
+
+    fn bytes(&self) -> &[u8] {
+        // SAFETY: a GByteArray of our own, which only this thread uses; `len` bytes start at `data`.
+        unsafe {
+            let (data, len) = ((*self.0).data, (*self.0).len as usize);
+            if data.is_null() {
+                &[]
+            } else {
+                std::slice::from_raw_parts(data, len)
+            }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_missing_register_is_named() {
+        let names = ["cr0", "cr3", "cr4", "efer", "cs"];
+        let find = |name: &str| names.iter().position(|n| *n == name).map(|i| i + 1);
+        assert_eq!(Registers::from_names(find).unwrap_err(), "eflags");
+    }
+
+    #[test]
+    fn a_32_bit_target_uses_the_narrow_names() {
+        let names = ["cr0", "cr3", "cr4", "efer", "cs", "eflags", "eax", "edi"];
+        let find = |name: &str| names.iter().position(|n| *n == name).map(|i| i + 1);
+        let registers = Registers::from_names(find).unwrap();
+        assert_eq!(
+            (registers.general[0], registers.general[7], registers.general[8]),
+            (7, 8, 0)
+        );
+    }
+}

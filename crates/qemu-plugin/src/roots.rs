@@ -1,0 +1,278 @@
+//! Telling a reused root from the address space that had it before.
+//!
+//! A guest frees the tables of a process that ended and soon uses their frames again, often in the same order, so a
+//! root's number says little. What a living address space keeps are the tables on the way to its highest user page: the
+//! stack of the first thread, which exists from before the first user instruction to the end. That way (at each level
+//! which entry, and which frame it names) is remembered when user code of a root was first seen, and looked at again
+//! whenever the root is loaded. If a step is another one, so is the address space.
+
+use std::collections::HashMap;
+use std::sync::Mutex;
+
+use nephoscope_guest::{Gpa, PhysicalMemory};
+
+use crate::registers::CpuState;
+
+/// Frame bits of a table entry (Intel SDM 3A, table 4-14 ff.): 51:12.
+const FRAME: u64 = 0x000f_ffff_ffff_f000;
+/// Present.
+const PRESENT: u64 = 1;
+/// Page size: the entry is a leaf.
+const LEAF: u64 = 1 << 7;
+/// Entries of the user half of a top-level table.
+const USER_ENTRIES: usize = 256;
+
+/// One step from a table to the next: the entry's number and the frame it names.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+struct Step {
+    entry: u16,
+    frame: u64,
+}
+
+/// The tables on the way to the highest user page. Unused steps are `None`.
+type Way = [Option<Step>; 4];
+
+#[derive(Debug, Default)]
+struct Known {
+    incarnation: u32,
+    way: Option<Way>,
+}
+
+const SHARDS: usize = 64;
+/// Roots remembered per shard: it stops a guest that loads roots by the million. Forgetting one only means that a
+/// later reuse is told apart by its pages instead.
+const MAX_PER_SHARD: usize = 1024;
+
+/// All roots seen.
+#[derive(Debug)]
+pub(crate) struct Roots {
+    shards: Vec<Mutex<HashMap<u64, Known>>>,
+    next: std::sync::atomic::AtomicU32,
+}
+
+impl Roots {
+    pub(crate) fn new() -> Self {
+        Self {
+            shards: (0..SHARDS).map(|_| Mutex::default()).collect(),
+            next: std::sync::atomic::AtomicU32::new(1),
+        }
+    }
+
+    fn shard(&self, root: u64) -> Option<std::sync::MutexGuard<'_, HashMap<u64, Known>>> {
+        let number = usize::try_from((root >> 12) % SHARDS as u64).ok()?;
+        Some(
+            self.shards
+                .get(number)?
+                .lock()
+                .unwrap_or_else(std::sync::PoisonError::into_inner),
+        )
+    }
+
+    fn fresh(&self) -> u32 {
+        self.next.fetch_add(1, std::sync::atomic::Ordering::Relaxed)
+    }
+
+    /// The root is about to be loaded: which address space is it now?
+    pub(crate) fn loaded(&self, memory: &impl PhysicalMemory, root: u64, levels: u8) -> u32 {
+        let Some(mut shard) = self.shard(root) else {
+            return 0;
+        };
+        if shard.len() >= MAX_PER_SHARD && !shard.contains_key(&root) {
+            shard.clear();
+        }
+        let known = shard.entry(root).or_default();
+        let moved = known
+            .way
+            .is_some_and(|way| !still_there(memory, root, levels, &way));
+        if moved || known.incarnation == 0 {
+            *known = Known {
+                incarnation: self.fresh(),
+                way: None,
+            };
+        }
+        known.incarnation
+    }
+
+    /// User code ran in this root: remember the way to its highest page, once.
+    pub(crate) fn ran_user_code(&self, memory: &impl PhysicalMemory, root: u64, levels: u8) {
+        let Some(mut shard) = self.shard(root) else { return };
+        if let Some(known) = shard.get_mut(&root)
+            && known.way.is_none()
+        {
+            known.way = find_way(memory, root, levels);
+        }
+    }
+}
+
+fn table(memory: &impl PhysicalMemory, frame: u64) -> Option<[u64; 512]> {
+    let mut bytes = [0; 4096];
+    memory.read(Gpa(frame), &mut bytes).ok()?;
+    let mut entries = [0; 512];
+    for (entry, chunk) in entries.iter_mut().zip(bytes.chunks_exact(8)) {
+        *entry = u64::from_le_bytes(chunk.try_into().ok()?);
+    }
+    Some(entries)
+}
+
+/// Follows the last present entry of each level, the first level in its user half only.
+fn find_way(memory: &impl PhysicalMemory, root: u64, levels: u8) -> Option<Way> {
+    let mut way = Way::default();
+    let mut frame = root;
+    let mut most = USER_ENTRIES;
+    // The last level holds pages, which may move; the way ends at the table that names them.
+    for step in way.iter_mut().take(usize::from(levels).saturating_sub(1)) {
+        let entries = table(memory, frame)?;
+        let (number, entry) = entries
+            .iter()
+            .enumerate()
+            .take(most)
+            .rev()
+            .find(|(_, entry)| **entry & PRESENT != 0)?;
+        if *entry & LEAF != 0 && most != USER_ENTRIES {
+            break;
+        }
+        frame = entry & FRAME;
+        most = 512;
+        *step = Some(Step {
+            entry: u16::try_from(number).ok()?,
+            frame,
+        });
+    }
+    way.iter().any(Option::is_some).then_some(way)
+}
+
+fn still_there(memory: &impl PhysicalMemory, root: u64, levels: u8, way: &Way) -> bool {
+    let mut frame = root;
+    for step in way.iter().flatten().take(usize::from(levels)) {
+        let mut bytes = [0; 8];
+        if memory
+            .read(Gpa(frame + u64::from(step.entry) * 8), &mut bytes)
+            .is_err()
+        {
+            return false;
+        }
+        let entry = u64::from_le_bytes(bytes);
+        if entry & PRESENT == 0 || entry & FRAME != step.frame {
+            return false;
+        }
+        frame = step.frame;
+    }
+    true
+}
+
+/// Translates a virtual address in long mode or without paging, for an instruction that crosses into a page. Any doubt
+/// is `None`: the page is then captured without its frame.
+pub(crate) fn walk(memory: &impl PhysicalMemory, state: CpuState, va: u64) -> Option<u64> {
+    if !state.paging {
+        return Some(va);
+    }
+    if !state.long {
+        return None;
+    }
+    let levels = if state.five_levels { 5 } else { 4 };
+    let mut frame = state.cr3 & FRAME;
+    for level in (0..levels).rev() {
+        let number = va >> (12 + 9 * level) & 511;
+        let mut bytes = [0; 8];
+        memory.read(Gpa(frame + number * 8), &mut bytes).ok()?;
+        let entry = u64::from_le_bytes(bytes);
+        if entry & PRESENT == 0 {
+            return None;
+        }
+        // Levels 1 and 2 may be leaves of 2 MiB and 1 GiB, whose low frame bits are flags.
+        if level > 0 && entry & LEAF != 0 {
+            let within = (1_u64 << (12 + 9 * level)) - 1;
+            return (level < 3).then_some((entry & FRAME & !within) | (va & within & FRAME));
+        }
+        frame = entry & FRAME;
+    }
+    Some(frame)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use nephoscope_guest::MemoryFault;
+    use std::cell::RefCell;
+
+    struct Tables(RefCell<HashMap<u64, u64>>);
+
+    impl PhysicalMemory for Tables {
+        fn read(&self, at: Gpa, buf: &mut [u8]) -> Result<(), MemoryFault> {
+            for (i, chunk) in buf.chunks_mut(8).enumerate() {
+                let word = self.0.borrow().get(&(at.0 + 8 * i as u64)).copied().unwrap_or(0);
+                chunk.copy_from_slice(&word.to_le_bytes());
+            }
+            Ok(())
+        }
+    }
+
+    fn process(root: u64, tables: [u64; 3], numbers: [u64; 3]) -> Tables {
+        let mut words = HashMap::new();
+        words.insert(root + 255 * 8, tables[0] | 7);
+        words.insert(root + 511 * 8, 0xfff000 | 3);
+        words.insert(tables[0] + numbers[0] * 8, tables[1] | 7);
+        words.insert(tables[1] + numbers[1] * 8, tables[2] | 7);
+        words.insert(tables[2] + numbers[2] * 8, 0xabc000 | 7);
+        Tables(RefCell::new(words))
+    }
+
+    #[test]
+    fn a_living_address_space_keeps_its_incarnation_while_it_maps_and_unmaps() {
+        let roots = Roots::new();
+        let memory = process(0x1000, [0x2000, 0x3000, 0x4000], [511, 500, 3]);
+        let first = roots.loaded(&memory, 0x1000, 4);
+        roots.ran_user_code(&memory, 0x1000, 4);
+        memory.0.borrow_mut().insert(0x1000 + 8 * 100, 0x9000 | 7);
+        memory.0.borrow_mut().insert(0x4000 + 8 * 3, 0xdef000 | 7);
+        assert_eq!(roots.loaded(&memory, 0x1000, 4), first);
+    }
+
+    #[test]
+    fn a_root_with_other_tables_below_is_another_address_space() {
+        let roots = Roots::new();
+        let old = process(0x1000, [0x2000, 0x3000, 0x4000], [511, 500, 3]);
+        let first = roots.loaded(&old, 0x1000, 4);
+        roots.ran_user_code(&old, 0x1000, 4);
+        let same_frames = process(0x1000, [0x2000, 0x3000, 0x4000], [511, 499, 3]);
+        let second = roots.loaded(&same_frames, 0x1000, 4);
+        assert_ne!(
+            first, second,
+            "the same frames in the same order, at another address"
+        );
+        roots.ran_user_code(&same_frames, 0x1000, 4);
+        let third = roots.loaded(
+            &process(0x1000, [0x3000, 0x2000, 0x4000], [511, 499, 3]),
+            0x1000,
+            4,
+        );
+        assert_ne!(second, third);
+    }
+
+    #[test]
+    fn a_root_that_never_ran_user_code_is_not_judged() {
+        let roots = Roots::new();
+        let first = roots.loaded(
+            &process(0x1000, [0x2000, 0x3000, 0x4000], [511, 511, 510]),
+            0x1000,
+            4,
+        );
+        let moved = process(0x1000, [0x2000, 0x5000, 0x6000], [510, 20, 10]);
+        assert_eq!(
+            roots.loaded(&moved, 0x1000, 4),
+            first,
+            "exec moves the stack before the program runs"
+        );
+    }
+
+    #[test]
+    fn max_per_shard_bounds_the_roots_remembered() {
+        let roots = Roots::new();
+        let memory = Tables(RefCell::default());
+        for i in 0..200_000_u64 {
+            roots.loaded(&memory, i << 12, 4);
+        }
+        let kept: usize = roots.shards.iter().map(|s| s.lock().unwrap().len()).sum();
+        assert!(kept <= SHARDS * MAX_PER_SHARD);
+    }
+}

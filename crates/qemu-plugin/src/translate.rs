@@ -1,0 +1,301 @@
+//! The translation callback: captures pages, compares, and plants marks.
+
+use nephoscope_guest::{Coverage, GapReason, PAGE_SIZE, Root};
+use nephoscope_wire::{Captured, Frame, NO_FRAME};
+
+use crate::api::{CB_R_REGS, INLINE_STORE_U64, Insn, Tb};
+use crate::collect::{before_root_change, before_unmarked_block, pack};
+use crate::counters::Count;
+use crate::decode::{Mode, RootChange, root_change};
+use crate::frames::{FrameKey, Seen};
+use crate::memory::copy_page;
+use crate::plugin::{Plugin, guarded, now_ns};
+use crate::registers::CpuState;
+use crate::vcpu::{Loaded, Vcpu};
+
+/// The longest x86 instruction.
+const MAX_INSN: usize = 15;
+
+/// QEMU translated a block, which is about to run.
+pub(crate) extern "C" fn on_translation(a: u64, b: u64) {
+    guarded(|plugin| {
+        let tb = std::ptr::with_exposed_provenance_mut::<Tb>(
+            usize::try_from(if a == plugin.id { b } else { a }).unwrap_or(0),
+        );
+        plugin.translated(tb);
+    });
+}
+
+/// The part of a block that lies in one page.
+#[derive(Clone, Copy, Debug)]
+struct Piece {
+    va: u64,
+    host: Option<u64>,
+    start: u16,
+    end: u16,
+}
+
+impl Plugin {
+    fn translated(&self, tb: *mut Tb) {
+        self.counters.add(Count::Translations, 1);
+        let (Some(vcpu), Some(registers)) = (self.thread_vcpu(), self.registers.get()) else {
+            return;
+        };
+        let Some(state) = self.with_buffer(|buffer| registers.state(&self.api, buffer)) else {
+            return;
+        };
+        let pieces = self.pieces(tb, state);
+        for piece in pieces.into_iter().flatten() {
+            self.piece(vcpu, tb, state, piece);
+        }
+        if !state.user {
+            self.watch_root_changes(tb, state);
+        }
+    }
+
+    /// Splits a block by page: a block is a run of consecutive instructions, so it has at most two pages.
+    fn pieces(&self, tb: *mut Tb, state: CpuState) -> [Option<Piece>; 2] {
+        let count = (self.api.tb_n_insns)(tb);
+        let first = (self.api.tb_get_insn)(tb, 0);
+        let last = (self.api.tb_get_insn)(tb, count.saturating_sub(1));
+        if count == 0 || first.is_null() || last.is_null() {
+            return [None, None];
+        }
+        let start = (self.api.insn_vaddr)(first);
+        let end = (self.api.insn_vaddr)(last).wrapping_add((self.api.insn_size)(last) as u64);
+        let page = PAGE_SIZE as u64;
+        let va = start & !(page - 1);
+        let length = end.wrapping_sub(start);
+        let offset = start - va;
+        let host = page_host(&self.api, first, offset);
+        let in_first = length.min(page - offset);
+        let bounds = |from: u64, len: u64| {
+            (
+                u16::try_from(from).unwrap_or(0),
+                u16::try_from((from + len).min(page)).unwrap_or(4096),
+            )
+        };
+        let (from, to) = bounds(offset, in_first);
+        let piece = Piece {
+            va,
+            host,
+            start: from,
+            end: to,
+        };
+        if length <= in_first {
+            return [Some(piece), None];
+        }
+        let va = va.wrapping_add(page);
+        let (from, to) = bounds(0, length - in_first);
+        let second = Piece {
+            va,
+            host: self.second_host(tb, count, va, state),
+            start: from,
+            end: to,
+        };
+        [Some(piece), Some(second)]
+    }
+
+    /// Where the second page of a block lies: an instruction that starts in it knows; if only the tail of one that
+    /// crosses is in it, the page tables do.
+    fn second_host(&self, tb: *mut Tb, count: usize, va: u64, state: CpuState) -> Option<u64> {
+        self.counters.add(Count::CrossingInstructions, 1);
+        let last = (self.api.tb_get_insn)(tb, count - 1);
+        let at = (self.api.insn_vaddr)(last);
+        if at >= va {
+            return page_host(&self.api, last, at - va);
+        }
+        let gpa = crate::roots::walk(&self.memory, state, va)?;
+        self.memory.host(nephoscope_guest::Gpa(gpa), PAGE_SIZE)
+    }
+
+    fn piece(&self, vcpu: &Vcpu, tb: *mut Tb, state: CpuState, piece: Piece) {
+        let root = if state.paging {
+            Root::from_cr3(state.cr3).0
+        } else {
+            0
+        };
+        let mut now = [0; PAGE_SIZE];
+        let key = match piece.host {
+            Some(host) => {
+                copy_page(host, &mut now);
+                FrameKey::Host(host)
+            }
+            None => {
+                if self
+                    .with_buffer(|buffer| buffer.memory(&self.api, piece.va, &mut now))
+                    .is_none()
+                {
+                    self.unreadable(vcpu);
+                    return;
+                }
+                FrameKey::Virtual { root, va: piece.va }
+            }
+        };
+        let mut forgotten = 0;
+        let seen = self
+            .frames
+            .translated(key, &now, piece.start, piece.end, &mut forgotten);
+        if forgotten > 0 {
+            self.counters.add(Count::FramesForgotten, forgotten);
+        }
+        let (page, mark) = match seen {
+            Some(Seen::Same { page, mark, extended }) => {
+                if extended {
+                    let frame = Frame::Extended {
+                        start: piece.start,
+                        end: piece.end,
+                    };
+                    self.push(vcpu, &mut vcpu.lock(), &frame, page, true);
+                }
+                (page, mark)
+            }
+            Some(Seen::New { page, generation }) => {
+                self.captured(vcpu, state, key, piece, page, generation, &now);
+                (page, None)
+            }
+            None => return,
+        };
+        if state.user {
+            let mark = mark.or_else(|| {
+                self.frames
+                    .mark(key, page, || self.marks.allocate(&self.api, page))
+            });
+            self.plant(tb, page, mark);
+            self.locate(vcpu, state, page, mark, piece.va);
+        }
+    }
+
+    #[expect(clippy::too_many_arguments, reason = "one capture has these facts")]
+    fn captured(
+        &self,
+        vcpu: &Vcpu,
+        state: CpuState,
+        key: FrameKey,
+        piece: Piece,
+        page: u64,
+        generation: u32,
+        now: &[u8; PAGE_SIZE],
+    ) {
+        self.counters.add(
+            if generation == 0 {
+                Count::Captures
+            } else {
+                Count::Recaptures
+            },
+            1,
+        );
+        let frame = match key {
+            FrameKey::Host(host) => host,
+            FrameKey::Virtual { .. } => {
+                self.counters.add(Count::CapturesWithoutFrame, 1);
+                NO_FRAME
+            }
+        };
+        let captured = Captured {
+            frame,
+            cr3: state.cr3,
+            va: piece.va,
+            generation,
+            start: piece.start,
+            end: piece.end,
+            user: state.user,
+            paging: state.paging,
+            replay: false,
+            bits: bits(state, piece.va),
+        };
+        self.push(
+            vcpu,
+            &mut vcpu.lock(),
+            &Frame::Captured(captured, now),
+            page,
+            true,
+        );
+    }
+
+    fn plant(&self, tb: *mut Tb, page: u64, mark: Option<u32>) {
+        if let Some(place) = mark.and_then(|mark| self.marks.place(mark)) {
+            (self.api.tb_exec_inline)(tb, INLINE_STORE_U64, place, 1);
+        } else {
+            self.counters.add(Count::MarksExhausted, 1);
+            let data = std::ptr::without_provenance_mut(usize::try_from(page).unwrap_or(0));
+            (self.api.tb_exec)(tb, before_unmarked_block, CB_R_REGS, data);
+        }
+    }
+
+    /// Says where this root sees the page, once per address space; marks do not know addresses.
+    fn locate(&self, vcpu: &Vcpu, state: CpuState, page: u64, mark: Option<u32>, va: u64) {
+        if !state.paging || !self.is_attached() {
+            return;
+        }
+        let root = Root::from_cr3(state.cr3).0;
+        let mut local = vcpu.lock();
+        if !self.round_robin.load(std::sync::atomic::Ordering::Relaxed) && local.loaded == Loaded::Unknown {
+            local.loaded = self.known(root);
+        }
+        let (Loaded::Known { incarnation, .. }, Some(mark)) = (local.loaded, mark) else {
+            return;
+        };
+        if !local.located.has(incarnation, mark)
+            && self.push(vcpu, &mut local, &Frame::Located { root, va }, page, false)
+        {
+            local.located.set(incarnation, mark);
+        }
+    }
+
+    fn unreadable(&self, vcpu: &Vcpu) {
+        let now = now_ns();
+        let gap = Frame::Gap {
+            from_ns: now,
+            to_ns: now,
+            lost: 1,
+            left: Coverage::BLIND,
+            reason: GapReason::PageUnreadable,
+        };
+        self.push(vcpu, &mut vcpu.lock(), &gap, 0, true);
+    }
+
+    /// Kernel code only: instructions that can change the root are privileged.
+    fn watch_root_changes(&self, tb: *mut Tb, state: CpuState) {
+        let count = (self.api.tb_n_insns)(tb);
+        for i in 0..count {
+            let insn = (self.api.tb_get_insn)(tb, i);
+            if insn.is_null() {
+                continue;
+            }
+            let mut bytes = [0; MAX_INSN];
+            let len = (self.api.insn_data)(insn, bytes.as_mut_ptr(), MAX_INSN).min(MAX_INSN);
+            let mode = Mode {
+                bits: bits(state, (self.api.insn_vaddr)(insn)),
+                long: state.long,
+                protected: state.protected,
+            };
+            match root_change(bytes.get(..len).unwrap_or(&[]), mode) {
+                Some(RootChange::MovCr3(general)) => {
+                    (self.api.insn_exec)(insn, before_root_change, CB_R_REGS, pack(Some(general)));
+                }
+                Some(RootChange::Other) => {
+                    (self.api.insn_exec)(insn, before_root_change, CB_R_REGS, pack(None))
+                }
+                None => {}
+            }
+        }
+    }
+}
+
+/// The host address of the page an instruction starts in, if QEMU has it in memory.
+fn page_host(api: &crate::api::Api, insn: *const Insn, offset: u64) -> Option<u64> {
+    let host = (api.insn_haddr)(insn) as u64;
+    let page = host.checked_sub(offset)?;
+    (host != 0 && page.is_multiple_of(PAGE_SIZE as u64)).then_some(page)
+}
+
+/// The width of the code segment, as far as registers tell: QEMU shows selectors, not descriptors. In long mode, code
+/// below 4 GiB may be in compatibility mode; it is read as 64-bit code, which only matters for showing it.
+fn bits(state: CpuState, _va: u64) -> u8 {
+    match (state.long, state.protected) {
+        (true, _) => 64,
+        (false, true) => 32,
+        (false, false) => 16,
+    }
+}

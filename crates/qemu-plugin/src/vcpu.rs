@@ -1,0 +1,147 @@
+//! One virtual CPU: its ring, the root it has loaded, and what was already said of it.
+
+use std::collections::{HashMap, HashSet};
+use std::sync::atomic::AtomicBool;
+use std::sync::{Mutex, MutexGuard, PoisonError};
+
+use nephoscope_wire::RingMemory;
+
+/// The root loaded on a vCPU, as far as the plugin knows.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(crate) enum Loaded {
+    /// This root, in this incarnation.
+    Known { root: u64, incarnation: u32 },
+    /// An instruction ran that may have changed it; the next look at the CPU tells.
+    Unknown,
+}
+
+/// A virtual CPU.
+#[derive(Debug)]
+pub(crate) struct Vcpu {
+    /// Its number.
+    pub(crate) index: u16,
+    /// Frames of this vCPU, whoever sends them.
+    pub(crate) ring: RingMemory,
+    /// Whether it ever ran.
+    pub(crate) started: AtomicBool,
+    /// Held while the vCPU's marks are collected and while a frame is pushed: by the vCPU itself, and by the
+    /// collector's thread. Other vCPUs never take it.
+    local: Mutex<Local>,
+}
+
+/// What the lock protects.
+#[derive(Debug)]
+pub(crate) struct Local {
+    /// The root.
+    pub(crate) loaded: Loaded,
+    /// Which page generations were already reported for which address space, by incarnation.
+    pub(crate) said: Said,
+    /// Where pages are seen was reported for these.
+    pub(crate) located: Said,
+    /// Pages without a mark that were reported.
+    pub(crate) unmarked: HashSet<(u32, u64)>,
+    /// A frame being encoded.
+    pub(crate) frame: Vec<u8>,
+    /// Since when frames are lost, if they are, and how many.
+    pub(crate) losing: Option<(u64, u64)>,
+}
+
+impl Vcpu {
+    pub(crate) fn new(index: u16, ring: RingMemory) -> Self {
+        let local = Local {
+            loaded: Loaded::Unknown,
+            said: Said::default(),
+            located: Said::default(),
+            unmarked: HashSet::new(),
+            frame: Vec::new(),
+            losing: None,
+        };
+        Self {
+            index,
+            ring,
+            started: AtomicBool::new(false),
+            local: Mutex::new(local),
+        }
+    }
+
+    /// Takes the lock.
+    pub(crate) fn lock(&self) -> MutexGuard<'_, Local> {
+        self.local.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Takes the lock if it is free.
+    pub(crate) fn try_lock(&self) -> Option<MutexGuard<'_, Local>> {
+        match self.local.try_lock() {
+            Ok(guard) => Some(guard),
+            Err(std::sync::TryLockError::Poisoned(poisoned)) => Some(poisoned.into_inner()),
+            Err(std::sync::TryLockError::WouldBlock) => None,
+        }
+    }
+}
+
+/// Address spaces remembered per vCPU: it stops a guest that makes them without end. What is forgotten is said again,
+/// which the monitor takes for what it is.
+const MAX_SAID: usize = 2048;
+
+/// Pages without a mark remembered per vCPU, bounded for the same reason.
+pub(crate) const MAX_UNMARKED: usize = 64 << 10;
+
+/// Marks already reported, per incarnation.
+#[derive(Debug, Default)]
+pub(crate) struct Said {
+    marks: HashMap<u32, Vec<u64>>,
+}
+
+impl Said {
+    /// Whether this mark was reported for this incarnation.
+    pub(crate) fn has(&self, incarnation: u32, mark: u32) -> bool {
+        let bits = self
+            .marks
+            .get(&incarnation)
+            .and_then(|bits| bits.get(mark as usize / 64));
+        bits.is_some_and(|word| word >> (mark % 64) & 1 != 0)
+    }
+
+    /// It is now.
+    pub(crate) fn set(&mut self, incarnation: u32, mark: u32) {
+        if self.marks.len() >= MAX_SAID && !self.marks.contains_key(&incarnation) {
+            self.marks.clear();
+        }
+        let bits = self.marks.entry(incarnation).or_default();
+        let word = mark as usize / 64;
+        if bits.len() <= word {
+            bits.resize(word + 1, 0);
+        }
+        if let Some(word) = bits.get_mut(word) {
+            *word |= 1 << (mark % 64);
+        }
+    }
+
+    /// Everything will be said again.
+    pub(crate) fn clear(&mut self) {
+        self.marks.clear();
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_mark_is_said_once_per_incarnation() {
+        let mut said = Said::default();
+        assert!(!said.has(1, 700));
+        said.set(1, 700);
+        assert!(said.has(1, 700) && !said.has(1, 701) && !said.has(2, 700));
+    }
+
+    #[test]
+    fn max_said_bounds_the_incarnations_remembered() {
+        let mut said = Said::default();
+        for incarnation in 0..10_000 {
+            said.set(incarnation, 5);
+        }
+        assert!(said.marks.len() <= MAX_SAID);
+        assert!(said.has(9_999, 5));
+    }
+}
