@@ -1,0 +1,306 @@
+//! The walker against a twin that is unrolled by hand, level after level, on random tables.
+
+mod common;
+
+use std::collections::BTreeMap;
+
+use common::{LA57, LMA, LONG, Memory, NXE, PAE, PG, PGE, PSE, x86};
+use nephoscope_guest::{Gpa, Gva, PhysicalMemory, Root};
+use nephoscope_isa::{Bounds, Ended, Mode, Walker, Want, X86Controls};
+use proptest::prelude::*;
+
+/// Address, size, writable, user, executable by users.
+type Mapping = (u64, u64, bool, bool, bool);
+
+struct Twin<'a> {
+    memory: &'a Memory,
+    physical_bits: u32,
+    nxe: bool,
+}
+
+impl Twin<'_> {
+    fn read8(&self, at: u64) -> Option<u64> {
+        let mut raw = [0; 8];
+        self.memory.read(Gpa(at), &mut raw).ok()?;
+        Some(u64::from_le_bytes(raw))
+    }
+
+    fn read4(&self, at: u64) -> Option<u64> {
+        let mut raw = [0; 4];
+        self.memory.read(Gpa(at), &mut raw).ok()?;
+        Some(u64::from(u32::from_le_bytes(raw)))
+    }
+
+    /// A present 8-byte entry without the reserved bits that all levels share.
+    fn entry(&self, at: u64) -> Option<u64> {
+        let entry = self.read8(at)?;
+        let present = entry % 2 == 1;
+        let high = entry % (1 << 52) >= 1 << self.physical_bits;
+        let nx_reserved = entry >> 63 == 1 && !self.nxe;
+        (present && !high && !nx_reserved).then_some(entry)
+    }
+
+    fn five(&self, root: u64, va: u64) -> Option<Mapping> {
+        let sign = va >> 56;
+        if sign != 0 && sign != 0xff {
+            return None;
+        }
+        let top = self.entry(root + 8 * (va >> 48 & 511))?;
+        if top >> 7 & 1 == 1 {
+            return None;
+        }
+        let (address, size, w, u, x) = self.below_five(top & 0xf_ffff_ffff_f000, va)?;
+        Some((
+            address,
+            size,
+            w && top >> 1 & 1 == 1,
+            u && top >> 2 & 1 == 1,
+            x && top >> 2 & 1 == 1 && top >> 63 == 0,
+        ))
+    }
+
+    fn four(&self, root: u64, va: u64) -> Option<Mapping> {
+        let sign = va >> 47;
+        if sign != 0 && sign != 0x1_ffff {
+            None
+        } else {
+            self.below_five(root, va)
+        }
+    }
+
+    fn below_five(&self, root: u64, va: u64) -> Option<Mapping> {
+        let e4 = self.entry(root + 8 * (va >> 39 & 511))?;
+        if e4 >> 7 & 1 == 1 {
+            return None;
+        }
+        let e3 = self.entry((e4 & 0xf_ffff_ffff_f000) + 8 * (va >> 30 & 511))?;
+        let w = e4 >> 1 & e3 >> 1 & 1 == 1;
+        let u = e4 >> 2 & e3 >> 2 & 1 == 1;
+        let x = (e4 | e3) >> 63 == 0;
+        if e3 >> 7 & 1 == 1 {
+            let address = (e3 & 0xf_ffff_c000_0000) + va % (1 << 30);
+            return (e3 & 0x3fff_e000 == 0).then_some((address, 1 << 30, w, u, u && x));
+        }
+        let e2 = self.entry((e3 & 0xf_ffff_ffff_f000) + 8 * (va >> 21 & 511))?;
+        let w = w && e2 >> 1 & 1 == 1;
+        let u = u && e2 >> 2 & 1 == 1;
+        let x = x && e2 >> 63 == 0;
+        if e2 >> 7 & 1 == 1 {
+            let address = (e2 & 0xf_ffff_ffe0_0000) + va % (1 << 21);
+            return (e2 & 0x1f_e000 == 0).then_some((address, 1 << 21, w, u, u && x));
+        }
+        let e1 = self.entry((e2 & 0xf_ffff_ffff_f000) + 8 * (va >> 12 & 511))?;
+        let w = w && e1 >> 1 & 1 == 1;
+        let u = u && e1 >> 2 & 1 == 1;
+        let x = x && e1 >> 63 == 0;
+        Some(((e1 & 0xf_ffff_ffff_f000) + va % 4096, 4096, w, u, u && x))
+    }
+
+    fn pae(&self, root: u64, va: u64) -> Option<Mapping> {
+        if va >> 32 != 0 {
+            return None;
+        }
+        let e3 = self.read8(root + 8 * (va >> 30))?;
+        if e3 & 1 == 0 || e3 & 0x1e6 != 0 || e3 >> self.physical_bits != 0 {
+            return None;
+        }
+        let e2 = self.entry((e3 & 0xf_ffff_ffff_f000) + 8 * (va >> 21 & 511))?;
+        if e2 >> 52 & 0x7ff != 0 {
+            return None;
+        }
+        let (w, u, x) = (e2 >> 1 & 1 == 1, e2 >> 2 & 1 == 1, e2 >> 63 == 0);
+        if e2 >> 7 & 1 == 1 {
+            let address = (e2 & 0xf_ffff_ffe0_0000) + va % (1 << 21);
+            return (e2 & 0x1f_e000 == 0).then_some((address, 1 << 21, w, u, u && x));
+        }
+        let e1 = self.entry((e2 & 0xf_ffff_ffff_f000) + 8 * (va >> 12 & 511))?;
+        if e1 >> 52 & 0x7ff != 0 {
+            return None;
+        }
+        let (w, u, x) = (w && e1 >> 1 & 1 == 1, u && e1 >> 2 & 1 == 1, x && e1 >> 63 == 0);
+        Some(((e1 & 0xf_ffff_ffff_f000) + va % 4096, 4096, w, u, u && x))
+    }
+
+    fn classic(&self, root: u64, va: u64) -> Option<Mapping> {
+        if va >> 32 != 0 {
+            return None;
+        }
+        let pde = self.read4(root + 4 * (va >> 22))?;
+        if pde & 1 == 0 {
+            return None;
+        }
+        let (w, u) = (pde >> 1 & 1 == 1, pde >> 2 & 1 == 1);
+        if pde >> 7 & 1 == 1 {
+            let address = ((pde >> 13 & 0xff) << 32) + (pde & 0xffc0_0000) + va % (1 << 22);
+            let fine = pde >> 21 & 1 == 0 && address >> self.physical_bits == 0;
+            return fine.then_some((address, 1 << 22, w, u, u));
+        }
+        let pte = self.read4((pde & 0xffff_f000) + 4 * (va >> 12 & 1023))?;
+        let (w, u) = (w && pte >> 1 & 1 == 1, u && pte >> 2 & 1 == 1);
+        (pte & 1 == 1).then_some(((pte & 0xffff_f000) + va % 4096, 4096, w, u, u))
+    }
+}
+
+const PHYSICAL_BITS: u8 = 36;
+const ROOT: u64 = 0x1000;
+
+#[derive(Clone, Copy, Debug)]
+enum Kind {
+    Five,
+    Four,
+    Pae,
+    Classic,
+}
+
+impl Kind {
+    fn mode(self, nxe: bool) -> Mode {
+        let (cr4, lma) = match self {
+            Self::Five => (PAE | LA57, LMA),
+            Self::Four => (PAE, LMA),
+            Self::Pae => (PAE, 0),
+            Self::Classic => (PSE, 0),
+        };
+        let efer = lma | if nxe { NXE } else { 0 };
+        x86(X86Controls {
+            cr0: PG,
+            cr4: cr4 | PGE,
+            efer,
+            physical_bits: PHYSICAL_BITS,
+            ..LONG
+        })
+    }
+
+    fn translate(self, twin: &Twin<'_>, va: u64) -> Option<Mapping> {
+        match self {
+            Self::Five => twin.five(ROOT, va),
+            Self::Four => twin.four(ROOT, va),
+            Self::Pae => twin.pae(ROOT, va),
+            Self::Classic => twin.classic(ROOT, va),
+        }
+    }
+
+    /// The shifts and the slots per level that [`random_memory`] can fill, so that every mapping has an address
+    /// made of them.
+    fn probes(self) -> Vec<u64> {
+        let levels: &[(u32, &[u64])] = match self {
+            Self::Five => &[(48, SLOTS), (39, SLOTS), (30, SLOTS), (21, SLOTS), (12, SLOTS)],
+            Self::Four => &[(39, SLOTS), (30, SLOTS), (21, SLOTS), (12, SLOTS)],
+            Self::Pae => &[(30, &[0, 1]), (21, SLOTS), (12, SLOTS)],
+            Self::Classic => &[(22, SLOTS_4), (12, SLOTS_4)],
+        };
+        let mut probes = vec![0];
+        for (shift, slots) in levels {
+            probes = probes
+                .iter()
+                .flat_map(|va| slots.iter().map(move |slot| va | slot << shift))
+                .collect();
+        }
+        let sign = match self {
+            Self::Five => 56,
+            Self::Four => 47,
+            Self::Pae | Self::Classic => return probes,
+        };
+        probes
+            .into_iter()
+            .map(|va| {
+                if va >> sign & 1 == 1 {
+                    va | u64::MAX << sign
+                } else {
+                    va
+                }
+            })
+            .collect()
+    }
+}
+
+/// 8-byte slots that are filled, and the 4-byte slots that they cover.
+const SLOTS: &[u64] = &[0, 1, 511];
+const SLOTS_4: &[u64] = &[0, 1, 2, 3, 1022, 1023];
+
+/// An entry that is often good and often bad in one way.
+fn entry() -> impl Strategy<Value = u64> {
+    let frame = 1u64..9;
+    let flags = prop_oneof![
+        Just(0x7u64),
+        Just(0x27),
+        Just(0x3),
+        Just(0x5),
+        Just(0x87),
+        Just(0x1),
+        0u64..4096
+    ];
+    let rare = prop_oneof![
+        8 => Just(0u64),
+        2 => Just(1 << 63),
+        1 => (12u32..63).prop_map(|bit| 1 << bit),
+        1 => Just(u64::MAX << 13),
+    ];
+    let large = prop_oneof![3 => Just(None), 1 => (0u64..4, 21u32..34).prop_map(Some)];
+    (frame, flags, rare, large).prop_map(|(frame, flags, rare, large)| match large {
+        None => frame << 12 | flags | rare,
+        Some((base, shift)) => base << shift | flags | 0x80 | rare,
+    })
+}
+
+fn random_memory() -> impl Strategy<Value = Memory> {
+    proptest::collection::vec((1u64..7, proptest::sample::select(SLOTS), entry()), 0..18 + 1).prop_map(
+        |entries| {
+            let mut memory = Memory::default();
+            for frame in 1..7 {
+                memory.add_frame(frame << 12);
+            }
+            for (frame, slot, entry) in entries {
+                memory.write_u64(frame << 12 | slot << 3, entry);
+            }
+            memory
+        },
+    )
+}
+
+fn kind() -> impl Strategy<Value = Kind> {
+    prop_oneof![
+        Just(Kind::Five),
+        Just(Kind::Four),
+        Just(Kind::Pae),
+        Just(Kind::Classic)
+    ]
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig { cases: 2000, failure_persistence: None, ..ProptestConfig::default() })]
+
+    #[test]
+    fn the_walker_agrees_with_its_twin_on_every_address_and_on_the_list_of_all_mappings(
+        memory in random_memory(), kind in kind(), nxe: bool, offset in 0u64..4096, wild: u64, part: (usize, usize),
+    ) {
+        let walker = Walker::new(kind.mode(nxe), &memory);
+        let twin = Twin { memory: &memory, physical_bits: u32::from(PHYSICAL_BITS), nxe };
+        let mut expected = BTreeMap::new();
+        for va in kind.probes().into_iter().map(|va| va | offset).chain([wild]) {
+            let ours = walker.translate(Root(ROOT), Gva(va)).ok().map(|t| {
+                let p = t.permissions;
+                (t.gpa.0, t.size_bytes, p.write, p.user, p.execute_user)
+            });
+            let theirs = kind.translate(&twin, va);
+            prop_assert_eq!(ours, theirs, "{:?} at {:#x}", kind, va);
+            if let Some((gpa, size, w, u, x)) = theirs {
+                expected.insert(va & !(size - 1), (gpa & !(size - 1), size, w, u, x));
+            }
+        }
+        let probes = kind.probes();
+        let (a, b) = (probes[part.0 % probes.len()], probes[part.1 % probes.len()]);
+        for (first, last) in [(0, u64::MAX), (a.min(b), a.max(b))] {
+            let mut found = BTreeMap::new();
+            let range = Gva(first)..=Gva(last);
+            let census = walker.leaves(Root(ROOT), &range, Want::Everything, Bounds::default(), |leaf| {
+                let p = leaf.permissions;
+                found.insert(leaf.va.0, (leaf.gpa.0, leaf.size_bytes, p.write, p.user, p.execute_user));
+            });
+            prop_assert_eq!(census.ended, Ended::Complete);
+            prop_assert_eq!(census.leaves, found.len() as u64);
+            let mut expected = expected.clone();
+            expected.retain(|&va, &mut (_, size, ..)| va <= last && va + (size - 1) >= first);
+            prop_assert_eq!(found, expected);
+        }
+    }
+}
