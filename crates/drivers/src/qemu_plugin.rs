@@ -1,0 +1,312 @@
+//! The QEMU plugin's other side: attaches to its socket and turns frames into events.
+//!
+//! *What it sees*: every page of code at its first execution in each generation, which address spaces run it, from the
+//! moment of attachment. *What it cannot see*: what ran before; code reached without QEMU translating it (KVM). *Config*:
+//! the socket. *State*: the rings, and frames held back until every ring was looked at past their time. *Tests*: below,
+//! against a peer that writes rings by hand, and in `tests/e2e` against the plugin itself.
+
+use std::os::fd::{AsFd, OwnedFd};
+use std::os::unix::net::UnixStream;
+use std::path::Path;
+use std::time::Duration;
+
+use nephoscope_guest::{
+    CodeCaptured, Event, Executed, Gap, Gpa, Gva, Lifecycle, PAGE_SIZE, PageBytes, PageId, Privilege, Root,
+    Stamped, VcpuId,
+};
+use nephoscope_wire::{
+    COUNTER_NAMES, Captured, Consumer, Frame, FrameError, Hello, NO_FRAME, RamRange, Request, RingError,
+    RingMemory, SocketError, Stamp, WIRE_VERSION, receive, send,
+};
+
+/// The plugin could not be attached to, or what it sent cannot be believed.
+#[derive(Debug, thiserror::Error)]
+pub enum QemuPluginError {
+    /// Nobody listens there.
+    #[error("cannot connect to the plugin's socket {path}: is this VM running with the Nephoscope plugin?")]
+    Connect {
+        /// The socket.
+        path: String,
+        /// The system's answer.
+        #[source]
+        source: std::io::Error,
+    },
+    /// The handshake.
+    #[error("the plugin's handshake failed")]
+    Socket(#[from] SocketError),
+    /// Another version.
+    #[error(
+        "the plugin speaks version {theirs} of the protocol, this program version {ours}: use those of one release"
+    )]
+    Version {
+        /// The plugin's.
+        theirs: u32,
+        /// Ours.
+        ours: u32,
+    },
+    /// The plugin sent too few descriptors.
+    #[error("the plugin sent {got} descriptors instead of at least {wanted}")]
+    Descriptors {
+        /// What came.
+        got: usize,
+        /// What is needed.
+        wanted: usize,
+    },
+    /// A ring.
+    #[error("ring {ring} cannot be read")]
+    Ring {
+        /// Its number.
+        ring: usize,
+        /// Why.
+        #[source]
+        source: RingError,
+    },
+    /// A frame.
+    #[error("ring {ring} holds a frame that cannot be right")]
+    Frame {
+        /// Its ring.
+        ring: usize,
+        /// Why.
+        #[source]
+        source: FrameError,
+    },
+    /// Waiting failed.
+    #[error("waiting for the plugin failed")]
+    Wait(#[source] rustix::io::Errno),
+}
+
+/// The most frames taken in one batch, so that a guest that executes without end cannot keep the monitor in it.
+const MAX_BATCH: usize = 16 << 10;
+
+/// A plugin that this monitor is attached to.
+#[derive(Debug)]
+pub struct QemuPlugin {
+    hello: Hello,
+    stream: UnixStream,
+    wake: OwnedFd,
+    rings: Vec<Consumer>,
+    held: Vec<Stamped>,
+    frame: Vec<u8>,
+    closed: bool,
+}
+
+impl QemuPlugin {
+    /// Connects and takes the rings over. From here on, the guest waits when they are full.
+    ///
+    /// # Errors
+    /// If nobody listens, or the other side is not a plugin of this version.
+    pub fn attach(socket: &Path) -> Result<Self, QemuPluginError> {
+        let mut stream = UnixStream::connect(socket).map_err(|source| QemuPluginError::Connect {
+            path: socket.display().to_string(),
+            source,
+        })?;
+        stream
+            .set_read_timeout(Some(Duration::from_secs(20)))
+            .map_err(SocketError::Io)?;
+        let (hello, mut fds) = receive::<Hello>(&mut stream)?;
+        if hello.wire != WIRE_VERSION {
+            return Err(QemuPluginError::Version {
+                theirs: hello.wire,
+                ours: WIRE_VERSION,
+            });
+        }
+        let got = fds.len();
+        let wake = fds.pop().filter(|_| got >= 2);
+        let wake = wake.ok_or(QemuPluginError::Descriptors { got, wanted: 2 })?;
+        let mut rings = Vec::new();
+        for (ring, fd) in fds.into_iter().enumerate() {
+            let open = RingMemory::open(fd).and_then(Consumer::new);
+            rings.push(open.map_err(|source| QemuPluginError::Ring { ring, source })?);
+        }
+        Ok(Self {
+            hello,
+            stream,
+            wake,
+            rings,
+            held: Vec::new(),
+            frame: Vec::new(),
+            closed: false,
+        })
+    }
+
+    /// What the plugin said of itself.
+    #[must_use]
+    pub fn hello(&self) -> &Hello {
+        &self.hello
+    }
+
+    /// Tells the plugin where guest RAM lies, so that it can tell address spaces apart.
+    ///
+    /// # Errors
+    /// If the plugin is gone.
+    pub fn set_ram(&mut self, ranges: Vec<RamRange>) -> Result<(), QemuPluginError> {
+        Ok(send(&mut self.stream, &Request::Ram { ranges }, &[])?)
+    }
+
+    /// Whether the plugin is gone: QEMU ended, and every frame was read.
+    #[must_use]
+    pub fn is_closed(&self) -> bool {
+        self.closed && self.held.is_empty()
+    }
+
+    /// Waits up to `timeout` for events and appends them to `out` in the order of their time. Times count from the
+    /// plugin's installation.
+    ///
+    /// # Errors
+    /// If a ring holds what no plugin writes: nothing after it can be believed.
+    pub fn next(&mut self, timeout: Duration, out: &mut Vec<Stamped>) -> Result<(), QemuPluginError> {
+        // Frames stamped before now that are not yet in their ring can only be those being pushed at this moment.
+        let mut horizon = now_ns();
+        let mut taken = self.drain()?;
+        if taken == 0 && self.held.is_empty() && !self.closed {
+            self.wait(timeout)?;
+            horizon = now_ns();
+            taken = self.drain()?;
+        }
+        let _ = taken;
+        self.held.sort_by_key(|stamped| stamped.at_ns);
+        let horizon = if self.closed {
+            u64::MAX
+        } else {
+            horizon.saturating_sub(self.hello.installed_ns)
+        };
+        let ready = self.held.partition_point(|stamped| stamped.at_ns <= horizon);
+        out.extend(self.held.drain(..ready));
+        Ok(())
+    }
+
+    fn wait(&mut self, timeout: Duration) -> Result<(), QemuPluginError> {
+        use rustix::event::{PollFd, PollFlags, Timespec, poll};
+        for (ring, consumer) in self.rings.iter().enumerate() {
+            if !consumer
+                .sleep()
+                .map_err(|source| QemuPluginError::Ring { ring, source })?
+            {
+                return Ok(());
+            }
+        }
+        let seconds = i64::try_from(timeout.as_secs()).unwrap_or(i64::MAX);
+        let timespec = Timespec {
+            tv_sec: seconds,
+            tv_nsec: timeout.subsec_nanos().into(),
+        };
+        let mut fds = [
+            PollFd::new(&self.wake, PollFlags::IN),
+            PollFd::new(&self.stream, PollFlags::IN | PollFlags::HUP),
+        ];
+        match poll(&mut fds, Some(&timespec)) {
+            Ok(_) | Err(rustix::io::Errno::INTR) => {}
+            Err(error) => return Err(QemuPluginError::Wait(error)),
+        }
+        let (woken, control) = (fds[0].revents(), fds[1].revents());
+        if woken.contains(PollFlags::IN) {
+            let _ = rustix::io::read(self.wake.as_fd(), &mut [0_u8; 8]);
+        }
+        // The plugin never speaks after the handshake: readable means closed.
+        self.closed |= !control.is_empty();
+        Ok(())
+    }
+
+    fn drain(&mut self) -> Result<usize, QemuPluginError> {
+        let mut taken = 0;
+        for (ring, consumer) in self.rings.iter_mut().enumerate() {
+            for _ in 0..MAX_BATCH {
+                match consumer.pop(&mut self.frame) {
+                    Ok(true) => {}
+                    Ok(false) => break,
+                    Err(source) => return Err(QemuPluginError::Ring { ring, source }),
+                }
+                let (stamp, frame) =
+                    Frame::decode(&self.frame).map_err(|source| QemuPluginError::Frame { ring, source })?;
+                let at_ns = stamp.at_ns.saturating_sub(self.hello.installed_ns);
+                self.held.push(Stamped {
+                    at_ns,
+                    event: event(stamp, &frame, self.hello.installed_ns),
+                });
+                taken += 1;
+            }
+        }
+        Ok(taken)
+    }
+}
+
+fn event(stamp: Stamp, frame: &Frame<'_>, origin: u64) -> Event {
+    let page = PageId(stamp.page);
+    let vcpu = VcpuId::from(stamp.vcpu);
+    match frame {
+        Frame::Captured(captured, bytes) => {
+            Event::CodeCaptured(Box::new(capture(page, vcpu, captured, bytes)))
+        }
+        Frame::Executed { root, incarnation } => Event::Executed(Executed {
+            page,
+            root: Root(*root),
+            vcpu,
+            incarnation: *incarnation,
+        }),
+        Frame::Located { root, va } => Event::Located {
+            page,
+            root: Root(*root),
+            va: Gva(*va),
+        },
+        Frame::Extended { start, end } => Event::Extended {
+            page,
+            start: *start,
+            end: *end,
+        },
+        Frame::Gap {
+            from_ns,
+            to_ns,
+            lost,
+            left,
+            reason,
+        } => Event::Gap(Gap {
+            from_ns: from_ns.saturating_sub(origin),
+            to_ns: to_ns.saturating_sub(origin),
+            left: *left,
+            reason: *reason,
+            lost: *lost,
+        }),
+        Frame::Counters(values) => Event::Counters(
+            COUNTER_NAMES
+                .iter()
+                .copied()
+                .zip(values.iter().copied())
+                .collect(),
+        ),
+        Frame::Stopped => Event::Lifecycle(Lifecycle::Stopped),
+    }
+}
+
+fn capture(page: PageId, vcpu: VcpuId, captured: &Captured, bytes: &[u8; PAGE_SIZE]) -> CodeCaptured {
+    let mut copy = PageBytes::zeroed();
+    copy.copy_from_slice(bytes);
+    CodeCaptured {
+        page,
+        gpa: (!captured.paging).then_some(Gpa(captured.va)),
+        frame: if captured.frame == NO_FRAME {
+            0
+        } else {
+            captured.frame
+        },
+        generation: captured.generation,
+        vcpu,
+        root: Root::from_cr3(captured.cr3),
+        va: Gva(captured.va),
+        privilege: if captured.user {
+            Privilege::User
+        } else {
+            Privilege::Supervisor
+        },
+        paging: captured.paging,
+        bits: captured.bits,
+        start: captured.start,
+        end: captured.end,
+        replay: captured.replay,
+        bytes: copy,
+    }
+}
+
+fn now_ns() -> u64 {
+    let time = rustix::time::clock_gettime(rustix::time::ClockId::Monotonic);
+    u64::try_from(time.tv_sec).unwrap_or(0) * 1_000_000_000 + u64::try_from(time.tv_nsec).unwrap_or(0)
+}
