@@ -80,7 +80,7 @@ impl Store for Lmdb {
 
 const TABLE: redb::TableDefinition<[u8; 32], [u8; 16]> = redb::TableDefinition::new("pages");
 
-pub(crate) struct Redb(redb::ReadOnlyTable<[u8; 32], [u8; 16]>);
+pub(crate) struct Redb(redb::ReadOnlyTable<[u8; 32], [u8; 16]>, redb::Database);
 
 impl Store for Redb {
     const NAME: &'static str = "redb";
@@ -103,7 +103,7 @@ impl Store for Redb {
             .open(dir.join("db"))
             .map_err(say)?;
         let txn = db.begin_read().map_err(say)?;
-        Ok(Self(txn.open_table(TABLE).map_err(say)?))
+        Ok(Self(txn.open_table(TABLE).map_err(say)?, db))
     }
     fn get(&self, key: &[u8; 32]) -> Result<Option<[u8; 16]>, String> {
         Ok(self.0.get(key).map_err(say)?.map(|v| v.value()))

@@ -89,6 +89,19 @@ impl Table {
             .take(usize::try_from(left).unwrap_or(0))
     }
 
+    /// The `nth` record of a block, if it has so many.
+    pub(crate) fn row<'b>(&self, number: u64, block: &'b Payload, nth: usize) -> Option<&'b [u8]> {
+        let per = self.shape.per_block();
+        let left = self
+            .shape
+            .records
+            .saturating_sub(number.saturating_mul(per))
+            .min(per);
+        let len = usize::from(self.shape.record);
+        let start = nth.checked_mul(len).filter(|_| (nth as u64) < left)?;
+        block.get(start..start.checked_add(len)?)
+    }
+
     /// Data blocks of the table.
     pub(crate) fn data_blocks(&self) -> u64 {
         self.shape.data_blocks()

@@ -1,0 +1,185 @@
+//! One object in the heap: everything that is only wanted once the object is known.
+//!
+//! ```text
+//! extent ──► [ chunk │ crc ] … [ rest of part │ crc ] …   [ record │ crc ]
+//! chunk      128 KiB of a part's bytes, zstd: a page is decoded without the rest of a large library
+//! rest       the part without its bytes: sites and values, postcard, zstd
+//! record     what the object is and where its chunks are, postcard, zstd
+//! ```
+//!
+//! Offsets are relative to the extent, so that merging segments copies extents as they are.
+
+use nephoscope_recipe::{Facts, Load, Object, ObjectKind, Part};
+use serde::{Deserialize, Serialize};
+
+use crate::block::check;
+use crate::limits::MAX_PART_BYTES;
+use crate::model::PartInfo;
+
+/// Bytes of a part that are compressed together.
+pub(crate) const CHUNK: usize = 128 << 10;
+/// zstd's level: 9 is where code stops getting much smaller.
+const LEVEL: i32 = 6;
+/// The place that goes into a blob's check is its offset; the record's is this, to tell it from a chunk.
+const RECORD_PLACE: u64 = 1 << 63;
+
+/// A blob in the extent, its CRC not counted.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize, Deserialize)]
+pub(crate) struct Blob {
+    at: u32,
+    len: u32,
+    /// Its length decompressed.
+    raw: u32,
+}
+
+/// The object as the heap keeps it.
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+pub(crate) struct Record {
+    pub(crate) digest: [u8; 32],
+    pub(crate) file_len: u64,
+    pub(crate) kind: ObjectKind,
+    pub(crate) facts: Facts,
+    pub(crate) loads: Vec<Load>,
+    pub(crate) parts: Vec<StoredPart>,
+}
+
+/// A part as the heap keeps it.
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+pub(crate) struct StoredPart {
+    pub(crate) info: PartInfo,
+    pub(crate) chunks: Vec<Blob>,
+    rest: Blob,
+}
+
+/// An encoded object.
+#[derive(Debug)]
+pub(crate) struct Extent {
+    pub(crate) bytes: Vec<u8>,
+    pub(crate) record: u32,
+}
+
+/// Why an extent cannot be read: one word, the caller knows which.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(crate) struct Broken;
+
+/// Encodes an object, its pages aside.
+pub(crate) fn encode(digest: [u8; 32], file_len: u64, object: Object) -> Result<Extent, String> {
+    let mut out = Vec::new();
+    let mut parts = Vec::with_capacity(object.parts.len());
+    for mut part in object.parts {
+        let bytes = std::mem::take(&mut part.bytes);
+        let info = PartInfo {
+            kind: part.kind,
+            name: part.name.clone(),
+            link: part.link,
+            placement: part.placement,
+            len: bytes.len() as u64,
+        };
+        if info.len > MAX_PART_BYTES {
+            return Err(format!(
+                "part {} is larger than {MAX_PART_BYTES} bytes",
+                info.name
+            ));
+        }
+        let chunks = bytes
+            .chunks(CHUNK)
+            .map(|chunk| push(&mut out, chunk))
+            .collect::<Result<_, _>>()?;
+        let rest = push(&mut out, &postcard::to_stdvec(&part).map_err(|e| e.to_string())?)?;
+        parts.push(StoredPart { info, chunks, rest });
+    }
+    let record = Record {
+        digest,
+        file_len,
+        kind: object.kind,
+        facts: object.facts,
+        loads: object.loads,
+        parts,
+    };
+    let at = u32::try_from(out.len()).map_err(|_| "object too large".to_owned())?;
+    let record = postcard::to_stdvec(&record).map_err(|e| e.to_string())?;
+    let raw = u32::try_from(record.len()).map_err(|_| "object too large".to_owned())?;
+    let packed = zstd::bulk::compress(&record, LEVEL).map_err(|e| e.to_string())?;
+    let mut body = raw.to_le_bytes().to_vec();
+    body.extend(packed);
+    out.extend_from_slice(&body);
+    out.extend(check(&body, RECORD_PLACE).to_le_bytes());
+    Ok(Extent {
+        bytes: out,
+        record: at,
+    })
+}
+
+fn push(out: &mut Vec<u8>, raw: &[u8]) -> Result<Blob, String> {
+    let number = |n: usize| u32::try_from(n).map_err(|_| "object too large".to_owned());
+    let packed = zstd::bulk::compress(raw, LEVEL).map_err(|e| e.to_string())?;
+    let blob = Blob {
+        at: number(out.len())?,
+        len: number(packed.len())?,
+        raw: number(raw.len())?,
+    };
+    out.extend_from_slice(&packed);
+    out.extend(check(&packed, u64::from(blob.at)).to_le_bytes());
+    Ok(blob)
+}
+
+/// A blob with its CRC, copied and checked.
+fn checked(bytes: Option<&[u8]>, place: u64) -> Result<Vec<u8>, Broken> {
+    let mut copy = bytes.ok_or(Broken)?.to_vec();
+    let body = copy.len().checked_sub(4).ok_or(Broken)?;
+    let sum = copy.split_off(body);
+    let sum = <[u8; 4]>::try_from(sum.as_slice()).map_err(|_| Broken)?;
+    if check(&copy, place) == u32::from_le_bytes(sum) {
+        Ok(copy)
+    } else {
+        Err(Broken)
+    }
+}
+
+/// Decompresses at most `raw` bytes, and exactly so many.
+fn unpack(packed: &[u8], raw: u32) -> Result<Vec<u8>, Broken> {
+    if u64::from(raw) > MAX_PART_BYTES {
+        return Err(Broken);
+    }
+    let raw = usize::try_from(raw).map_err(|_| Broken)?;
+    let bytes = zstd::bulk::decompress(packed, raw).map_err(|_| Broken)?;
+    if bytes.len() == raw {
+        Ok(bytes)
+    } else {
+        Err(Broken)
+    }
+}
+
+/// A blob of the extent, decompressed.
+pub(crate) fn blob(extent: &[u8], blob: Blob) -> Result<Vec<u8>, Broken> {
+    let at = usize::try_from(blob.at).map_err(|_| Broken)?;
+    let len = usize::try_from(blob.len)
+        .ok()
+        .and_then(|len| len.checked_add(4))
+        .ok_or(Broken)?;
+    let end = at.checked_add(len).ok_or(Broken)?;
+    unpack(&checked(extent.get(at..end), u64::from(blob.at))?, blob.raw)
+}
+
+/// The record, from its bytes to the extent's end.
+pub(crate) fn record(tail: &[u8]) -> Result<Record, Broken> {
+    let body = checked(Some(tail), RECORD_PLACE)?;
+    let (raw, packed) = body.split_first_chunk::<4>().ok_or(Broken)?;
+    let bytes = unpack(packed, u32::from_le_bytes(*raw))?;
+    postcard::from_bytes(&bytes).map_err(|_| Broken)
+}
+
+/// A part, whole.
+pub(crate) fn part(extent: &[u8], stored: &StoredPart) -> Result<Part, Broken> {
+    let mut part: Part = postcard::from_bytes(&blob(extent, stored.rest)?).map_err(|_| Broken)?;
+    let len = usize::try_from(stored.info.len).map_err(|_| Broken)?;
+    let mut bytes = Vec::with_capacity(len.min(1 << 26));
+    for chunk in &stored.chunks {
+        bytes.extend(blob(extent, *chunk)?);
+    }
+    if bytes.len() != len {
+        return Err(Broken);
+    }
+    part.bytes = bytes;
+    Ok(part)
+}

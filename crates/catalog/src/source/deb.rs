@@ -1,0 +1,217 @@
+//! A binary package, deb(5): `debian-binary`, `control.tar`, `data.tar`.
+
+use std::fs::File;
+use std::io::{self, Read};
+use std::os::unix::fs::FileExt;
+use std::sync::Arc;
+
+use crate::limits::{
+    MAX_CONTROL_BYTES, MAX_PACKAGE_BYTES, MAX_PACKAGE_MEMBERS, MAX_XZ_MEMORY, MAX_ZSTD_WINDOW_LOG,
+};
+use crate::model::Package;
+
+use super::ar::{Member, members};
+use super::control;
+
+/// One member of the data archive. Paths are raw bytes.
+pub(crate) enum Entry<'a> {
+    /// A regular file.
+    File {
+        path: &'a [u8],
+        len: u64,
+        bytes: &'a mut dyn Read,
+    },
+    /// Another name of a file before it.
+    Hardlink { path: &'a [u8], target: &'a [u8] },
+    /// A symbolic link.
+    Symlink,
+    /// A device node, pipe or socket.
+    Device,
+    /// A directory.
+    Directory,
+}
+
+/// A package that was opened: its parts are there and its control file is read.
+#[derive(Debug)]
+pub(crate) struct Deb {
+    pub(crate) package: Package,
+    file: Arc<File>,
+    data: Member,
+}
+
+impl Deb {
+    /// Opens a package and reads who it is.
+    ///
+    /// # Errors
+    /// What is wrong with it.
+    pub(crate) fn open(file: File) -> Result<Self, String> {
+        let file = Arc::new(file);
+        let members = members(&file)?;
+        let find = |prefix: &str| members.iter().find(|m| m.name.starts_with(prefix)).cloned();
+        match members.first() {
+            Some(first) if first.name == "debian-binary" => {}
+            _ => return Err("not a Debian package: no debian-binary".to_owned()),
+        }
+        let control = find("control.tar").ok_or("not a Debian package: no control.tar")?;
+        let data = find("data.tar").ok_or("not a Debian package: no data.tar")?;
+        let package = read_control(&file, &control).map_err(|e| format!("{}: {e}", control.name))?;
+        Ok(Self { package, file, data })
+    }
+
+    /// Hands every member of the data archive to `each`, then makes sure that the archive was whole.
+    ///
+    /// # Errors
+    /// What is wrong with it; what was handed out before came from a damaged package.
+    pub(crate) fn each(&self, each: &mut dyn FnMut(Entry<'_>) -> Result<(), String>) -> Result<(), String> {
+        let name = &self.data.name;
+        let bytes = unpack(Section::new(&self.file, &self.data), name).map_err(|e| format!("{name}: {e}"))?;
+        let mut bytes = Bounded {
+            inner: bytes,
+            left: MAX_PACKAGE_BYTES,
+        };
+        let mut archive = tar::Archive::new(&mut bytes);
+        let entries = archive.entries().map_err(|e| format!("{name}: {e}"))?;
+        let mut members = 0u64;
+        for entry in entries {
+            let mut entry = entry.map_err(|e| format!("{name}: {e}"))?;
+            members += 1;
+            if members > MAX_PACKAGE_MEMBERS {
+                return Err(format!("more than {MAX_PACKAGE_MEMBERS} files"));
+            }
+            let path = entry.path_bytes().into_owned();
+            let len = entry.size();
+            let kind = entry.header().entry_type();
+            if kind.is_file() || kind.is_contiguous() || kind.is_gnu_sparse() {
+                each(Entry::File {
+                    path: &path,
+                    len,
+                    bytes: &mut entry,
+                })?;
+            } else if kind.is_hard_link() {
+                let target = entry
+                    .link_name_bytes()
+                    .map(std::borrow::Cow::into_owned)
+                    .unwrap_or_default();
+                each(Entry::Hardlink {
+                    path: &path,
+                    target: &target,
+                })?;
+            } else if kind.is_symlink() {
+                each(Entry::Symlink)?;
+            } else if kind.is_dir() {
+                each(Entry::Directory)?;
+            } else {
+                each(Entry::Device)?;
+            }
+        }
+        // The archive may end before the compressed data does; only its end proves that all of it is whole.
+        io::copy(&mut bytes, &mut io::sink())
+            .map(drop)
+            .map_err(|e| format!("{name}: {e}"))
+    }
+}
+
+fn read_control(file: &Arc<File>, member: &Member) -> Result<Package, String> {
+    let bytes = unpack(Section::new(file, member), &member.name).map_err(|e| e.to_string())?;
+    let mut archive = tar::Archive::new(Bounded {
+        inner: bytes,
+        left: MAX_CONTROL_BYTES * 64,
+    });
+    for entry in archive.entries().map_err(|e| e.to_string())? {
+        let entry = entry.map_err(|e| e.to_string())?;
+        let path = entry.path_bytes().into_owned();
+        if path.strip_prefix(b"./").unwrap_or(&path) != b"control" {
+            continue;
+        }
+        if entry.size() > MAX_CONTROL_BYTES {
+            return Err(format!("control file larger than {MAX_CONTROL_BYTES} bytes"));
+        }
+        let mut text = Vec::new();
+        entry
+            .take(MAX_CONTROL_BYTES)
+            .read_to_end(&mut text)
+            .map_err(|e| e.to_string())?;
+        let text = String::from_utf8_lossy(&text);
+        let package = control::paragraphs(&text)
+            .next()
+            .and_then(control::Paragraph::package);
+        return package.ok_or_else(|| "control file without Package and Version".to_owned());
+    }
+    Err("no control file".to_owned())
+}
+
+/// The member decompressed, by its suffix (deb(5): none, `.gz`, `.xz`, `.zst`; the older ones are refused).
+fn unpack(member: Section, name: &str) -> io::Result<Box<dyn Read>> {
+    let buffered = io::BufReader::with_capacity(1 << 16, member);
+    match name.rsplit_once(".tar").map_or("", |(_, suffix)| suffix) {
+        "" => Ok(Box::new(buffered)),
+        ".gz" => Ok(Box::new(flate2::bufread::MultiGzDecoder::new(buffered))),
+        ".xz" => {
+            let flags = liblzma::stream::CONCATENATED;
+            let stream = liblzma::stream::Stream::new_stream_decoder(MAX_XZ_MEMORY, flags)
+                .map_err(io::Error::other)?;
+            Ok(Box::new(liblzma::bufread::XzDecoder::new_stream(
+                buffered, stream,
+            )))
+        }
+        ".zst" => {
+            let mut decoder = zstd::stream::read::Decoder::with_buffer(buffered)?;
+            decoder.window_log_max(MAX_ZSTD_WINDOW_LOG)?;
+            Ok(Box::new(decoder))
+        }
+        other => Err(io::Error::other(format!("compression {other} is not supported"))),
+    }
+}
+
+/// One member's bytes.
+struct Section {
+    file: Arc<File>,
+    at: u64,
+    end: u64,
+}
+
+impl Section {
+    fn new(file: &Arc<File>, member: &Member) -> Self {
+        Self {
+            file: Arc::clone(file),
+            at: member.at,
+            end: member.at.saturating_add(member.len),
+        }
+    }
+}
+
+impl Read for Section {
+    fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
+        let left = usize::try_from(self.end.saturating_sub(self.at)).unwrap_or(usize::MAX);
+        let len = buffer.len().min(left);
+        let n = match buffer.get_mut(..len) {
+            Some([]) | None => 0,
+            Some(buffer) => self.file.read_at(buffer, self.at)?,
+        };
+        if n == 0 && len > 0 {
+            return Err(io::Error::new(
+                io::ErrorKind::UnexpectedEof,
+                "the file became shorter",
+            ));
+        }
+        self.at = self.at.saturating_add(n as u64);
+        Ok(n)
+    }
+}
+
+/// Gives an error, and not an end, past its bound.
+struct Bounded<R> {
+    inner: R,
+    left: u64,
+}
+
+impl<R: Read> Read for Bounded<R> {
+    fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
+        let n = self.inner.read(buffer)?;
+        self.left = self
+            .left
+            .checked_sub(n as u64)
+            .ok_or_else(|| io::Error::other("unpacks to more than is allowed"))?;
+        Ok(n)
+    }
+}
