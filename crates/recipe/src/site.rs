@@ -114,6 +114,8 @@ pub enum Form {
     Pc64,
     /// 8 bits, absolute.
     Abs8,
+    /// A real-mode segment: 16 bits, the target divided by 16.
+    Segment16,
 }
 
 impl Form {
@@ -122,6 +124,7 @@ impl Form {
     pub fn len(self) -> usize {
         match self {
             Self::Abs8 => 1,
+            Self::Segment16 => 2,
             Self::Abs32 | Self::Negative32 | Self::Pc32 => 4,
             Self::Abs64 | Self::Pc64 => 8,
         }
@@ -138,11 +141,13 @@ impl Form {
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Target {
+    /// Zero: only the addend counts.
+    Nothing,
     /// The part itself: the distance from its link address to where it is. With the addend as a link address.
     Own,
     /// `Values::unknowns[i]`, one number for the whole instance.
     Unknown(u16),
-    /// Any of the offsets from the part's link address in `Values::lists[i]`, or a function that the
+    /// Any of the link addresses in `Values::lists[i]`, or a function that the
     /// environment vouches for (`Env::is_function`).
     OneOf(u16),
 }
@@ -164,6 +169,8 @@ pub enum Unknown {
     },
     /// A symbol of the kernel or of another module: only the environment can say.
     Symbol(String),
+    /// The physical address that the real-mode trampoline was copied to.
+    RealModeBase,
     /// A pointer computed at boot (`runtime_ptr_*`).
     RuntimePointer(String),
     /// A shift count computed at boot (`runtime_shift_*`).
@@ -177,6 +184,8 @@ pub struct Values {
     pub sets: Vec<Vec<Value>>,
     /// The same table in every part of one object, so that one `Solver` serves the instance.
     pub unknowns: Vec<Unknown>,
-    /// Offsets from the part's link address that a field may refer to, sorted.
+    /// The link address that the offsets in `lists` count from.
+    pub lists_from: u64,
+    /// What a field may refer to, sorted: function starts, mostly.
     pub lists: Vec<Vec<u32>>,
 }

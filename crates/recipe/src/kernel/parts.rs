@@ -1,0 +1,150 @@
+//! The parts of a kernel: its executable sections, joined where they touch and filled up to whole pages.
+
+use super::build::{Recipe, Skipped};
+use super::bytes;
+use super::elf::KernelElf;
+use super::image::{Moving, Section};
+use super::names::KernelNames;
+use crate::object::{Part, PartKind, Placement};
+use crate::site::{Fix, Form, Site, SiteKind, Target, Unknown, Value, Values};
+
+const PAGE: u64 = 4096;
+/// `CONFIG_PHYSICAL_ALIGN`: KASLR moves by multiples of it.
+const KERNEL_ALIGN: u64 = 0x20_0000;
+
+/// Every executable section.
+pub(crate) fn text(
+    elf: &KernelElf,
+    recipe: &Recipe<'_>,
+    names: &KernelNames,
+    unknowns: &[Unknown],
+    skipped: &mut Skipped,
+) -> Vec<Part> {
+    let sections = &recipe.image.sections;
+    let mut parts = Vec::new();
+    for group in groups(sections) {
+        let (Some(first), Some(last)) = (group.first(), group.last()) else { continue };
+        let (from, to) = pages(sections, first, last);
+        let mut bytes = Vec::new();
+        let mut at = from;
+        for section in &group {
+            bytes.extend_from_slice(gap(elf, at, section.va));
+            at = from.wrapping_add(bytes::wide(bytes.len()));
+            if at != section.va {
+                break;
+            }
+            bytes.extend_from_slice(&section.raw);
+            at = from.wrapping_add(bytes::wide(bytes.len()));
+        }
+        bytes.extend_from_slice(gap(elf, at, to));
+        let (sites, mut values) = recipe.sites(from, bytes.len(), skipped);
+        names.lists(recipe.image, &mut values);
+        values.unknowns = unknowns.to_vec();
+        let name = group.iter().map(|s| s.name.as_str()).collect::<Vec<_>>().join("+");
+        let kind = if first.name == ".text" { PartKind::KernelText } else { PartKind::KernelInit };
+        let placement = Placement::Aligned(KERNEL_ALIGN);
+        parts.push(Part { kind, name, link: from, placement, bytes, sites, values });
+    }
+    parts
+}
+
+/// Executable sections that touch.
+fn groups(sections: &[Section]) -> Vec<Vec<&Section>> {
+    let mut groups: Vec<Vec<&Section>> = Vec::new();
+    let mut end = 0;
+    for section in sections.iter().filter(|s| s.execute && !s.raw.is_empty()) {
+        match groups.last_mut().filter(|_| end == section.va) {
+            Some(group) => group.push(section),
+            None => groups.push(vec![section]),
+        }
+        end = section.va.saturating_add(bytes::wide(section.raw.len()));
+    }
+    groups
+}
+
+/// The whole pages around sections, as far as no other section reaches into them.
+fn pages(sections: &[Section], first: &Section, last: &Section) -> (u64, u64) {
+    let end = last.va.saturating_add(bytes::wide(last.raw.len()));
+    let mut from = first.va & !(PAGE - 1);
+    let mut to = end.saturating_add(PAGE - 1) & !(PAGE - 1);
+    for other in sections.iter().filter(|s| !s.raw.is_empty()) {
+        let other_end = other.va.saturating_add(bytes::wide(other.raw.len()));
+        if other_end <= first.va {
+            from = from.max(other_end);
+        }
+        if other.va >= end {
+            to = to.min(other.va);
+        }
+    }
+    (from, to)
+}
+
+/// What a segment has between two addresses of one page.
+fn gap(elf: &KernelElf, from: u64, to: u64) -> &[u8] {
+    let len = to.saturating_sub(from);
+    if len >= PAGE {
+        return &[];
+    }
+    elf.segment_bytes(from, bytes::index(len)).unwrap_or(&[])
+}
+
+/// Names the sites of runtime constants for what they are: as fields they look like relocations.
+pub(crate) fn runtime_constants(parts: &mut [Part], constants: &[Moving]) {
+    for part in parts {
+        for constant in constants {
+            let Some(at) = constant.va.checked_sub(part.link) else { continue };
+            let found = part.sites.binary_search_by_key(&at, |s| s.at.into());
+            if let Some(site) = found.ok().and_then(|i| part.sites.get_mut(i)) {
+                site.kind = SiteKind::RuntimeConstant;
+            }
+        }
+        // Until boot computes them they hold the placeholder.
+        for value_set in &mut part.values.sets {
+            let [Value { bytes, fixes, .. }] = value_set.as_slice() else { continue };
+            let [Fix { at: 0, form, to: Target::Unknown(1..), .. }] = fixes.as_slice() else { continue };
+            if bytes.is_empty() {
+                value_set.push(Value::fixed(placeholder(*form)));
+            }
+        }
+    }
+}
+
+/// What the macros of `runtime-const.h` leave in the image.
+fn placeholder(form: Form) -> Vec<u8> {
+    match form {
+        Form::Abs8 => vec![12],
+        _ => 0x0123_4567_89ab_cdef_u64.to_le_bytes().to_vec(),
+    }
+}
+
+/// The real-mode trampoline with the fields that `setup_real_mode` moves.
+pub(crate) fn real_mode(blob: &[u8], fields: &[(u32, Form)]) -> Part {
+    let mut fields: Vec<(u32, Form)> = fields.to_vec();
+    fields.sort_by_key(|(at, _)| *at);
+    fields.dedup_by_key(|(at, _)| *at);
+    let forms = [Form::Segment16, Form::Abs32];
+    let set = |form| {
+        let fix = Fix { at: 0, form, to: Target::Unknown(0), addend: 0 };
+        vec![Value { fixes: vec![fix], ..Value::own() }, Value::own()]
+    };
+    let sites = fields.iter().filter_map(|(at, form)| {
+        let end = bytes::index(u64::from(*at)).checked_add(form.len())?;
+        let set = u32::from(*form == Form::Abs32);
+        (end <= blob.len()).then_some(Site {
+            at: *at,
+            len: u16::try_from(form.len()).ok()?,
+            kind: SiteKind::Relocation,
+            set,
+        })
+    });
+    let base = Unknown::RealModeBase;
+    Part {
+        kind: PartKind::BootCode,
+        name: "realmode".to_owned(),
+        link: 0,
+        placement: Placement::Anywhere,
+        bytes: blob.to_vec(),
+        sites: sites.collect(),
+        values: Values { sets: forms.map(set).to_vec(), unknowns: vec![base], ..Values::default() },
+    }
+}
