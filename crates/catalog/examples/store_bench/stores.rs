@@ -80,7 +80,10 @@ impl Store for Lmdb {
 
 const TABLE: redb::TableDefinition<[u8; 32], [u8; 16]> = redb::TableDefinition::new("pages");
 
-pub(crate) struct Redb(redb::ReadOnlyTable<[u8; 32], [u8; 16]>, redb::Database);
+pub(crate) struct Redb(
+    redb::ReadOnlyTable<[u8; 32], [u8; 16]>,
+    #[allow(dead_code, reason = "the table dies with its database")] redb::Database,
+);
 
 impl Store for Redb {
     const NAME: &'static str = "redb";
