@@ -11,9 +11,13 @@
 //! reserves is a [`Fault`], as it is for the CPU. Sources: Intel SDM volume 3A chapter 4 ("Paging"), AMD APM
 //! volume 2 chapter 5, Arm ARM DDI 0487 section D8 (VMSAv8-64).
 //!
+//! Where QEMU's TCG is laxer than the manuals, a guest has mappings that the walker calls reserved; they are counted
+//! ([`Census::reserved`]). TCG takes PSE-36 address bits above MAXPHYADDR, and 1 GiB pages whatever CPUID says: set
+//! [`X86Controls::gib_pages`] for it.
+//!
 //! What the walker does not see: translations that a CPU still holds in its TLB, a PAE CPU's four PDPTE
 //! registers (it reads them from memory, where the guest may have changed them since it loaded CR3), protection
-//! keys, shadow stacks, and second-stage tables.
+//! keys, shadow stacks, second-stage tables, and an A20 gate that is closed.
 
 #![forbid(unsafe_code)]
 
@@ -26,6 +30,7 @@ mod leaves;
 mod modes;
 mod step;
 mod translate;
+mod way;
 
 pub use controls::{Mode, X86Controls};
 pub use entries::TopEntry;
@@ -34,3 +39,4 @@ pub use isolation::{IsolationPair, isolation_partner};
 pub use leaves::{Bounds, Census, Ended, Leaf, Want};
 pub use step::Permissions;
 pub use translate::{Translation, Walker};
+pub use way::Way;

@@ -101,7 +101,7 @@ impl Twin<'_> {
             return None;
         }
         let e3 = self.read8(root + 8 * (va >> 30))?;
-        if e3 & 1 == 0 || e3 & 0x1e6 != 0 || e3 >> self.physical_bits != 0 {
+        if e3 & 1 == 0 || e3 >> self.physical_bits != 0 {
             return None;
         }
         let e2 = self.entry((e3 & 0xf_ffff_ffff_f000) + 8 * (va >> 21 & 511))?;

@@ -14,7 +14,10 @@ const TABLE: Meaning = Meaning {
     denies: READ_WRITE_USER_XD,
 };
 
-/// The four PDPTEs carry no rights; R/W, U/S, A, D and XD are reserved in them (table 4-8).
+/// The four PDPTEs carry no rights. Table 4-8 reserves their bits 2:1 and 8:5 too, but a CPU looks at those only when
+/// it loads them into its registers, with CR3 (§4.4.1), and walks from there whatever memory says later; QEMU's TCG
+/// ignores them altogether and even sets bit 5, accessed, in memory. To refuse them would hide what such a guest
+/// runs, so they are ignored here.
 const PDPT: Level = Level {
     number: 3,
     shift: 30,
@@ -22,7 +25,7 @@ const PDPT: Level = Level {
     present: PRESENT,
     leaf: Test::NEVER,
     as_table: Meaning {
-        reserved: bits(2, 1) | bits(8, 5) | bits(63, 52),
+        reserved: bits(63, 52),
         reserved_without: &[],
         denies: Denials::NONE,
         ..TABLE
