@@ -1,1 +1,23 @@
 //! Who runs what in one VM: address spaces, programs, modules and their verdicts.
+//!
+//! The inventory takes events with the verdicts of their pages and says what changed. It keeps what ended, because a
+//! report is about the whole watch. Nothing in it decides what a page is.
+
+mod coverage;
+mod inventory;
+mod modules;
+mod page;
+mod report;
+mod space;
+mod verdict;
+
+pub use coverage::{CoverageInterval, CoverageLog};
+pub use inventory::{Change, Inventory};
+pub use modules::{Module, ObjectFacts, Use, resolve};
+pub use page::PageRecord;
+pub use report::{
+    CandidateReport, CoverageReport, DifferenceReport, ModifiedReport, ModuleReport, Names, PageCounts,
+    PagesReport, ProgramReport, Report, SCHEMA, SpaceReport, UnknownReport, VmReport, build, program_path,
+};
+pub use space::{AddressSpace, SpaceId, SpaceKind};
+pub use verdict::{Difference, Identified, Modified, Place, Unknown, Verdict};

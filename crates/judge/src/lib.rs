@@ -1,1 +1,9 @@
 //! One rule per file, each turning a change of the inventory into findings.
+
+mod draft;
+mod modified_code;
+mod unknown_code;
+
+pub use draft::{Draft, Judge};
+pub use modified_code::ModifiedCode;
+pub use unknown_code::UnknownCode;

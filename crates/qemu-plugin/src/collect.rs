@@ -133,7 +133,7 @@ pub(crate) fn run_collector(plugin: &'static Plugin) {
 impl Plugin {
     /// The root with its incarnation.
     pub(crate) fn known(&self, root: u64) -> Loaded {
-        let incarnation = self.roots.loaded(&self.memory, root, self.levels());
+        let incarnation = self.roots.loaded(&self.memory, root);
         Loaded::Known { root, incarnation }
     }
 

@@ -1,15 +1,13 @@
 //! Telling a reused root from the address space that had it before.
 //!
-//! A guest frees the tables of a process that ended and soon uses their frames again, often in the same order, so a
-//! root's number says little. What a living address space keeps are the tables on the way to its highest user page: the
-//! stack of the first thread, which exists from before the first user instruction to the end. That way (at each level
-//! which entry, and which frame it names) is remembered when user code of a root was first seen, and looked at again
-//! whenever the root is loaded. If a step is another one, so is the address space.
+//! [`Way`] says how. It is found when user code of a root was first seen, and looked at again whenever the root is
+//! loaded.
 
 use std::collections::HashMap;
 use std::sync::Mutex;
 
-use nephoscope_guest::{Gpa, PhysicalMemory};
+use nephoscope_guest::{Gpa, PhysicalMemory, Root};
+use nephoscope_isa::Way;
 
 use crate::registers::CpuState;
 
@@ -19,18 +17,6 @@ const FRAME: u64 = 0x000f_ffff_ffff_f000;
 const PRESENT: u64 = 1;
 /// Page size: the entry is a leaf.
 const LEAF: u64 = 1 << 7;
-/// Entries of the user half of a top-level table.
-const USER_ENTRIES: usize = 256;
-
-/// One step from a table to the next: the entry's number and the frame it names.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
-struct Step {
-    entry: u16,
-    frame: u64,
-}
-
-/// The tables on the way to the highest user page. Unused steps are `None`.
-type Way = [Option<Step>; 4];
 
 #[derive(Debug, Default)]
 struct Known {
@@ -73,7 +59,7 @@ impl Roots {
     }
 
     /// The root is about to be loaded: which address space is it now?
-    pub(crate) fn loaded(&self, memory: &impl PhysicalMemory, root: u64, levels: u8) -> u32 {
+    pub(crate) fn loaded(&self, memory: &impl PhysicalMemory, root: u64) -> u32 {
         let Some(mut shard) = self.shard(root) else {
             return 0;
         };
@@ -81,9 +67,7 @@ impl Roots {
             shard.clear();
         }
         let known = shard.entry(root).or_default();
-        let moved = known
-            .way
-            .is_some_and(|way| !still_there(memory, root, levels, &way));
+        let moved = known.way.is_some_and(|way| !way.holds(memory, Root(root)));
         if moved || known.incarnation == 0 {
             *known = Known {
                 incarnation: self.fresh(),
@@ -99,65 +83,9 @@ impl Roots {
         if let Some(known) = shard.get_mut(&root)
             && known.way.is_none()
         {
-            known.way = find_way(memory, root, levels);
+            known.way = Way::find(memory, Root(root), levels);
         }
     }
-}
-
-fn table(memory: &impl PhysicalMemory, frame: u64) -> Option<[u64; 512]> {
-    let mut bytes = [0; 4096];
-    memory.read(Gpa(frame), &mut bytes).ok()?;
-    let mut entries = [0; 512];
-    for (entry, chunk) in entries.iter_mut().zip(bytes.chunks_exact(8)) {
-        *entry = u64::from_le_bytes(chunk.try_into().ok()?);
-    }
-    Some(entries)
-}
-
-/// Follows the last present entry of each level, the first level in its user half only.
-fn find_way(memory: &impl PhysicalMemory, root: u64, levels: u8) -> Option<Way> {
-    let mut way = Way::default();
-    let mut frame = root;
-    let mut most = USER_ENTRIES;
-    // The last level holds pages, which may move; the way ends at the table that names them.
-    for step in way.iter_mut().take(usize::from(levels).saturating_sub(1)) {
-        let entries = table(memory, frame)?;
-        let (number, entry) = entries
-            .iter()
-            .enumerate()
-            .take(most)
-            .rev()
-            .find(|(_, entry)| **entry & PRESENT != 0)?;
-        if *entry & LEAF != 0 && most != USER_ENTRIES {
-            break;
-        }
-        frame = entry & FRAME;
-        most = 512;
-        *step = Some(Step {
-            entry: u16::try_from(number).ok()?,
-            frame,
-        });
-    }
-    way.iter().any(Option::is_some).then_some(way)
-}
-
-fn still_there(memory: &impl PhysicalMemory, root: u64, levels: u8, way: &Way) -> bool {
-    let mut frame = root;
-    for step in way.iter().flatten().take(usize::from(levels)) {
-        let mut bytes = [0; 8];
-        if memory
-            .read(Gpa(frame + u64::from(step.entry) * 8), &mut bytes)
-            .is_err()
-        {
-            return false;
-        }
-        let entry = u64::from_le_bytes(bytes);
-        if entry & PRESENT == 0 || entry & FRAME != step.frame {
-            return false;
-        }
-        frame = step.frame;
-    }
-    true
 }
 
 /// Translates a virtual address in long mode or without paging, for an instruction that crosses into a page. Any doubt
@@ -221,31 +149,27 @@ mod tests {
     fn a_living_address_space_keeps_its_incarnation_while_it_maps_and_unmaps() {
         let roots = Roots::new();
         let memory = process(0x1000, [0x2000, 0x3000, 0x4000], [511, 500, 3]);
-        let first = roots.loaded(&memory, 0x1000, 4);
+        let first = roots.loaded(&memory, 0x1000);
         roots.ran_user_code(&memory, 0x1000, 4);
         memory.0.borrow_mut().insert(0x1000 + 8 * 100, 0x9000 | 7);
         memory.0.borrow_mut().insert(0x4000 + 8 * 3, 0xdef000 | 7);
-        assert_eq!(roots.loaded(&memory, 0x1000, 4), first);
+        assert_eq!(roots.loaded(&memory, 0x1000), first);
     }
 
     #[test]
     fn a_root_with_other_tables_below_is_another_address_space() {
         let roots = Roots::new();
         let old = process(0x1000, [0x2000, 0x3000, 0x4000], [511, 500, 3]);
-        let first = roots.loaded(&old, 0x1000, 4);
+        let first = roots.loaded(&old, 0x1000);
         roots.ran_user_code(&old, 0x1000, 4);
         let same_frames = process(0x1000, [0x2000, 0x3000, 0x4000], [511, 499, 3]);
-        let second = roots.loaded(&same_frames, 0x1000, 4);
+        let second = roots.loaded(&same_frames, 0x1000);
         assert_ne!(
             first, second,
             "the same frames in the same order, at another address"
         );
         roots.ran_user_code(&same_frames, 0x1000, 4);
-        let third = roots.loaded(
-            &process(0x1000, [0x3000, 0x2000, 0x4000], [511, 499, 3]),
-            0x1000,
-            4,
-        );
+        let third = roots.loaded(&process(0x1000, [0x3000, 0x2000, 0x4000], [511, 499, 3]), 0x1000);
         assert_ne!(second, third);
     }
 
@@ -255,11 +179,10 @@ mod tests {
         let first = roots.loaded(
             &process(0x1000, [0x2000, 0x3000, 0x4000], [511, 511, 510]),
             0x1000,
-            4,
         );
         let moved = process(0x1000, [0x2000, 0x5000, 0x6000], [510, 20, 10]);
         assert_eq!(
-            roots.loaded(&moved, 0x1000, 4),
+            roots.loaded(&moved, 0x1000),
             first,
             "exec moves the stack before the program runs"
         );
@@ -270,7 +193,7 @@ mod tests {
         let roots = Roots::new();
         let memory = Tables(RefCell::default());
         for i in 0..200_000_u64 {
-            roots.loaded(&memory, i << 12, 4);
+            roots.loaded(&memory, i << 12);
         }
         let kept: usize = roots.shards.iter().map(|s| s.lock().unwrap().len()).sum();
         assert!(kept <= SHARDS * MAX_PER_SHARD);

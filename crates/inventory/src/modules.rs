@@ -1,0 +1,295 @@
+//! From pages to modules: which files does an address space run, and which versions are still possible?
+//!
+//! A page can stand in several files, and in several versions of one. What decides is the module as a whole: all its
+//! pages lie at one distance from where they were linked (the bias), and all must be of the same file.
+//!
+//! ```text
+//!  every page with an address: each of its places gives (file, bias)
+//!  repeat: take the bias and the set of files that explain the most pages still unexplained
+//!          files that explain exactly those pages are the candidates; all others are contradicted
+//!  pages without an address join a module that one of their files is a candidate of
+//! ```
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use nephoscope_catalog::ObjectId;
+use nephoscope_guest::{Gva, PageId};
+use nephoscope_recipe::ObjectKind;
+
+use crate::verdict::{Place, Verdict};
+
+/// A page that an address space uses.
+#[derive(Clone, Copy, Debug)]
+pub struct Use<'a> {
+    /// The page; pages that are mapped and did not execute have no number.
+    pub page: Option<PageId>,
+    /// Where it is seen.
+    pub va: Option<Gva>,
+    /// What it is.
+    pub verdict: &'a Verdict,
+}
+
+/// What must be known of a file.
+pub trait ObjectFacts {
+    /// What kind of file it is; `None` if the catalog cannot say.
+    fn kind(&self, object: ObjectId) -> Option<ObjectKind>;
+}
+
+/// A file in an address space.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct Module {
+    /// The files that explain all its pages; at least one.
+    pub candidates: Vec<ObjectId>,
+    /// Load address minus link address, if any page's address is known.
+    pub bias: Option<u64>,
+    /// The executed pages that it explains.
+    pub pages: Vec<PageId>,
+    /// Executed pages near it that are modified.
+    pub modified: Vec<PageId>,
+    /// What kind of file.
+    pub kind: Option<ObjectKind>,
+}
+
+/// Finds the modules of one address space. Pages that nothing explains are left out.
+#[must_use]
+pub fn resolve(uses: &[Use<'_>], facts: &(impl ObjectFacts + ?Sized)) -> Vec<Module> {
+    let mut modules = with_addresses(uses);
+    without_addresses(uses, &mut modules);
+    for module in &mut modules {
+        module.kind = module.candidates.first().and_then(|object| facts.kind(*object));
+        module.pages.sort_unstable();
+        module.modified.sort_unstable();
+    }
+    modules.sort_by_key(|module| {
+        (
+            module.kind != Some(ObjectKind::Executable),
+            module.bias,
+            module.candidates.clone(),
+        )
+    });
+    modules
+}
+
+/// The pages of one file at one bias.
+type Explained = BTreeMap<(u64, ObjectId), BTreeSet<usize>>;
+
+fn bias(va: Gva, place: &Place) -> u64 {
+    va.0.wrapping_sub(place.link)
+}
+
+fn with_addresses(uses: &[Use<'_>]) -> Vec<Module> {
+    let mut explained: Explained = BTreeMap::new();
+    for (number, usage) in uses.iter().enumerate() {
+        let Some(va) = usage.va else { continue };
+        for place in usage.verdict.places() {
+            explained
+                .entry((bias(va, place), place.object))
+                .or_default()
+                .insert(number);
+        }
+    }
+    let mut modules = Vec::new();
+    let mut open: BTreeSet<usize> = explained.values().flatten().copied().collect();
+    while !open.is_empty() {
+        let best = explained
+            .iter()
+            .map(|(key, pages)| (pages.intersection(&open).count(), *key))
+            .max_by_key(|(count, key)| (*count, std::cmp::Reverse(*key)));
+        let Some((count, (bias, object))) = best.filter(|(count, _)| *count > 0) else {
+            break;
+        };
+        let _ = count;
+        let pages: BTreeSet<usize> = explained
+            .get(&(bias, object))
+            .map(|set| set.intersection(&open).copied().collect())
+            .unwrap_or_default();
+        // Every file that explains the same open pages, at this bias, is as good.
+        let candidates = explained
+            .iter()
+            .filter(|((b, _), set)| *b == bias && set.is_superset(&pages))
+            .map(|((_, object), _)| *object)
+            .collect();
+        open.retain(|number| !pages.contains(number));
+        modules.push(module(uses, candidates, Some(bias), &pages));
+    }
+    join_by_bias(modules)
+}
+
+/// Two groups of pages at one bias with a common candidate are one module that the greedy choice had cut.
+fn join_by_bias(modules: Vec<Module>) -> Vec<Module> {
+    let mut joined: Vec<Module> = Vec::new();
+    for module in modules {
+        let same = joined.iter_mut().find(|other| {
+            other.bias == module.bias
+                && other
+                    .candidates
+                    .iter()
+                    .any(|object| module.candidates.contains(object))
+        });
+        match same {
+            Some(other) => {
+                other
+                    .candidates
+                    .retain(|object| module.candidates.contains(object));
+                other.pages.extend(module.pages);
+                other.modified.extend(module.modified);
+            }
+            None => joined.push(module),
+        }
+    }
+    joined
+}
+
+fn without_addresses(uses: &[Use<'_>], modules: &mut Vec<Module>) {
+    for (number, usage) in uses.iter().enumerate() {
+        if usage.va.is_some() || usage.verdict.places().is_empty() {
+            continue;
+        }
+        let objects: BTreeSet<ObjectId> = usage.verdict.places().iter().map(|place| place.object).collect();
+        let home = modules
+            .iter_mut()
+            .filter(|module| module.candidates.iter().any(|object| objects.contains(object)))
+            .max_by_key(|module| module.pages.len());
+        if let Some(home) = home {
+            home.candidates.retain(|object| objects.contains(object));
+            add(home, usage);
+        } else {
+            let pages = BTreeSet::from([number]);
+            modules.push(module(uses, objects.into_iter().collect(), None, &pages));
+        }
+    }
+}
+
+fn module(
+    uses: &[Use<'_>],
+    candidates: Vec<ObjectId>,
+    bias: Option<u64>,
+    numbers: &BTreeSet<usize>,
+) -> Module {
+    let mut module = Module {
+        candidates,
+        bias,
+        pages: Vec::new(),
+        modified: Vec::new(),
+        kind: None,
+    };
+    for number in numbers {
+        if let Some(usage) = uses.get(*number) {
+            add(&mut module, usage);
+        }
+    }
+    module
+}
+
+fn add(module: &mut Module, usage: &Use<'_>) {
+    match (usage.page, usage.verdict) {
+        (Some(page), Verdict::Modified(_)) => module.modified.push(page),
+        (Some(page), _) => module.pages.push(page),
+        (None, _) => {}
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::verdict::Identified;
+
+    struct Kinds;
+    impl ObjectFacts for Kinds {
+        fn kind(&self, object: ObjectId) -> Option<ObjectKind> {
+            Some(if object.0 >= 100 {
+                ObjectKind::Executable
+            } else {
+                ObjectKind::SharedObject
+            })
+        }
+    }
+
+    fn identified(places: &[(u32, u64)]) -> Verdict {
+        let places = places
+            .iter()
+            .map(|(o, link)| Place {
+                object: ObjectId(*o),
+                part: None,
+                link: *link,
+            })
+            .collect();
+        Verdict::Identified(Identified {
+            places,
+            ..Identified::default()
+        })
+    }
+
+    fn run(pages: &[(u64, Option<u64>, Verdict)]) -> Vec<Module> {
+        let uses: Vec<Use<'_>> = pages
+            .iter()
+            .map(|(id, va, verdict)| Use {
+                page: Some(PageId(*id)),
+                va: va.map(Gva),
+                verdict,
+            })
+            .collect();
+        resolve(&uses, &Kinds)
+    }
+
+    #[test]
+    fn a_page_of_two_versions_is_decided_by_another_page_of_the_module() {
+        let modules = run(&[
+            (1, Some(0x7f00_1000), identified(&[(1, 0x1000), (2, 0x1000)])),
+            (2, Some(0x7f00_2000), identified(&[(2, 0x2000)])),
+        ]);
+        assert_eq!(modules.len(), 1);
+        assert_eq!(
+            (modules[0].candidates.as_slice(), modules[0].pages.len()),
+            (&[ObjectId(2)][..], 2)
+        );
+    }
+
+    #[test]
+    fn two_versions_that_nothing_tells_apart_stay_two() {
+        let modules = run(&[(1, Some(0x7f00_1000), identified(&[(1, 0x1000), (2, 0x1000)]))]);
+        assert_eq!(modules[0].candidates, [ObjectId(1), ObjectId(2)]);
+    }
+
+    #[test]
+    fn two_versions_loaded_at_two_places_are_two_modules() {
+        let modules = run(&[
+            (1, Some(0x7f00_1000), identified(&[(1, 0x1000)])),
+            (2, Some(0x7e00_1000), identified(&[(2, 0x1000)])),
+            (3, Some(0x7e00_3000), identified(&[(1, 0x3000), (2, 0x3000)])),
+        ]);
+        assert_eq!(modules.len(), 2);
+        assert!(modules.iter().all(|m| m.candidates.len() == 1));
+    }
+
+    #[test]
+    fn a_shared_page_at_another_files_bias_does_not_invent_a_module() {
+        // Page 3 stands in files 1 and 9; only file 1 is at the bias of the neighbours.
+        let modules = run(&[
+            (1, Some(0x7f00_1000), identified(&[(1, 0x1000)])),
+            (2, Some(0x7f00_2000), identified(&[(1, 0x2000)])),
+            (3, Some(0x7f00_3000), identified(&[(9, 0x8000), (1, 0x3000)])),
+        ]);
+        assert_eq!(modules.len(), 1);
+        assert_eq!(
+            (modules[0].candidates.as_slice(), modules[0].pages.len()),
+            (&[ObjectId(1)][..], 3)
+        );
+    }
+
+    #[test]
+    fn pages_without_an_address_join_the_module_that_has_their_file() {
+        let modules = run(&[
+            (1, Some(0x5000_1000), identified(&[(100, 0x1000)])),
+            (2, None, identified(&[(100, 0x2000), (101, 0x2000)])),
+            (3, None, identified(&[(7, 0x2000)])),
+        ]);
+        assert_eq!(modules.len(), 2);
+        assert_eq!(
+            modules[0].kind,
+            Some(ObjectKind::Executable),
+            "the program comes first"
+        );
+        assert_eq!((modules[0].pages.len(), modules[1].bias), (2, None));
+    }
+}

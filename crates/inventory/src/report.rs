@@ -1,0 +1,432 @@
+//! The report: the inventory as one JSON document (`docs/report.schema.json`).
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use nephoscope_catalog::ObjectId;
+use nephoscope_finding::Finding;
+use nephoscope_guest::{Attribution, CodeCoverage, PageId, Privilege};
+use nephoscope_recipe::ObjectKind;
+use serde::{Deserialize, Serialize};
+
+use crate::coverage::{CoverageInterval, CoverageLog};
+use crate::inventory::Inventory;
+use crate::modules::{Module, ObjectFacts, Use, resolve};
+use crate::page::PageRecord;
+use crate::space::{AddressSpace, SpaceId, SpaceKind};
+use crate::verdict::Verdict;
+
+/// The schema's name; the number goes up when a reader must change.
+pub const SCHEMA: &str = "nephoscope.report/1";
+
+/// The whole report.
+#[derive(Clone, PartialEq, Debug, Serialize, Deserialize)]
+pub struct Report {
+    /// [`SCHEMA`].
+    pub schema: String,
+    /// The VM.
+    pub vm: VmReport,
+    /// What can be vouched for.
+    pub coverage: CoverageReport,
+    /// Everything counted, by name.
+    pub counters: BTreeMap<String, u64>,
+    /// Pages by class and verdict.
+    pub pages: PagesReport,
+    /// Everyone who executed.
+    pub address_spaces: Vec<SpaceReport>,
+    /// What was concluded.
+    pub findings: Vec<Finding>,
+}
+
+/// The VM.
+#[derive(Clone, PartialEq, Eq, Debug, Default, Serialize, Deserialize)]
+pub struct VmReport {
+    /// Its name for people.
+    pub name: String,
+    /// The VMM and its version.
+    pub vmm: String,
+    /// `tcg`, `kvm`.
+    pub accelerator: String,
+    /// `x86-64`.
+    pub isa: String,
+    /// Virtual CPUs.
+    pub vcpus: u32,
+}
+
+/// Coverage of the watch.
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+pub struct CoverageReport {
+    /// The worst of any interval.
+    pub code: CodeCoverage,
+    /// The worst of any interval.
+    pub attribution: Attribution,
+    /// Interval by interval.
+    pub intervals: Vec<CoverageInterval>,
+}
+
+/// Captured pages of one class by verdict.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default, Serialize, Deserialize)]
+pub struct PageCounts {
+    /// All.
+    pub captured: u64,
+    /// Known.
+    pub identified: u64,
+    /// Near a known one.
+    pub modified: u64,
+    /// Neither.
+    pub unknown: u64,
+}
+
+/// Captured pages by class.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default, Serialize, Deserialize)]
+pub struct PagesReport {
+    /// Executed by user code.
+    pub user: PageCounts,
+    /// Executed by the kernel at its own addresses.
+    pub kernel: PageCounts,
+    /// Executed by firmware, boot loaders and boot code.
+    pub firmware: PageCounts,
+}
+
+/// One address space.
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+pub struct SpaceReport {
+    /// Its number in this watch.
+    pub id: SpaceId,
+    /// Its page-table root, in hexadecimal; `null` for kernel and firmware.
+    pub root: Option<String>,
+    /// What it is of.
+    pub kind: SpaceKind,
+    /// First execution, in nanoseconds since the watch began.
+    pub first_ns: u64,
+    /// Last time a page was new to it.
+    pub last_ns: u64,
+    /// When it was seen to have ended.
+    pub ended: Option<u64>,
+    /// The program it runs; `null` if none was identified.
+    pub program: Option<ProgramReport>,
+    /// The files it executes.
+    pub modules: Vec<ModuleReport>,
+    /// Pages that are near known ones.
+    pub modified: Vec<ModifiedReport>,
+    /// Pages that are not known.
+    pub unknown: Vec<UnknownReport>,
+}
+
+/// A package version that a file may be of.
+#[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Debug, Serialize, Deserialize)]
+pub struct CandidateReport {
+    /// Binary package; `null` for a file outside any.
+    pub package: Option<String>,
+    /// Source package.
+    pub source: Option<String>,
+    /// The package's version.
+    pub version: Option<String>,
+}
+
+/// The program of an address space.
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+pub struct ProgramReport {
+    /// Where the package has it.
+    pub path: String,
+    /// What it may be of.
+    pub candidates: Vec<CandidateReport>,
+}
+
+/// A file that an address space executes.
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+pub struct ModuleReport {
+    /// Where the package has it.
+    pub path: String,
+    /// What it may be of.
+    pub candidates: Vec<CandidateReport>,
+    /// The build ID, in hexadecimal, if the candidates agree.
+    pub build_id: Option<String>,
+    /// Its pages that this address space executed.
+    pub pages_executed: u64,
+    /// `identified`, or `modified` if any of its pages is.
+    pub verdict: String,
+}
+
+/// A modified page.
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+pub struct ModifiedReport {
+    /// The page's number, for `nephoscope why`.
+    pub page: PageId,
+    /// The nearest file.
+    pub path: String,
+    /// Where the address space sees it.
+    pub va: Option<String>,
+    /// Where it lies.
+    pub gpa: Option<String>,
+    /// How often its frame had been captured before.
+    pub generation: u32,
+    /// What differs.
+    pub differences: Vec<DifferenceReport>,
+}
+
+/// One run of different bytes.
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+pub struct DifferenceReport {
+    /// From the start of the page.
+    pub offset: u16,
+    /// The file's bytes, in hexadecimal.
+    pub before: String,
+    /// The bytes found.
+    pub after: String,
+}
+
+/// An unknown page.
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+pub struct UnknownReport {
+    /// The page's number.
+    pub page: PageId,
+    /// Where the address space sees it.
+    pub va: Option<String>,
+    /// Where it lies.
+    pub gpa: Option<String>,
+    /// How often its frame had been captured before.
+    pub generation: u32,
+    /// BLAKE3 of its bytes, in hexadecimal.
+    pub digest: String,
+    /// What is known of where it came from.
+    pub origin: String,
+}
+
+/// What the catalog says of a file, as a report needs it.
+pub trait Names: ObjectFacts {
+    /// Its places: path, and package, source and version if it is of a package.
+    fn placements(&self, object: ObjectId) -> Vec<(String, CandidateReport)>;
+    /// Its build ID.
+    fn build_id(&self, object: ObjectId) -> Option<Vec<u8>>;
+}
+
+/// Puts a report together.
+#[must_use]
+pub fn build(
+    vm: VmReport,
+    inventory: &Inventory,
+    coverage: &CoverageLog,
+    now_ns: u64,
+    counters: BTreeMap<String, u64>,
+    findings: &[Finding],
+    names: &dyn Names,
+) -> Report {
+    let overall = coverage.overall();
+    Report {
+        schema: SCHEMA.to_owned(),
+        vm,
+        coverage: CoverageReport {
+            code: overall.code,
+            attribution: overall.attribution,
+            intervals: coverage.intervals(now_ns),
+        },
+        counters,
+        pages: count_pages(inventory),
+        address_spaces: inventory
+            .spaces()
+            .map(|space| space_report(space, inventory, names))
+            .collect(),
+        findings: findings.to_vec(),
+    }
+}
+
+/// The class a page is counted under.
+fn class<'a>(counts: &'a mut PagesReport, page: &PageRecord) -> &'a mut PageCounts {
+    match (page.privilege, page.paging && page.va.is_high_half()) {
+        (Privilege::User, _) => &mut counts.user,
+        (Privilege::Supervisor, true) => &mut counts.kernel,
+        (Privilege::Supervisor, false) => &mut counts.firmware,
+    }
+}
+
+fn count_pages(inventory: &Inventory) -> PagesReport {
+    let mut counts = PagesReport::default();
+    for page in inventory.pages() {
+        let class = class(&mut counts, page);
+        class.captured += 1;
+        match *page.verdict {
+            Verdict::Identified(_) => class.identified += 1,
+            Verdict::Modified(_) => class.modified += 1,
+            Verdict::Unknown(_) => class.unknown += 1,
+        }
+    }
+    counts
+}
+
+/// The modules of an address space.
+pub(crate) fn modules_of(
+    space: &AddressSpace,
+    inventory: &Inventory,
+    facts: &(impl ObjectFacts + ?Sized),
+) -> Vec<Module> {
+    let uses: Vec<Use<'_>> = space
+        .pages
+        .iter()
+        .filter_map(|(id, va)| {
+            let page = inventory.page(*id)?;
+            // Kernel, modules and firmware are in several parts at unrelated addresses: there a file is one module.
+            let va = if space.kind == SpaceKind::User { *va } else { None };
+            Some(Use {
+                page: Some(*id),
+                va,
+                verdict: &page.verdict,
+            })
+        })
+        .collect();
+    resolve(&uses, facts)
+}
+
+/// The path of the program that an address space runs, if one is identified.
+#[must_use]
+pub fn program_path(space: &AddressSpace, inventory: &Inventory, names: &dyn Names) -> Option<String> {
+    let module = program_of(&modules_of(space, inventory, names), space.kind)?.clone();
+    Some(name(&module.candidates, space.kind, module.kind, names).0)
+}
+
+/// The module that is the program.
+fn program_of(modules: &[Module], kind: SpaceKind) -> Option<&Module> {
+    let program = modules
+        .iter()
+        .find(|module| module.kind == Some(ObjectKind::Executable));
+    program.filter(|_| kind == SpaceKind::User)
+}
+
+fn space_report(space: &AddressSpace, inventory: &Inventory, names: &dyn Names) -> SpaceReport {
+    let modules = modules_of(space, inventory, names);
+    let program = program_of(&modules, space.kind).map(|module| {
+        let (path, candidates) = name(&module.candidates, space.kind, module.kind, names);
+        ProgramReport { path, candidates }
+    });
+    let user = space.kind == SpaceKind::User;
+    SpaceReport {
+        id: space.id,
+        root: user.then(|| format!("{:#x}", space.root.0)),
+        kind: space.kind,
+        first_ns: space.first_ns,
+        last_ns: space.last_ns,
+        ended: space.ended_ns,
+        program,
+        modules: modules
+            .iter()
+            .map(|module| module_report(module, space.kind, names))
+            .collect(),
+        modified: pages(space, inventory)
+            .filter_map(|(page, va)| modified_report(page, va, names))
+            .collect(),
+        unknown: pages(space, inventory)
+            .filter_map(|(page, va)| unknown_report(page, va))
+            .collect(),
+    }
+}
+
+fn pages<'a>(
+    space: &'a AddressSpace,
+    inventory: &'a Inventory,
+) -> impl Iterator<Item = (&'a PageRecord, Option<String>)> {
+    space
+        .pages
+        .iter()
+        .filter_map(|(id, va)| Some((inventory.page(*id)?, va.map(|va| format!("{:#x}", va.0)))))
+}
+
+fn module_report(module: &Module, kind: SpaceKind, names: &dyn Names) -> ModuleReport {
+    let (path, candidates) = name(&module.candidates, kind, module.kind, names);
+    let ids: BTreeSet<Option<Vec<u8>>> = module
+        .candidates
+        .iter()
+        .map(|object| names.build_id(*object))
+        .collect();
+    let build_id = match ids.into_iter().collect::<Vec<_>>().as_slice() {
+        [Some(id)] => Some(hex(id)),
+        _ => None,
+    };
+    let verdict = if module.modified.is_empty() {
+        "identified"
+    } else {
+        "modified"
+    };
+    ModuleReport {
+        path,
+        candidates,
+        build_id,
+        pages_executed: (module.pages.len() + module.modified.len()) as u64,
+        verdict: verdict.to_owned(),
+    }
+}
+
+/// The path and the package versions of a set of files that cannot be told apart.
+pub(crate) fn name(
+    objects: &[ObjectId],
+    space: SpaceKind,
+    kind: Option<ObjectKind>,
+    names: &dyn Names,
+) -> (String, Vec<CandidateReport>) {
+    let mut paths: BTreeMap<String, usize> = BTreeMap::new();
+    let mut candidates = BTreeSet::new();
+    for object in objects {
+        for (path, candidate) in names.placements(*object) {
+            *paths.entry(path).or_default() += 1;
+            candidates.insert(candidate);
+        }
+    }
+    // The path most placements agree on; of equals, the shortest.
+    let path = paths
+        .into_iter()
+        .min_by_key(|(path, count)| (std::cmp::Reverse(*count), path.len(), path.clone()));
+    let path = match (space, kind, path) {
+        (SpaceKind::User, Some(ObjectKind::Kernel), _) => "[vdso]".to_owned(),
+        (_, _, Some((path, _))) => path,
+        (_, _, None) => String::new(),
+    };
+    (path, candidates.into_iter().collect())
+}
+
+fn modified_report(page: &PageRecord, va: Option<String>, names: &dyn Names) -> Option<ModifiedReport> {
+    let Verdict::Modified(modified) = &*page.verdict else {
+        return None;
+    };
+    let kind = names.kind(modified.nearest.object);
+    let (path, _) = name(&[modified.nearest.object], SpaceKind::Kernel, kind, names);
+    let differences = modified
+        .differences
+        .iter()
+        .map(|d| DifferenceReport {
+            offset: d.offset,
+            before: hex(&d.before),
+            after: hex(&d.after),
+        })
+        .collect();
+    Some(ModifiedReport {
+        page: page.id,
+        path,
+        va,
+        gpa: page.gpa.map(|gpa| format!("{:#x}", gpa.0)),
+        generation: page.generation,
+        differences,
+    })
+}
+
+fn unknown_report(page: &PageRecord, va: Option<String>) -> Option<UnknownReport> {
+    let Verdict::Unknown(unknown) = &*page.verdict else {
+        return None;
+    };
+    Some(UnknownReport {
+        page: page.id,
+        va,
+        gpa: page.gpa.map(|gpa| format!("{:#x}", gpa.0)),
+        generation: page.generation,
+        digest: hex(&page.digest),
+        origin: unknown.origin.clone(),
+    })
+}
+
+/// Bytes in hexadecimal.
+fn hex(bytes: &[u8]) -> String {
+    use std::fmt::Write;
+    bytes
+        .iter()
+        .fold(String::with_capacity(bytes.len() * 2), |mut text, byte| {
+            let _ = write!(text, "{byte:02x}");
+            text
+        })
+}

@@ -1,0 +1,92 @@
+//! Known code that is not what it was: an inline hook, a patched binary.
+//!
+//! *Sees*: every page whose verdict is `modified`, in each address space that runs it. *Cannot see*: changes that add no
+//! code. *Config*: none. *State*: what was said. *Tests*: below and in `tests/e2e`.
+
+use std::collections::HashSet;
+
+use nephoscope_finding::Severity;
+use nephoscope_guest::PageId;
+use nephoscope_inventory::{Change, Inventory, Names, SpaceId, Verdict};
+
+use crate::draft::{Draft, Judge};
+
+/// The rule.
+#[derive(Debug, Default)]
+pub struct ModifiedCode {
+    said: HashSet<(SpaceId, PageId)>,
+}
+
+impl Judge for ModifiedCode {
+    fn judge(&mut self, change: &Change, inventory: &Inventory, names: &dyn Names, out: &mut Vec<Draft>) {
+        match change {
+            Change::Ran { space, page } => self.one(*space, *page, inventory, names, out),
+            Change::Judged { page } => {
+                let spaces: Vec<SpaceId> = inventory
+                    .spaces()
+                    .filter(|s| s.pages.contains_key(page))
+                    .map(|s| s.id)
+                    .collect();
+                for space in spaces {
+                    self.one(space, *page, inventory, names, out);
+                }
+            }
+            Change::Ended { .. } => {}
+        }
+    }
+}
+
+impl ModifiedCode {
+    fn one(
+        &mut self,
+        space: SpaceId,
+        page: PageId,
+        inventory: &Inventory,
+        names: &dyn Names,
+        out: &mut Vec<Draft>,
+    ) {
+        let Some(record) = inventory.page(page) else {
+            return;
+        };
+        let Verdict::Modified(modified) = &*record.verdict else {
+            return;
+        };
+        if !self.said.insert((space, page)) {
+            return;
+        }
+        let path = names.placements(modified.nearest.object).into_iter().next();
+        let (path, candidate) =
+            path.map_or((String::new(), None), |(path, candidate)| (path, Some(candidate)));
+        let bytes: usize = modified.differences.iter().map(|d| d.after.len()).sum();
+        let places = modified.differences.len();
+        let va = inventory
+            .space(space)
+            .and_then(|s| s.pages.get(&page).copied().flatten());
+        let at = va.map_or(String::new(), |va| format!(" at {va}"));
+        out.push(Draft {
+            rule: "modified-code",
+            severity: Severity::High,
+            space: Some(space),
+            at_ns: record.at_ns,
+            summary: format!("{path} runs with {bytes} changed byte(s) in {places} place(s) of one page{at}"),
+            evidence: serde_json::json!({
+                "page": page.0,
+                "path": path,
+                "nearest": candidate.map(|c| serde_json::json!({
+                    "package": c.package, "source": c.source, "version": c.version,
+                })),
+                "link_address": format!("{:#x}", modified.nearest.link),
+                "generation": record.generation,
+                "differences": modified.differences.iter().map(|d| serde_json::json!({
+                    "offset": d.offset,
+                    "before": hex(&d.before),
+                    "after": hex(&d.after),
+                })).collect::<Vec<_>>(),
+            }),
+        });
+    }
+}
+
+fn hex(bytes: &[u8]) -> String {
+    bytes.iter().map(|byte| format!("{byte:02x}")).collect()
+}
