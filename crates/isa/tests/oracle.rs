@@ -141,6 +141,49 @@ impl Twin<'_> {
     }
 }
 
+impl Twin<'_> {
+    fn aarch64(&self, root: u64, va: u64) -> Option<Mapping> {
+        if va >> 48 != 0 && va >> 48 != 0xffff {
+            return None;
+        }
+        let low = |address: u64| (address >> self.physical_bits == 0).then_some(address);
+        let d0 = self.read8(root + 8 * (va >> 39 & 511))?;
+        if d0 & 3 != 3 {
+            return None;
+        }
+        let d1 = self.read8(low(d0 & 0xffff_ffff_f000)? + 8 * (va >> 30 & 511))?;
+        if d1 & 1 == 0 {
+            return None;
+        }
+        if d1 & 2 == 0 {
+            let base = low(d1 & 0xffff_c000_0000)?;
+            return Some(Self::aarch64_leaf(base + va % (1 << 30), 1 << 30, d0, d1));
+        }
+        let d2 = self.read8(low(d1 & 0xffff_ffff_f000)? + 8 * (va >> 21 & 511))?;
+        if d2 & 1 == 0 {
+            return None;
+        }
+        if d2 & 2 == 0 {
+            let base = low(d2 & 0xffff_ffe0_0000)?;
+            return Some(Self::aarch64_leaf(base + va % (1 << 21), 1 << 21, d0 | d1, d2));
+        }
+        let d3 = self.read8(low(d2 & 0xffff_ffff_f000)? + 8 * (va >> 12 & 511))?;
+        if d3 & 3 != 3 {
+            return None;
+        }
+        let base = low(d3 & 0xffff_ffff_f000)?;
+        Some(Self::aarch64_leaf(base + va % 4096, 4096, d0 | d1 | d2, d3))
+    }
+
+    /// `tables` is the OR of the table descriptors, whose bits only take rights away.
+    fn aarch64_leaf(address: u64, size: u64, tables: u64, leaf: u64) -> Mapping {
+        let w = tables >> 62 & 1 == 0 && leaf >> 7 & 1 == 0;
+        let u = tables >> 61 & 1 == 0 && leaf >> 6 & 1 == 1;
+        let x = tables >> 60 & 1 == 0 && leaf >> 54 & 1 == 0;
+        (address, size, w, u, u && x)
+    }
+}
+
 const PHYSICAL_BITS: u8 = 36;
 const ROOT: u64 = 0x1000;
 
@@ -150,6 +193,7 @@ enum Kind {
     Four,
     Pae,
     Classic,
+    Aarch64,
 }
 
 impl Kind {
@@ -159,6 +203,7 @@ impl Kind {
             Self::Four => (PAE, LMA),
             Self::Pae => (PAE, 0),
             Self::Classic => (PSE, 0),
+            Self::Aarch64 => return Mode::aarch64(PHYSICAL_BITS),
         };
         let efer = lma | if nxe { NXE } else { 0 };
         x86(X86Controls {
@@ -176,6 +221,7 @@ impl Kind {
             Self::Four => twin.four(ROOT, va),
             Self::Pae => twin.pae(ROOT, va),
             Self::Classic => twin.classic(ROOT, va),
+            Self::Aarch64 => twin.aarch64(ROOT, va),
         }
     }
 
@@ -184,7 +230,7 @@ impl Kind {
     fn probes(self) -> Vec<u64> {
         let levels: &[(u32, &[u64])] = match self {
             Self::Five => &[(48, SLOTS), (39, SLOTS), (30, SLOTS), (21, SLOTS), (12, SLOTS)],
-            Self::Four => &[(39, SLOTS), (30, SLOTS), (21, SLOTS), (12, SLOTS)],
+            Self::Four | Self::Aarch64 => &[(39, SLOTS), (30, SLOTS), (21, SLOTS), (12, SLOTS)],
             Self::Pae => &[(30, &[0, 1]), (21, SLOTS), (12, SLOTS)],
             Self::Classic => &[(22, SLOTS_4), (12, SLOTS_4)],
         };
@@ -199,6 +245,10 @@ impl Kind {
             Self::Five => 56,
             Self::Four => 47,
             Self::Pae | Self::Classic => return probes,
+            Self::Aarch64 => {
+                let high: Vec<_> = probes.iter().map(|va| va | 0xffff << 48).collect();
+                return [probes, high].concat();
+            }
         };
         probes
             .into_iter()
@@ -262,7 +312,8 @@ fn kind() -> impl Strategy<Value = Kind> {
         Just(Kind::Five),
         Just(Kind::Four),
         Just(Kind::Pae),
-        Just(Kind::Classic)
+        Just(Kind::Classic),
+        Just(Kind::Aarch64)
     ]
 }
 
