@@ -13,7 +13,7 @@
 use nephoscope_guest::PAGE_SIZE;
 
 use crate::object::Part;
-use crate::site::{Fix, Form, Site, SiteKind, Target, Unknown, Value, Values};
+use crate::site::{PARAVIRT, Fix, Form, Site, SiteKind, Target, Unknown, Value, Values};
 
 /// What the comparison may ask of the world.
 pub trait Env {
@@ -21,6 +21,9 @@ pub trait Env {
     fn symbol(&self, name: &str) -> Option<u64>;
     /// Whether a function of an identified kernel or module begins at this address.
     fn is_function(&self, va: u64) -> bool;
+
+    /// Whether it is one that a paravirt slot can hold ([`crate::PARAVIRT`]).
+    fn is_paravirt(&self, va: u64) -> bool;
 }
 
 /// An environment that knows nothing.
@@ -33,6 +36,10 @@ impl Env for Nothing {
     }
 
     fn is_function(&self, _va: u64) -> bool {
+        false
+    }
+
+    fn is_paravirt(&self, _va: u64) -> bool {
         false
     }
 }
@@ -374,12 +381,15 @@ impl<'a> Check<'a> {
             return Some(self.one_of_in_part(list, offset, fix.form, base, place));
         };
         // field = base + target - place
-        let target = shown.wrapping_sub(base).wrapping_add(place);
+        let distance = sign_extend(shown.wrapping_sub(base));
+        let target = distance.wrapping_add(place);
         if in_list(&self.part.values, list, target) {
             return Some(Field::Accepted);
         }
-        let elsewhere = actual.map(|actual| shown.wrapping_sub(base).wrapping_add(actual))?;
-        self.env.is_function(elsewhere).then_some(Field::Accepted)
+        let elsewhere = actual.map(|actual| distance.wrapping_add(actual))?;
+        let known =
+            if list == PARAVIRT { self.env.is_paravirt(elsewhere) } else { self.env.is_function(elsewhere) };
+        known.then_some(Field::Accepted)
     }
 
     /// A field that the page cuts: what it shows must be what one of the targets makes of it.
@@ -506,11 +516,11 @@ fn sign_extend(value: u64) -> u64 {
     i64::from(crate::kernel::bytes::low32(value).cast_signed()).cast_unsigned()
 }
 
-/// Whether the low 32 bits name a listed address. Everything that a list holds is within 2 GiB of the place.
+/// Whether an address is listed.
 fn in_list(values: &Values, list: u16, target: u64) -> bool {
     let Some(list) = values.lists.get(usize::from(list)) else { return false };
-    let offset = crate::kernel::bytes::low32(target.wrapping_sub(values.lists_from));
-    list.binary_search(&offset).is_ok()
+    let offset = u32::try_from(target.wrapping_sub(values.lists_from));
+    offset.is_ok_and(|offset| list.binary_search(&offset).is_ok())
 }
 
 /// Whether an unknown can be this at all.

@@ -166,6 +166,10 @@ pub enum Unknown {
         align: u64,
         /// A per-cpu section's base is an offset, not a kernel address.
         per_cpu: bool,
+        /// The address that the recipe made up for it.
+        link: u64,
+        /// Its length.
+        len: u64,
     },
     /// A symbol of the kernel or of another module: only the environment can say.
     Symbol(String),
@@ -176,6 +180,11 @@ pub enum Unknown {
     /// A shift count computed at boot (`runtime_shift_*`).
     RuntimeShift(String),
 }
+
+/// The list of [`Values::lists`] that has every function that a static call can be pointed at.
+pub const FUNCTIONS: u16 = 0;
+/// The list of [`Values::lists`] that has every function that a paravirt slot can hold.
+pub const PARAVIRT: u16 = 1;
 
 /// What the sites of one part may hold.
 #[derive(Clone, PartialEq, Eq, Debug, Default, Serialize, Deserialize)]

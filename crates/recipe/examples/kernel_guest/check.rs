@@ -4,7 +4,9 @@ use std::collections::BTreeMap;
 use std::fs;
 
 use anyhow::{Context, Result};
-use nephoscope_recipe::{Comparison, Env, Object, Part, PartKind, SiteKind, Solver, compare, kernel};
+use nephoscope_recipe::{
+    Comparison, Env, FUNCTIONS, Object, PARAVIRT, Part, PartKind, SiteKind, Solver, compare, kernel, module,
+};
 
 use crate::Options;
 use crate::guest::Snapshot;
@@ -20,6 +22,7 @@ pub(crate) struct Tally {
     pub(crate) uses: BTreeMap<SiteKind, (usize, usize)>,
     pub(crate) unexplained: usize,
     pub(crate) shown: usize,
+    pub(crate) quiet: bool,
 }
 
 impl Tally {
@@ -38,9 +41,26 @@ impl Tally {
             *bytes += changed.count();
         }
         self.unexplained += found.differences.len();
-        if !found.differences.is_empty() && self.shown < 12 {
+        if found.differences.is_empty() && !found.undecided.is_empty() && self.shown < 12 && !self.quiet {
+            self.shown += 1;
+            undecided(part, at, found);
+        }
+        if !found.differences.is_empty() && self.shown < 12 && !self.quiet {
             self.shown += 1;
             show(part, at, page, found);
+        }
+    }
+
+    fn join(&mut self, other: &Self) {
+        self.pages += other.pages;
+        self.equal += other.equal;
+        self.missing += other.missing;
+        self.undecided += other.undecided;
+        self.unexplained += other.unexplained;
+        for (kind, (sites, bytes)) in &other.uses {
+            let into = self.uses.entry(*kind).or_default();
+            into.0 += sites;
+            into.1 += bytes;
         }
     }
 
@@ -57,6 +77,23 @@ impl Tally {
         for (kind, (sites, bytes)) in &self.uses {
             println!("    {:<16} {sites:>8} sites {bytes:>9} bytes", format!("{kind:?}"));
         }
+    }
+}
+
+fn undecided(part: &Part, at: i64, found: &Comparison) {
+    for used in found.undecided.iter().take(3) {
+        let offset = at + i64::from(used.offset);
+        let site = part.sites.iter().rev().find(|s| i64::from(s.at) <= offset);
+        let set = site.and_then(|s| part.values.sets.get(s.set as usize));
+        let fixes: Vec<_> = set.into_iter().flatten().flat_map(|v| &v.fixes).map(|f| f.to).collect();
+        let unknowns: Vec<_> = fixes
+            .iter()
+            .map(|to| match to {
+                nephoscope_recipe::Target::Unknown(u) => format!("{:?}", part.values.unknowns[usize::from(*u)]),
+                other => format!("{other:?}"),
+            })
+            .collect();
+        println!("  {} {offset:#x}: {:?} of {} bytes undecided: {unknowns:?}", part.name, used.kind, used.len);
     }
 }
 
@@ -82,38 +119,102 @@ fn show(part: &Part, at: i64, page: &[u8; 4096], found: &Comparison) {
     }
 }
 
-/// The identified kernel, as modules ask for it.
+/// The identified kernel and modules, as fields ask for them.
 pub(crate) struct World<'a> {
     pub(crate) kernel: &'a Object,
     pub(crate) slide: u64,
+    pub(crate) modules: Vec<Loaded>,
 }
 
-impl Env for World<'_> {
-    fn symbol(&self, name: &str) -> Option<u64> {
-        let exports = &self.kernel.facts.exports;
-        let at = exports.binary_search_by(|(n, _)| n.as_str().cmp(name)).ok()?;
-        Some(exports[at].1.wrapping_add(self.slide))
-    }
+/// A module at its place.
+pub(crate) struct Loaded {
+    pub(crate) object: Object,
+    pub(crate) base: u64,
+    pub(crate) solver: Solver,
+}
 
-    fn is_function(&self, va: u64) -> bool {
+impl World<'_> {
+    fn in_list(&self, va: u64, list: u16) -> bool {
         let link = va.wrapping_sub(self.slide);
         self.kernel.parts.iter().any(|p| {
             let offset = u32::try_from(link.wrapping_sub(p.values.lists_from)).ok();
-            p.values.lists.first().zip(offset).is_some_and(|(list, o)| list.binary_search(&o).is_ok())
+            let list = p.values.lists.get(usize::from(list));
+            list.zip(offset).is_some_and(|(list, o)| list.binary_search(&o).is_ok())
         })
     }
 }
 
+fn export(object: &Object, name: &str) -> Option<u64> {
+    let exports = &object.facts.exports;
+    let at = exports.binary_search_by(|(n, _)| n.as_str().cmp(name)).ok()?;
+    Some(exports[at].1)
+}
+
+impl Env for World<'_> {
+    fn symbol(&self, name: &str) -> Option<u64> {
+        if let Some(link) = export(self.kernel, name) {
+            // Per-cpu symbols are offsets, and do not move.
+            let moves = link >= 0xffff_ffff_8000_0000;
+            return Some(if moves { link.wrapping_add(self.slide) } else { link });
+        }
+        let mut modules = self.modules.iter();
+        modules.find_map(|m| module::resolve(&m.object, m.base, &m.solver, export(&m.object, name)?))
+    }
+
+    fn is_function(&self, va: u64) -> bool {
+        self.in_list(va, FUNCTIONS)
+            || self.modules.iter().any(|m| {
+                let offset = u32::try_from(va.wrapping_sub(m.base)).ok();
+                let part = m.object.parts.iter().find(|p| p.kind == PartKind::ModuleText);
+                let list = part.and_then(|p| p.values.lists.first());
+                list.zip(offset).is_some_and(|(list, o)| list.binary_search(&o).is_ok())
+            })
+    }
+
+    fn is_paravirt(&self, va: u64) -> bool {
+        self.in_list(va, PARAVIRT)
+    }
+}
+
 pub(crate) fn check(options: &Options, modules: &[Module], snapshot: &Snapshot) -> Result<bool> {
-    let _ = modules;
     let file = fs::read(&options.kernel)?;
     let (kernel, skipped) = kernel::recognise_counting(&file)?;
     println!("{}: left out {skipped:?}", kernel.facts.name.as_deref().unwrap_or("?"));
     let text = kernel.parts.iter().find(|p| p.kind == PartKind::KernelText).context("no text")?;
     let slide = slide(text, snapshot).context("no slide fits")?;
     println!("slide {slide:#x}, {} levels", if snapshot.five_levels { 5 } else { 4 });
-    let world = World { kernel: &kernel, slide };
+    let mut world = World { kernel: &kernel, slide, modules: Vec::new() };
+    let mut refused = 0;
+    for loaded in modules {
+        let Some(base) = base(&snapshot.console, &loaded.name) else {
+            println!("{}: not loaded", loaded.name);
+            continue;
+        };
+        let (object, skipped) = module::recognise_counting(&loaded.file)?;
+        refused += skipped.too_many_contents + skipped.outside;
+        world.modules.push(Loaded { object, base, solver: Solver::default() });
+    }
     let mut good = true;
+    let mut all = Tally::default();
+    // Twice: a module's fields ask for addresses that only another module's pages tell.
+    for last in [false, true] {
+        all = Tally::default();
+        for number in 0..world.modules.len() {
+            let here = &world.modules[number];
+            let text = here.object.parts.iter().find(|p| p.kind == PartKind::ModuleText);
+            let text = text.with_context(|| format!("{:?} has no text", here.object.facts.name))?;
+            let mut solver = here.solver.clone();
+            let mut tally = Tally { quiet: !last, ..Tally::default() };
+            part_pages(text, here.base, snapshot, &world, &mut solver, &mut tally);
+            if last && (tally.pages != tally.equal || tally.missing != 0) {
+                good = false;
+                tally.print(here.object.facts.name.as_deref().unwrap_or("?"));
+            }
+            all.join(&tally);
+            world.modules[number].solver = solver;
+        }
+    }
+    all.print(&format!("{} modules ({refused} sites left out)", world.modules.len()));
     for part in &kernel.parts {
         let wanted = match part.kind {
             PartKind::KernelText => true,
@@ -121,7 +222,9 @@ pub(crate) fn check(options: &Options, modules: &[Module], snapshot: &Snapshot) 
             _ => false,
         };
         if wanted {
-            let tally = part_pages(part, slide, snapshot, &world);
+            let mut tally = Tally::default();
+            let mut solver = Solver::default();
+            part_pages(part, slide, snapshot, &world, &mut solver, &mut tally);
             tally.print(&part.name);
             good &= tally.pages == tally.equal;
         }
@@ -145,22 +248,51 @@ fn slide(text: &Part, snapshot: &Snapshot) -> Option<u64> {
     (likeness(best) > 20_000).then_some(best)
 }
 
-pub(crate) fn part_pages(part: &Part, slide: u64, snapshot: &Snapshot, env: &dyn Env) -> Tally {
-    let mut tally = Tally::default();
-    let mut solver = Solver::default();
+/// Where the console says that a module is.
+fn base(console: &str, name: &str) -> Option<u64> {
+    let prefix = format!("kernel-guest-module {name} ");
+    let line = console.lines().find_map(|l| l.find(&prefix).map(|at| &l[at + prefix.len()..]))?;
+    let address = line.split(' ').find_map(|word| word.trim().strip_prefix("0x"))?;
+    u64::from_str_radix(address, 16).ok()
+}
+
+/// `slide`: from link address to where it is.
+pub(crate) fn part_pages(
+    part: &Part,
+    slide: u64,
+    snapshot: &Snapshot,
+    env: &dyn Env,
+    solver: &mut Solver,
+    tally: &mut Tally,
+) {
     let end = part.link + part.bytes.len() as u64;
     let mut link = part.link & !0xfff;
     while link < end {
         let at = link.wrapping_sub(part.link).cast_signed();
-        match snapshot.page(link.wrapping_add(slide)) {
+        let va = link.wrapping_add(slide);
+        match snapshot.page(va) {
             None => tally.missing += 1,
             Some(page) => {
-                let found = compare(part, at, Some(link.wrapping_add(slide)), page, &solver, env);
-                found.learn(&mut solver);
+                let mut found = compare(part, at, Some(va), page, solver, env);
+                if !found.undecided.is_empty() && found.differences.is_empty() {
+                    // What other pages of the instance tell may decide it.
+                    learn_from_all(part, slide, snapshot, env, solver);
+                    found = compare(part, at, Some(va), page, solver, env);
+                }
+                found.learn(solver);
                 tally.add(part, at, page, &found);
             }
         }
         link += 4096;
     }
-    tally
+}
+
+fn learn_from_all(part: &Part, slide: u64, snapshot: &Snapshot, env: &dyn Env, solver: &mut Solver) {
+    for number in 0..part.bytes.len() as u64 / 4096 {
+        let va = (part.link & !0xfff).wrapping_add(slide).wrapping_add(number * 4096);
+        let at = va.wrapping_sub(slide).wrapping_sub(part.link).cast_signed();
+        if let Some(page) = snapshot.page(va) {
+            compare(part, at, Some(va), page, solver, env).learn(solver);
+        }
+    }
 }

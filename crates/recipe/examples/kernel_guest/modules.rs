@@ -46,7 +46,10 @@ fn add(name: &str, paths: &HashMap<String, PathBuf>, ordered: &mut Vec<Module>) 
     if ordered.iter().any(|m| m.name == name) {
         return Ok(());
     }
-    let path = paths.get(name).with_context(|| format!("no module {name}"))?;
+    let Some(path) = paths.get(name) else {
+        println!("{name}: no such module, or built in");
+        return Ok(());
+    };
     let file = fs::read(path)?;
     let mut plain = Vec::new();
     match path.extension().and_then(|e| e.to_str()) {

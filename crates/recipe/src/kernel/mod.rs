@@ -18,7 +18,7 @@ pub(crate) mod image;
 pub(crate) mod insn;
 mod kallsyms;
 mod kaslr;
-mod ksymtab;
+pub(crate) mod ksymtab;
 mod names;
 mod parts;
 pub(crate) mod pokes;

@@ -7,12 +7,7 @@ use super::image::{Image, Moving, Section};
 use super::kallsyms::Kallsyms;
 use super::tables::{Link, RETURN_THUNKS};
 use crate::object::Part;
-use crate::site::{Form, Target, Unknown, Values};
-
-/// Index in [`Values::lists`] of every function.
-const FUNCTIONS: u16 = 0;
-/// Index in [`Values::lists`] of what paravirt slots can hold.
-const PARAVIRT: u16 = 1;
+use crate::site::{FUNCTIONS, Form, PARAVIRT, Target, Unknown, Values};
 
 /// Functions that `pv_ops` is filled with, besides those that it holds at link time: the hypervisors' at boot
 /// (`arch/x86/kernel/paravirt.c`, `kvm.c`, `arch/x86/xen/`, `arch/x86/hyperv/`, `arch/x86/kernel/cpu/vmware.c`).
