@@ -1,5 +1,7 @@
 //! What is put in comes out again.
 
+#![allow(clippy::unwrap_used, reason = "helpers of tests are tests")]
+
 mod support;
 
 use nephoscope_catalog::{Adder, Catalog, limits};
@@ -252,9 +254,9 @@ fn a_catalog_made_in_many_steps_answers_like_one_made_in_one() {
 #[test]
 fn a_page_that_stands_everywhere_is_bounded_and_counted() {
     let (debs, dir) = dirs();
-    let n = limits::MAX_REFS_PER_PAGE + 44;
+    let n = u32::try_from(limits::MAX_REFS_PER_PAGE).unwrap() + 44;
     let members: Vec<_> = (0..n)
-        .map(|i| (format!("./usr/bin/{i}"), elf(&[page(i as u32), vec![0; 4096]])))
+        .map(|i| (format!("./usr/bin/{i}"), elf(&[page(i), vec![0; 4096]])))
         .collect();
     let members: Vec<_> = members
         .iter()
@@ -272,7 +274,7 @@ fn a_page_that_stands_everywhere_is_bounded_and_counted() {
     );
     assert_eq!(catalog.info().unwrap().pages_left_out, 44);
     for i in 0..n {
-        assert_eq!(catalog.pages(&digest(&page(i as u32))).unwrap().len(), 1);
+        assert_eq!(catalog.pages(&digest(&page(i))).unwrap().len(), 1);
     }
 }
 

@@ -1,5 +1,7 @@
 //! Flipped bytes and killed writers.
 
+#![allow(clippy::unwrap_used, reason = "helpers of tests are tests")]
+
 mod support;
 
 use std::collections::BTreeMap;

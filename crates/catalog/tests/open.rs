@@ -1,5 +1,7 @@
 //! Opening, and being replaced while open.
 
+#![allow(clippy::unwrap_used, reason = "helpers of tests are tests")]
+
 mod support;
 
 use nephoscope_catalog::{AddError, Adder, Catalog, OpenError, verify};

@@ -1,5 +1,7 @@
 //! What is not as it should be is refused by name, and the rest goes on.
 
+#![allow(clippy::unwrap_used, reason = "helpers of tests are tests")]
+
 mod support;
 
 use std::os::unix::fs::FileExt;

@@ -42,11 +42,19 @@ struct Package {
     source: Source,
     /// Its input's name.
     name: String,
-    /// Files recognised, and names of files before them.
-    staged: Mutex<(Vec<(String, [u8; 32])>, Vec<(String, String)>)>,
+    staged: Mutex<Staged>,
     damaged: AtomicBool,
     /// Jobs under way, and one for the unpacking itself.
     open: AtomicUsize,
+}
+
+/// What a package will place.
+#[derive(Default)]
+struct Staged {
+    /// Files recognised: path, digest.
+    files: Vec<(String, [u8; 32])>,
+    /// Other names of files: path, the file's path.
+    links: Vec<(String, String)>,
 }
 
 /// What all threads share.
@@ -196,7 +204,7 @@ impl Shop<'_> {
             Entry::Hardlink { path, target } => {
                 one(&tally.hard_links);
                 match (normalise(path), normalise(target)) {
-                    (Ok(path), Ok(target)) => lock(&package.staged).1.push((path, target)),
+                    (Ok(path), Ok(target)) => lock(&package.staged).links.push((path, target)),
                     (Err(why), _) | (_, Err(why)) => {
                         tally.refuse(&package.name, &String::from_utf8_lossy(path), why);
                     }
@@ -341,7 +349,7 @@ impl Shop<'_> {
         }
         one(&self.tally.recognised);
         match &job.to {
-            Destination::Package(package) => lock(&package.staged).0.push((job.path.clone(), digest)),
+            Destination::Package(package) => lock(&package.staged).files.push((job.path.clone(), digest)),
             Destination::Tree(tree) => {
                 let (package, path) = self.owner(tree, job);
                 let source = Source {
@@ -389,7 +397,7 @@ impl Shop<'_> {
         if package.damaged.load(Ordering::SeqCst) || self.stopped.load(Ordering::SeqCst) {
             return;
         }
-        let (mut files, links) = std::mem::take(&mut *lock(&package.staged));
+        let Staged { mut files, links } = std::mem::take(&mut *lock(&package.staged));
         files.sort();
         for (path, target) in links {
             let found = files

@@ -15,7 +15,7 @@ pub(crate) struct Member {
 }
 
 const MAGIC: &[u8; 8] = b"!<arch>\n";
-const HEADER: u64 = 60;
+const HEADER: usize = 60;
 /// deb(5) knows three members and allows others after them; a signature is the only one in use.
 const MAX_MEMBERS: usize = 16;
 
@@ -42,11 +42,11 @@ pub(crate) fn members(file: &File) -> Result<Vec<Member>, String> {
         if members.len() == MAX_MEMBERS {
             return Err(format!("more than {MAX_MEMBERS} members"));
         }
-        let mut header = [0; HEADER as usize];
+        let mut header = [0; HEADER];
         file.read_exact_at(&mut header, at)
             .map_err(|_| format!("truncated: member header at byte {at}"))?;
-        let member =
-            member(&header, at + HEADER).ok_or_else(|| format!("malformed member header at byte {at}"))?;
+        let member = member(&header, at + HEADER as u64)
+            .ok_or_else(|| format!("malformed member header at byte {at}"))?;
         let after = member
             .at
             .checked_add(member.len)
@@ -65,7 +65,7 @@ pub(crate) fn members(file: &File) -> Result<Vec<Member>, String> {
 }
 
 /// `name[16] mtime[12] uid[6] gid[6] mode[8] size[10] "`\n"`.
-fn member(header: &[u8; HEADER as usize], at: u64) -> Option<Member> {
+fn member(header: &[u8; HEADER], at: u64) -> Option<Member> {
     if header.get(58..)? != b"`\n" {
         return None;
     }

@@ -1,5 +1,10 @@
 //! Packages and programs made on the spot, so that the tests need no network.
-#![allow(dead_code, unreachable_pub, reason = "each test file uses its part")]
+#![allow(
+    dead_code,
+    unreachable_pub,
+    clippy::unwrap_used,
+    reason = "each test file uses its part"
+)]
 
 use std::io::Write;
 use std::path::{Path, PathBuf};
