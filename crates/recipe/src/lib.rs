@@ -3,14 +3,19 @@
 mod bzimage;
 mod compare;
 mod compression;
+pub mod elf;
 mod error;
+pub mod firmware;
 pub mod kernel;
 pub mod module;
 mod object;
+mod recognise;
 mod site;
 mod vdso;
+pub mod windows;
 
 pub use compare::{Comparison, Difference, Env, MAX_UNKNOWNS, Nothing, SiteUse, Solver, compare};
 pub use error::RecipeError;
 pub use object::{Facts, FilePage, Load, Object, ObjectKind, Part, PartKind, Placement};
-pub use site::{FUNCTIONS, PARAVIRT, Fix, Form, Site, SiteKind, Target, Unknown, Value, Values};
+pub use recognise::recognise;
+pub use site::{FUNCTIONS, Fix, Form, PARAVIRT, Site, SiteKind, Target, Unknown, Value, Values};

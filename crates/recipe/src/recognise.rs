@@ -1,0 +1,68 @@
+//! What is this file? Decided by its contents.
+
+use crate::compression::Format;
+use crate::error::RecipeError;
+use crate::object::Object;
+use crate::{elf, firmware, kernel, module};
+
+/// Machine type and kind of an ELF header: `ET_REL`.
+const RELOCATABLE: [u8; 2] = [1, 0];
+
+/// The recipe of a file that holds code; `None` for any other file. `path` only helps to tell a compressed module from
+/// other compressed files.
+///
+/// # Errors
+/// [`RecipeError`] if it is of a kind that has recipes, but malformed.
+pub fn recognise(file: &[u8], path: &str) -> Result<Option<Object>, RecipeError> {
+    if file.starts_with(b"\x7fELF") {
+        return elf_file(file);
+    }
+    if file.get(0x202..0x206) == Some(b"HdrS") {
+        return kernel::recognise(file).map(Some);
+    }
+    let name = path.rsplit('/').next().unwrap_or(path);
+    if name.contains(".ko.") && Format::of(file).is_some() {
+        return module::recognise(file).map(Some);
+    }
+    firmware::recognise(file)
+}
+
+fn elf_file(file: &[u8]) -> Result<Option<Object>, RecipeError> {
+    if file.get(16..18) == Some(&RELOCATABLE) {
+        // Object files are not loaded; modules are, and say so.
+        return match module::recognise(file) {
+            Ok(object) => Ok(Some(object)),
+            Err(RecipeError::Other { .. }) => Ok(None),
+            Err(error) => Err(error),
+        };
+    }
+    match elf::recognise(file) {
+        Ok(object) if is_vmlinux(file, &object) => kernel::recognise(file).map(Some),
+        Ok(object) => Ok(Some(object)),
+        // For another machine, or a core dump.
+        Err(RecipeError::Other { .. }) => Ok(None),
+        Err(error) => Err(error),
+    }
+}
+
+/// A kernel is linked where only kernels are.
+fn is_vmlinux(file: &[u8], object: &Object) -> bool {
+    let _ = file;
+    object.loads.iter().any(|load| load.va >= 0xffff_ffff_8000_0000)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::object::ObjectKind;
+
+    #[test]
+    fn programs_are_recognised_and_texts_are_not() {
+        let bash = recognise(&std::fs::read("/bin/bash").unwrap(), "/bin/bash")
+            .unwrap()
+            .unwrap();
+        assert_eq!(bash.kind, ObjectKind::Executable);
+        assert_eq!(recognise(b"#!/bin/sh\n", "/bin/x").unwrap(), None);
+        assert_eq!(recognise(b"", "/empty").unwrap(), None);
+    }
+}
