@@ -20,11 +20,21 @@ fn main() {
         match kernel::recognise_counting(&file) {
             Err(error) => eprintln!("{path}: {error}"),
             Ok((object, skipped)) => {
-                println!("{path}: {:?} in {:?}, left out: {skipped:?}", object.facts.name, start.elapsed());
-                println!("  {} exports, build ID {:02x?}", object.facts.exports.len(), object.facts.build_id);
+                println!(
+                    "{path}: {:?} in {:?}, left out: {skipped:?}",
+                    object.facts.name,
+                    start.elapsed()
+                );
+                println!(
+                    "  {} exports, build ID {:02x?}",
+                    object.facts.exports.len(),
+                    object.facts.build_id
+                );
                 for part in &object.parts {
                     let mut kinds = BTreeMap::<_, usize>::new();
-                    part.sites.iter().for_each(|s| *kinds.entry(s.kind).or_default() += 1);
+                    part.sites
+                        .iter()
+                        .for_each(|s| *kinds.entry(s.kind).or_default() += 1);
                     println!(
                         "  {:?} {} at {:#x}: {} bytes, {} sites, {} sets, {} values, lists {:?}",
                         part.kind,

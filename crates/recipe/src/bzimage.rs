@@ -35,9 +35,14 @@ pub(crate) fn is_bzimage(file: &[u8]) -> bool {
 
 /// Takes it apart and decompresses the payload.
 pub(crate) fn open(file: &[u8]) -> Result<BzImage<'_>, RecipeError> {
-    let malformed = |at| RecipeError::Malformed { what: "the boot protocol's header", at };
+    let malformed = |at| RecipeError::Malformed {
+        what: "the boot protocol's header",
+        at,
+    };
     if !is_bzimage(file) {
-        return Err(RecipeError::Other { expected: "a bzImage" });
+        return Err(RecipeError::Other {
+            expected: "a bzImage",
+        });
     }
     // payload_offset came with protocol 2.08.
     if bytes::u16_at(file, 0x206).is_none_or(|version| version < 0x208) {
@@ -62,12 +67,22 @@ pub(crate) fn open(file: &[u8]) -> Result<BzImage<'_>, RecipeError> {
         at: bytes::wide(from),
     })?;
     // The last four bytes are the uncompressed size, which the build appends.
-    let stream = compressed.len().checked_sub(4).and_then(|end| compressed.get(..end)).unwrap_or(compressed);
+    let stream = compressed
+        .len()
+        .checked_sub(4)
+        .and_then(|end| compressed.get(..end))
+        .unwrap_or(compressed);
     let payload = match format {
         Format::Gzip => format.decompress(compressed, MAX_KERNEL_BYTES)?,
         _ => format.decompress(stream, MAX_KERNEL_BYTES)?,
     };
-    Ok(BzImage { setup, head, tail, payload, version: version(file) })
+    Ok(BzImage {
+        setup,
+        head,
+        tail,
+        payload,
+        version: version(file),
+    })
 }
 
 fn version(file: &[u8]) -> Option<String> {
@@ -93,6 +108,9 @@ mod tests {
         file[0x202..0x206].copy_from_slice(b"HdrS");
         file[0x206..0x208].copy_from_slice(&0x20f_u16.to_le_bytes());
         file[0x24c..0x250].copy_from_slice(&0xffff_u32.to_le_bytes());
-        assert!(matches!(open(&file), Err(RecipeError::Malformed { at: 0x24c, .. })));
+        assert!(matches!(
+            open(&file),
+            Err(RecipeError::Malformed { at: 0x24c, .. })
+        ));
     }
 }

@@ -12,8 +12,8 @@
 
 use nephoscope_guest::PAGE_SIZE;
 
-use crate::object::Part;
-use crate::site::{PARAVIRT, Fix, Form, Site, SiteKind, Target, Unknown, Value, Values};
+use crate::object::{Part, PartKind};
+use crate::site::{Fix, Form, PARAVIRT, Site, SiteKind, Target, Unknown, Value, Values};
 
 /// What the comparison may ask of the world.
 pub trait Env {
@@ -24,6 +24,13 @@ pub trait Env {
 
     /// Whether it is one that a paravirt slot can hold ([`crate::PARAVIRT`]).
     fn is_paravirt(&self, va: u64) -> bool;
+
+    /// Whether an identified module exports this symbol as data, without its place being known: then all fields of the
+    /// instance must agree on one. Never true of code.
+    fn is_data(&self, name: &str) -> bool {
+        let _ = name;
+        false
+    }
 }
 
 /// An environment that knows nothing.
@@ -180,7 +187,17 @@ impl<'a> Check<'a> {
         env: &'a dyn Env,
     ) -> Self {
         let (learnt, result) = (Solver::default(), Comparison::default());
-        Self { part, at, va, page, solver, env, learnt, result, explained: vec![false; PAGE_SIZE] }
+        Self {
+            part,
+            at,
+            va,
+            page,
+            solver,
+            env,
+            learnt,
+            result,
+            explained: vec![false; PAGE_SIZE],
+        }
     }
 
     /// The page's byte at an offset of the part.
@@ -236,7 +253,7 @@ impl<'a> Check<'a> {
                     for (unknown, value) in solved {
                         self.learnt.set(unknown, value);
                     }
-                    self.explain(site);
+                    self.explain(site, value);
                     return true;
                 }
             }
@@ -257,20 +274,28 @@ impl<'a> Check<'a> {
         for offset in i64::from(site.at)..site_end(site) {
             let at = offset.checked_sub(self.at).and_then(|o| u16::try_from(o).ok());
             if let (Some(at), Some(byte)) = (at, self.shown(offset)) {
-                self.result.differences.push(Difference { offset: at, before: byte, after: byte });
+                self.result.differences.push(Difference {
+                    offset: at,
+                    before: byte,
+                    after: byte,
+                });
             }
         }
     }
 
     fn differs(&self, site: &Site) -> bool {
-        (i64::from(site.at)..site_end(site))
-            .any(|offset| self.shown(offset).is_some_and(|shown| self.own(offset) != Some(shown)))
+        (i64::from(site.at)..site_end(site)).any(|offset| {
+            self.shown(offset)
+                .is_some_and(|shown| self.own(offset) != Some(shown))
+        })
     }
 
     /// Does the page show this value, as far as it shows the site?
     fn fits(&self, site: &Site, value: &Value) -> Fit {
         let start = i64::from(site.at);
-        let Some(mut content) = self.content(site, value) else { return Fit::No };
+        let Some(mut content) = self.content(site, value) else {
+            return Fit::No;
+        };
         let mut free = vec![false; content.len()];
         let mut solved = Vec::new();
         let mut perhaps = false;
@@ -278,7 +303,11 @@ impl<'a> Check<'a> {
             match self.field(site, &content, fix, &solved) {
                 Some(Field::Is(bytes)) => {
                     let at = usize::from(fix.at);
-                    if !crate::kernel::bytes::put(&mut content, at, bytes.get(..fix.form.len()).unwrap_or(&[])) {
+                    if !crate::kernel::bytes::put(
+                        &mut content,
+                        at,
+                        bytes.get(..fix.form.len()).unwrap_or(&[]),
+                    ) {
                         return Fit::No;
                     }
                 }
@@ -294,14 +323,17 @@ impl<'a> Check<'a> {
                 None => return Fit::No,
             }
         }
-        let shown = (start..).zip(&content).zip(&free).all(|((offset, byte), free)| {
-            *free || self.shown(offset).is_none_or(|shown| shown == *byte)
-        });
+        let shown = (start..)
+            .zip(&content)
+            .zip(&free)
+            .all(|((offset, byte), free)| *free || self.shown(offset).is_none_or(|shown| shown == *byte));
         let stopped = value.poked
             && self.shown(start) == Some(0xcc)
-            && (start..).zip(&content).zip(&free).skip(1).all(|((offset, byte), free)| {
-                *free || self.shown(offset).is_none_or(|shown| shown == *byte)
-            });
+            && (start..)
+                .zip(&content)
+                .zip(&free)
+                .skip(1)
+                .all(|((offset, byte), free)| *free || self.shown(offset).is_none_or(|shown| shown == *byte));
         match (shown || stopped, perhaps) {
             (false, _) => Fit::No,
             (true, true) => Fit::Perhaps,
@@ -325,22 +357,29 @@ impl<'a> Check<'a> {
         let base = number(content.get(usize::from(fix.at)..)?, fix.form)?;
         let base = base.wrapping_add_signed(fix.addend);
         let place = self.part.link.wrapping_add_signed(offset);
-        let actual = self.va.map(|va| va.wrapping_add_signed(offset.wrapping_sub(self.at)));
+        let actual = self
+            .va
+            .map(|va| va.wrapping_add_signed(offset.wrapping_sub(self.at)));
         match fix.to {
             Target::Nothing => Some(Field::Is(compute(fix.form, base, 0, place))),
             Target::Own => match (fix.form, actual) {
                 // The part moves as a whole.
                 (Form::Pc32 | Form::Pc64, _) => Some(Field::Is(compute(fix.form, base, 0, place))),
                 (_, None) => Some(Field::Untold),
-                (_, Some(actual)) => {
-                    Some(Field::Is(compute(fix.form, base, actual.wrapping_sub(place), place)))
-                }
+                (_, Some(actual)) => Some(Field::Is(compute(
+                    fix.form,
+                    base,
+                    actual.wrapping_sub(place),
+                    place,
+                ))),
             },
             Target::OneOf(list) => self.one_of(list, offset, fix, base, place, actual),
             Target::Unknown(unknown) => {
                 let relative = matches!(fix.form, Form::Pc32 | Form::Pc64);
                 let from = if relative { actual } else { Some(place) };
-                let Some(from) = from else { return Some(Field::Untold) };
+                let Some(from) = from else {
+                    return Some(Field::Untold);
+                };
                 match self.known(unknown, solved) {
                     Some(known) => Some(Field::Is(compute(fix.form, base, known, from))),
                     None => self.solve(unknown, offset, fix.form, base, from),
@@ -350,13 +389,16 @@ impl<'a> Check<'a> {
     }
 
     fn known(&self, unknown: u16, solved: &[(u16, u64)]) -> Option<u64> {
-        let here = solved.iter().find(|(u, _)| *u == unknown).map(|(_, value)| *value);
-        here.or_else(|| self.solver.get(unknown)).or_else(|| self.learnt.get(unknown)).or_else(|| {
-            match self.part.values.unknowns.get(usize::from(unknown))? {
+        let here = solved
+            .iter()
+            .find(|(u, _)| *u == unknown)
+            .map(|(_, value)| *value);
+        here.or_else(|| self.solver.get(unknown))
+            .or_else(|| self.learnt.get(unknown))
+            .or_else(|| match self.part.values.unknowns.get(usize::from(unknown))? {
                 Unknown::Symbol(name) => self.env.symbol(name),
                 _ => None,
-            }
-        })
+            })
     }
 
     /// The bytes of a field as the page shows them; `None` if it does not show all.
@@ -387,8 +429,11 @@ impl<'a> Check<'a> {
             return Some(Field::Accepted);
         }
         let elsewhere = actual.map(|actual| distance.wrapping_add(actual))?;
-        let known =
-            if list == PARAVIRT { self.env.is_paravirt(elsewhere) } else { self.env.is_function(elsewhere) };
+        let known = if list == PARAVIRT {
+            self.env.is_paravirt(elsewhere)
+        } else {
+            self.env.is_function(elsewhere)
+        };
         known.then_some(Field::Accepted)
     }
 
@@ -407,10 +452,14 @@ impl<'a> Check<'a> {
 
     fn solve(&self, unknown: u16, offset: i64, form: Form, base: u64, from: u64) -> Option<Field> {
         let about = self.part.values.unknowns.get(usize::from(unknown))?;
-        if matches!(about, Unknown::Symbol(_)) {
+        if let Unknown::Symbol(name) = about
+            && !self.env.is_data(name)
+        {
             return Some(Field::Untold);
         }
-        let Some(shown) = self.field_shown(offset, form) else { return Some(Field::Untold) };
+        let Some(shown) = self.field_shown(offset, form) else {
+            return Some(Field::Untold);
+        };
         let value = match form {
             Form::Abs64 => shown.wrapping_sub(base),
             Form::Abs32 => sign_extend(shown.wrapping_sub(base)),
@@ -423,11 +472,25 @@ impl<'a> Check<'a> {
         plausible(about, value).then_some(Field::Solved(unknown, value))
     }
 
-    fn explain(&mut self, site: &Site) {
+    fn explain(&mut self, site: &Site, value: &Value) {
         self.mark(site);
-        if self.differs(site) {
-            let used = self.used(site);
-            self.result.uses.extend(used);
+        if !self.differs(site) {
+            return;
+        }
+        let used = self.used(site).map(|used| SiteUse {
+            kind: self.kind(site, value),
+            ..used
+        });
+        self.result.uses.extend(used);
+    }
+
+    /// What changed a site: the part's own bytes with their fields moved are a relocation, whoever else may rewrite them.
+    fn kind(&self, site: &Site, value: &Value) -> SiteKind {
+        let moved = value.bytes.is_empty() && value.fixes.iter().all(|f| f.to != Target::Nothing);
+        match self.part.kind {
+            _ if !moved || value.fixes.is_empty() || site.kind == SiteKind::RuntimeConstant => site.kind,
+            PartKind::KernelText | PartKind::KernelInit => SiteKind::Kaslr,
+            _ => SiteKind::Relocation,
         }
     }
 
@@ -461,7 +524,11 @@ impl<'a> Check<'a> {
                 }
                 Some(_) if *explained => {}
                 Some(before) => {
-                    self.result.differences.push(Difference { offset: page_offset, before, after: *after });
+                    self.result.differences.push(Difference {
+                        offset: page_offset,
+                        before,
+                        after: *after,
+                    });
                 }
             }
         }
@@ -485,7 +552,10 @@ enum Field {
 }
 
 fn mark(free: &mut [bool], fix: &Fix) {
-    free.iter_mut().skip(usize::from(fix.at)).take(fix.form.len()).for_each(|f| *f = true);
+    free.iter_mut()
+        .skip(usize::from(fix.at))
+        .take(fix.form.len())
+        .for_each(|f| *f = true);
 }
 
 fn site_end(site: &Site) -> i64 {
@@ -518,7 +588,9 @@ fn sign_extend(value: u64) -> u64 {
 
 /// Whether an address is listed.
 fn in_list(values: &Values, list: u16, target: u64) -> bool {
-    let Some(list) = values.lists.get(usize::from(list)) else { return false };
+    let Some(list) = values.lists.get(usize::from(list)) else {
+        return false;
+    };
     let offset = u32::try_from(target.wrapping_sub(values.lists_from));
     offset.is_ok_and(|offset| list.binary_search(&offset).is_ok())
 }
@@ -526,21 +598,23 @@ fn in_list(values: &Values, list: u16, target: u64) -> bool {
 /// Whether an unknown can be this at all.
 fn plausible(about: &Unknown, value: u64) -> bool {
     const MIB2: u64 = 0x20_0000;
+    // The kernel and its modules live in the top 2 GiB (`Documentation/arch/x86/x86_64/mm.rst`).
+    const MODULES: u64 = 0xffff_ffff_8000_0000;
     match about {
-        Unknown::Slide => value % MIB2 == 0 && value < 0x4000_0000,
+        Unknown::Slide => value.is_multiple_of(MIB2) && value < 0x4000_0000,
         Unknown::Section { align, per_cpu, .. } => {
-            let aligned = value % (*align).max(1) == 0;
-            // Modules live in the top 2 GiB (`MODULES_VADDR` in `Documentation/arch/x86/x86_64/mm.rst`).
-            aligned && (*per_cpu || value >= 0xffff_ffff_8000_0000)
+            let aligned = value.is_multiple_of((*align).max(1));
+            aligned && (*per_cpu || value >= MODULES)
         }
-        Unknown::Symbol(_) => false,
-        Unknown::RealModeBase => value % 4096 == 0 && value < 0x10_0000,
+        // Data of another module.
+        Unknown::Symbol(_) => value >= MODULES,
+        Unknown::RealModeBase => value.is_multiple_of(4096) && value < 0x10_0000,
         Unknown::RuntimePointer(name) if name == "USER_PTR_MAX" => {
             // With 4 levels, with 5, and with address masking: `arch/x86/kernel/cpu/common.c`.
             [0x7fff_ffff_f000, 0xff_ffff_ffff_f000, 0x7fff_ffff_ffff_f000].contains(&value)
         }
         // A boot-time allocation: `SMP_CACHE_BYTES`.
-        Unknown::RuntimePointer(_) => value >> 56 == 0xff && value % 64 == 0,
+        Unknown::RuntimePointer(_) => value >> 56 == 0xff && value.is_multiple_of(64),
         Unknown::RuntimeShift(_) => (1..64).contains(&value),
     }
 }

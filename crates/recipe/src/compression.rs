@@ -53,8 +53,12 @@ impl Format {
                 self.read(liblzma::read::XzDecoder::new_stream(data, stream), limit)
             }
             Self::Zstd => {
-                let mut reader = zstd::Decoder::with_buffer(data).map_err(|e| error(&e))?.single_frame();
-                reader.window_log_max(MAX_ZSTD_WINDOW_LOG).map_err(|e| error(&e))?;
+                let mut reader = zstd::Decoder::with_buffer(data)
+                    .map_err(|e| error(&e))?
+                    .single_frame();
+                reader
+                    .window_log_max(MAX_ZSTD_WINDOW_LOG)
+                    .map_err(|e| error(&e))?;
                 self.read(reader, limit)
             }
             Self::Gzip => self.read(flate2::read::GzDecoder::new(data), limit),
@@ -65,9 +69,15 @@ impl Format {
     fn read(self, reader: impl Read, limit: usize) -> Result<Vec<u8>, RecipeError> {
         let mut out = Vec::new();
         let most = u64::try_from(limit).unwrap_or(u64::MAX).saturating_add(1);
-        reader.take(most).read_to_end(&mut out).map_err(|e| self.error(&e))?;
+        reader
+            .take(most)
+            .read_to_end(&mut out)
+            .map_err(|e| self.error(&e))?;
         if out.len() > limit {
-            return Err(RecipeError::TooLarge { what: "a decompressed file", limit });
+            return Err(RecipeError::TooLarge {
+                what: "a decompressed file",
+                limit,
+            });
         }
         Ok(out)
     }
@@ -78,10 +88,15 @@ impl Format {
         while let Some((len, after)) = rest.split_first_chunk::<4>() {
             let len = usize::try_from(u32::from_le_bytes(*len)).unwrap_or(usize::MAX);
             // The kernel's build appends the uncompressed size, which is no block of this length.
-            let Some(block) = after.get(..len).filter(|_| len > 0) else { break };
+            let Some(block) = after.get(..len).filter(|_| len > 0) else {
+                break;
+            };
             let plain = lz4_flex::block::decompress(block, LZ4_BLOCK).map_err(|e| self.error(&e))?;
             if out.len().saturating_add(plain.len()) > limit {
-                return Err(RecipeError::TooLarge { what: "a decompressed file", limit });
+                return Err(RecipeError::TooLarge {
+                    what: "a decompressed file",
+                    limit,
+                });
             }
             out.extend_from_slice(&plain);
             rest = after.get(len..).unwrap_or(&[]);
@@ -90,7 +105,10 @@ impl Format {
     }
 
     fn error(self, reason: &dyn std::fmt::Display) -> RecipeError {
-        RecipeError::Compression { format: self.name(), reason: reason.to_string() }
+        RecipeError::Compression {
+            format: self.name(),
+            reason: reason.to_string(),
+        }
     }
 }
 
@@ -123,7 +141,11 @@ mod tests {
         let data = b"text ".repeat(1000);
         for (format, stream) in every_format(&data) {
             assert_eq!(Format::of(&stream), Some(format));
-            assert_eq!(format.decompress(&stream, data.len()).unwrap(), data, "{format:?}");
+            assert_eq!(
+                format.decompress(&stream, data.len()).unwrap(),
+                data,
+                "{format:?}"
+            );
         }
     }
 
@@ -141,7 +163,10 @@ mod tests {
         let data = b"text ".repeat(1000);
         for (format, stream) in every_format(&data) {
             let cut = format.decompress(&stream[..stream.len() / 2], data.len());
-            assert!(cut.is_err() || cut.is_ok_and(|d| d.len() < data.len()), "{format:?}");
+            assert!(
+                cut.is_err() || cut.is_ok_and(|d| d.len() < data.len()),
+                "{format:?}"
+            );
         }
     }
 }

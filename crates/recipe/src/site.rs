@@ -75,13 +75,21 @@ impl Value {
     /// The part's own bytes, as they are.
     #[must_use]
     pub fn own() -> Self {
-        Self { bytes: Vec::new(), fixes: Vec::new(), poked: false }
+        Self {
+            bytes: Vec::new(),
+            fixes: Vec::new(),
+            poked: false,
+        }
     }
 
     /// These bytes, whatever the addresses.
     #[must_use]
     pub fn fixed(bytes: impl Into<Vec<u8>>) -> Self {
-        Self { bytes: bytes.into(), fixes: Vec::new(), poked: false }
+        Self {
+            bytes: bytes.into(),
+            fixes: Vec::new(),
+            poked: false,
+        }
     }
 }
 

@@ -98,7 +98,10 @@ impl<'a> Elf<'a> {
 
     fn part(&self) -> Option<Part> {
         let sections = self.sections()?;
-        let end = sections.iter().map(|s| s.va.saturating_add(bytes::wide(s.raw.len()))).max()?;
+        let end = sections
+            .iter()
+            .map(|s| s.va.saturating_add(bytes::wide(s.raw.len())))
+            .max()?;
         let table = self.word(0, 0x20, 0x28)?;
         let count = bytes::wide(self.half(0x30, 0x3c)?.checked_mul(self.half(0x2e, 0x3a)?)?);
         let len = bytes::index(end.max(table.checked_add(count)?)).checked_next_multiple_of(4096)?;
@@ -106,12 +109,23 @@ impl<'a> Elf<'a> {
             return None;
         }
         let file = self.file.get(..len)?.to_vec();
-        let whole = Section { name: "vdso".to_owned(), va: 0, execute: true, raw: file.clone(), linked: None };
+        let whole = Section {
+            name: "vdso".to_owned(),
+            va: 0,
+            execute: true,
+            raw: file.clone(),
+            linked: None,
+        };
         let tables = Image::new(sections, Vec::new());
         let (rewrites, _) = rewrites(&tables, &NoNames)?;
         let image = Image::new(vec![whole], Vec::new());
         let moving = SiteKind::Relocation;
-        let recipe = Recipe { image: &image, rewrites, moving, paravirt: Target::Nothing };
+        let recipe = Recipe {
+            image: &image,
+            rewrites,
+            moving,
+            paravirt: Target::Nothing,
+        };
         let (sites, values) = recipe.sites(0, len, &mut Skipped::default());
         let name = match (self.wide, self.machine) {
             (true, _) => "vdso64",
@@ -119,7 +133,15 @@ impl<'a> Elf<'a> {
             (false, _) => "vdso32",
         };
         let placement = Placement::Aligned(4096);
-        Some(Part { kind: PartKind::Vdso, name: name.to_owned(), link: 0, placement, bytes: file, sites, values })
+        Some(Part {
+            kind: PartKind::Vdso,
+            name: name.to_owned(),
+            link: 0,
+            placement,
+            bytes: file,
+            sites,
+            values,
+        })
     }
 
     /// Sections with bytes, at their addresses: offsets, as a vDSO is linked at 0.

@@ -35,7 +35,9 @@ impl Tally {
             *sites += 1;
             let changed = (0..used.len).filter(|i| {
                 let offset = usize::from(used.offset + i);
-                let own = usize::try_from(at).ok().and_then(|at| part.bytes.get(at + offset));
+                let own = usize::try_from(at)
+                    .ok()
+                    .and_then(|at| part.bytes.get(at + offset));
                 own != Some(&page[offset])
             });
             *bytes += changed.count();
@@ -75,7 +77,10 @@ impl Tally {
             self.undecided
         );
         for (kind, (sites, bytes)) in &self.uses {
-            println!("    {:<16} {sites:>8} sites {bytes:>9} bytes", format!("{kind:?}"));
+            println!(
+                "    {:<16} {sites:>8} sites {bytes:>9} bytes",
+                format!("{kind:?}")
+            );
         }
     }
 }
@@ -85,15 +90,25 @@ fn undecided(part: &Part, at: i64, found: &Comparison) {
         let offset = at + i64::from(used.offset);
         let site = part.sites.iter().rev().find(|s| i64::from(s.at) <= offset);
         let set = site.and_then(|s| part.values.sets.get(s.set as usize));
-        let fixes: Vec<_> = set.into_iter().flatten().flat_map(|v| &v.fixes).map(|f| f.to).collect();
+        let fixes: Vec<_> = set
+            .into_iter()
+            .flatten()
+            .flat_map(|v| &v.fixes)
+            .map(|f| f.to)
+            .collect();
         let unknowns: Vec<_> = fixes
             .iter()
             .map(|to| match to {
-                nephoscope_recipe::Target::Unknown(u) => format!("{:?}", part.values.unknowns[usize::from(*u)]),
+                nephoscope_recipe::Target::Unknown(u) => {
+                    format!("{:?}", part.values.unknowns[usize::from(*u)])
+                }
                 other => format!("{other:?}"),
             })
             .collect();
-        println!("  {} {offset:#x}: {:?} of {} bytes undecided: {unknowns:?}", part.name, used.kind, used.len);
+        println!(
+            "  {} {offset:#x}: {:?} of {} bytes undecided: {unknowns:?}",
+            part.name, used.kind, used.len
+        );
     }
 }
 
@@ -103,16 +118,44 @@ fn show(part: &Part, at: i64, page: &[u8; 4096], found: &Comparison) {
     let from = first.saturating_sub(4);
     let to = (first + 48).min(4096);
     let own: Vec<Option<u8>> = (from..to)
-        .map(|o| usize::try_from(at + i64::try_from(o).unwrap()).ok().and_then(|o| part.bytes.get(o).copied()))
+        .map(|o| {
+            usize::try_from(at + i64::try_from(o).unwrap())
+                .ok()
+                .and_then(|o| part.bytes.get(o).copied())
+        })
         .collect();
-    let own: Vec<String> = own.iter().map(|b| b.map_or("--".into(), |b| format!("{b:02x}"))).collect();
-    println!("  {} {link:#x}: {} differences", part.name, found.differences.len());
+    let own: Vec<String> = own
+        .iter()
+        .map(|b| b.map_or("--".into(), |b| format!("{b:02x}")))
+        .collect();
+    println!(
+        "  {} {link:#x}: {} differences",
+        part.name,
+        found.differences.len()
+    );
     println!("    file  {}", own.join(" "));
-    println!("    guest {}", page[from..to].iter().map(|b| format!("{b:02x}")).collect::<Vec<_>>().join(" "));
+    println!(
+        "    guest {}",
+        page[from..to]
+            .iter()
+            .map(|b| format!("{b:02x}"))
+            .collect::<Vec<_>>()
+            .join(" ")
+    );
     let offset = u32::try_from(at + i64::try_from(first).unwrap()).unwrap_or(0);
-    if let Some(site) = part.sites.iter().find(|s| s.at <= offset && offset < s.at + u32::from(s.len)) {
+    if let Some(site) = part
+        .sites
+        .iter()
+        .find(|s| s.at <= offset && offset < s.at + u32::from(s.len))
+    {
         let set = &part.values.sets[site.set as usize];
-        println!("    site {:?} +{} len {}, {} values", site.kind, site.at, site.len, set.len());
+        println!(
+            "    site {:?} +{} len {}, {} values",
+            site.kind,
+            site.at,
+            site.len,
+            set.len()
+        );
         for value in set.iter().take(12) {
             println!("      {:02x?} {:?}", value.bytes, value.fixes);
         }
@@ -139,7 +182,8 @@ impl World<'_> {
         self.kernel.parts.iter().any(|p| {
             let offset = u32::try_from(link.wrapping_sub(p.values.lists_from)).ok();
             let list = p.values.lists.get(usize::from(list));
-            list.zip(offset).is_some_and(|(list, o)| list.binary_search(&o).is_ok())
+            list.zip(offset)
+                .is_some_and(|(list, o)| list.binary_search(&o).is_ok())
         })
     }
 }
@@ -155,7 +199,11 @@ impl Env for World<'_> {
         if let Some(link) = export(self.kernel, name) {
             // Per-cpu symbols are offsets, and do not move.
             let moves = link >= 0xffff_ffff_8000_0000;
-            return Some(if moves { link.wrapping_add(self.slide) } else { link });
+            return Some(if moves {
+                link.wrapping_add(self.slide)
+            } else {
+                link
+            });
         }
         let mut modules = self.modules.iter();
         modules.find_map(|m| module::resolve(&m.object, m.base, &m.solver, export(&m.object, name)?))
@@ -167,23 +215,52 @@ impl Env for World<'_> {
                 let offset = u32::try_from(va.wrapping_sub(m.base)).ok();
                 let part = m.object.parts.iter().find(|p| p.kind == PartKind::ModuleText);
                 let list = part.and_then(|p| p.values.lists.first());
-                list.zip(offset).is_some_and(|(list, o)| list.binary_search(&o).is_ok())
+                list.zip(offset)
+                    .is_some_and(|(list, o)| list.binary_search(&o).is_ok())
             })
     }
 
     fn is_paravirt(&self, va: u64) -> bool {
         self.in_list(va, PARAVIRT)
     }
+
+    fn is_data(&self, name: &str) -> bool {
+        self.modules
+            .iter()
+            .any(|m| export(&m.object, name).is_some_and(module::is_data))
+    }
 }
 
-pub(crate) fn check(options: &Options, modules: &[Module], snapshot: &Snapshot) -> Result<bool> {
+pub(crate) fn check(options: &Options, modules: &[Module], snapshot: &mut Snapshot) -> Result<bool> {
     let file = fs::read(&options.kernel)?;
     let (kernel, skipped) = kernel::recognise_counting(&file)?;
-    println!("{}: left out {skipped:?}", kernel.facts.name.as_deref().unwrap_or("?"));
-    let text = kernel.parts.iter().find(|p| p.kind == PartKind::KernelText).context("no text")?;
-    let slide = slide(text, snapshot).context("no slide fits")?;
-    println!("slide {slide:#x}, {} levels", if snapshot.five_levels { 5 } else { 4 });
-    let mut world = World { kernel: &kernel, slide, modules: Vec::new() };
+    println!(
+        "{}: left out {skipped:?}",
+        kernel.facts.name.as_deref().unwrap_or("?")
+    );
+    let text = kernel
+        .parts
+        .iter()
+        .find(|p| p.kind == PartKind::KernelText)
+        .context("no text")?;
+    let slide = match slide(text, snapshot) {
+        Some(slide) => slide,
+        None => {
+            // The user half of a page-table-isolation pair maps next to nothing of the kernel.
+            snapshot.root &= !0x1000;
+            slide(text, snapshot).context("no slide fits")?
+        }
+    };
+    let snapshot = &*snapshot;
+    println!(
+        "slide {slide:#x}, {} levels",
+        if snapshot.five_levels { 5 } else { 4 }
+    );
+    let mut world = World {
+        kernel: &kernel,
+        slide,
+        modules: Vec::new(),
+    };
     let mut refused = 0;
     for loaded in modules {
         let Some(base) = base(&snapshot.console, &loaded.name) else {
@@ -192,7 +269,11 @@ pub(crate) fn check(options: &Options, modules: &[Module], snapshot: &Snapshot) 
         };
         let (object, skipped) = module::recognise_counting(&loaded.file)?;
         refused += skipped.too_many_contents + skipped.outside;
-        world.modules.push(Loaded { object, base, solver: Solver::default() });
+        world.modules.push(Loaded {
+            object,
+            base,
+            solver: Solver::default(),
+        });
     }
     let mut good = true;
     let mut all = Tally::default();
@@ -204,7 +285,10 @@ pub(crate) fn check(options: &Options, modules: &[Module], snapshot: &Snapshot) 
             let text = here.object.parts.iter().find(|p| p.kind == PartKind::ModuleText);
             let text = text.with_context(|| format!("{:?} has no text", here.object.facts.name))?;
             let mut solver = here.solver.clone();
-            let mut tally = Tally { quiet: !last, ..Tally::default() };
+            let mut tally = Tally {
+                quiet: !last,
+                ..Tally::default()
+            };
             part_pages(text, here.base, snapshot, &world, &mut solver, &mut tally);
             if last && (tally.pages != tally.equal || tally.missing != 0) {
                 good = false;
@@ -214,7 +298,10 @@ pub(crate) fn check(options: &Options, modules: &[Module], snapshot: &Snapshot) 
             world.modules[number].solver = solver;
         }
     }
-    all.print(&format!("{} modules ({refused} sites left out)", world.modules.len()));
+    all.print(&format!(
+        "{} modules ({refused} sites left out)",
+        world.modules.len()
+    ));
     for part in &kernel.parts {
         let wanted = match part.kind {
             PartKind::KernelText => true,
@@ -251,7 +338,9 @@ fn slide(text: &Part, snapshot: &Snapshot) -> Option<u64> {
 /// Where the console says that a module is.
 fn base(console: &str, name: &str) -> Option<u64> {
     let prefix = format!("kernel-guest-module {name} ");
-    let line = console.lines().find_map(|l| l.find(&prefix).map(|at| &l[at + prefix.len()..]))?;
+    let line = console
+        .lines()
+        .find_map(|l| l.find(&prefix).map(|at| &l[at + prefix.len()..]))?;
     let address = line.split(' ').find_map(|word| word.trim().strip_prefix("0x"))?;
     u64::from_str_radix(address, 16).ok()
 }
@@ -289,7 +378,9 @@ pub(crate) fn part_pages(
 
 fn learn_from_all(part: &Part, slide: u64, snapshot: &Snapshot, env: &dyn Env, solver: &mut Solver) {
     for number in 0..part.bytes.len() as u64 / 4096 {
-        let va = (part.link & !0xfff).wrapping_add(slide).wrapping_add(number * 4096);
+        let va = (part.link & !0xfff)
+            .wrapping_add(slide)
+            .wrapping_add(number * 4096);
         let at = va.wrapping_sub(slide).wrapping_sub(part.link).cast_signed();
         if let Some(page) = snapshot.page(va) {
             compare(part, at, Some(va), page, solver, env).learn(solver);

@@ -48,7 +48,15 @@ pub(crate) fn boot(options: &Options, modules: &[Module]) -> Result<Snapshot> {
     fs::write(&initrd, initial_files(options, modules)?)?;
     let socket = dir.path().join("qmp");
     let mut child = Command::new("qemu-system-x86_64")
-        .args(["-accel", "tcg", "-nodefaults", "-display", "none", "-no-reboot", "-m"])
+        .args([
+            "-accel",
+            "tcg",
+            "-nodefaults",
+            "-display",
+            "none",
+            "-no-reboot",
+            "-m",
+        ])
         .arg(format!("{}M", MEMORY_BYTES >> 20))
         .args(["-cpu", &options.cpu, "-smp", &options.smp, "-serial", "stdio"])
         .args(["-device", "virtio-net-pci", "-device", "virtio-rng-pci"])
@@ -122,7 +130,10 @@ fn initial_files(options: &Options, modules: &[Module]) -> Result<Vec<u8>> {
     for module in modules {
         let path = format!("modules/{}.ko", module.name);
         files.program(&path, &module.plain);
-        init.push_str(&format!("$bb insmod /{path} || echo kernel-guest-refused {}\n", module.name));
+        init.push_str(&format!(
+            "$bb insmod /{path} || echo kernel-guest-refused {}\n",
+            module.name
+        ));
     }
     init.push_str(&format!(
         "$bb sleep 1\n$bb sed 's/^/kernel-guest-module /' /proc/modules\n\

@@ -75,7 +75,11 @@ impl Options {
 fn main() -> Result<ExitCode> {
     let options = Options::parse()?;
     let modules = modules::in_order(&options)?;
-    let snapshot = guest::boot(&options, &modules)?;
-    let good = check::check(&options, &modules, &snapshot)?;
-    Ok(if good { ExitCode::SUCCESS } else { ExitCode::FAILURE })
+    let mut snapshot = guest::boot(&options, &modules)?;
+    let good = check::check(&options, &modules, &mut snapshot)?;
+    Ok(if good {
+        ExitCode::SUCCESS
+    } else {
+        ExitCode::FAILURE
+    })
 }

@@ -20,7 +20,9 @@ pub(crate) struct Module {
 
 /// The modules named on the command line after those that they need.
 pub(crate) fn in_order(options: &Options) -> Result<Vec<Module>> {
-    let Some(dir) = &options.modules else { return Ok(Vec::new()) };
+    let Some(dir) = &options.modules else {
+        return Ok(Vec::new());
+    };
     let mut paths = HashMap::new();
     find(dir, &mut paths)?;
     let mut ordered = Vec::new();
@@ -64,9 +66,18 @@ fn add(name: &str, paths: &HashMap<String, PathBuf>, ordered: &mut Vec<Module>) 
         let len = memchr::memchr(0, text).unwrap_or(0);
         std::str::from_utf8(&text[..len]).unwrap_or("")
     });
-    for needed in needs.split(',').filter(|n| !n.is_empty()).map(str::to_owned).collect::<Vec<_>>() {
+    for needed in needs
+        .split(',')
+        .filter(|n| !n.is_empty())
+        .map(str::to_owned)
+        .collect::<Vec<_>>()
+    {
         add(&needed.replace('-', "_"), paths, ordered)?;
     }
-    ordered.push(Module { name: name.to_owned(), file, plain });
+    ordered.push(Module {
+        name: name.to_owned(),
+        file,
+        plain,
+    });
     Ok(())
 }

@@ -45,7 +45,9 @@ const MAX_LEN: usize = 254;
 
 /// Reads the table. The dialect is the one in which every entry makes sense; `None` if neither is.
 pub(crate) fn read(image: &Image, range: Option<(u64, u64)>) -> Option<Vec<Alternative>> {
-    let Some((va, table)) = image.table(".altinstructions", range) else { return Some(Vec::new()) };
+    let Some((va, table)) = image.table(".altinstructions", range) else {
+        return Some(Vec::new());
+    };
     if table.is_empty() {
         return Some(Vec::new());
     }
@@ -69,7 +71,9 @@ pub(crate) fn read(image: &Image, range: Option<(u64, u64)>) -> Option<Vec<Alter
 
 fn one(image: &Image, entry: u64, fields: &[u8], dialect: Dialect) -> Option<Alternative> {
     let va = entry.wrapping_add_signed(bytes::i32_at(fields, 0)?.into());
-    let replacement = entry.wrapping_add(4).wrapping_add_signed(bytes::i32_at(fields, 4)?.into());
+    let replacement = entry
+        .wrapping_add(4)
+        .wrapping_add_signed(bytes::i32_at(fields, 4)?.into());
     let (flags, lens) = match dialect {
         Dialect::Old => (0, 10),
         Dialect::New => (bytes::u16_at(fields, 10)?, 12),
@@ -103,11 +107,15 @@ impl Alternative {
     /// place can hold by then.
     pub(crate) fn apply(&self, content: &Content, at: usize, replacements: &[Content]) -> Applied {
         let mut applied = Applied::default();
-        let Some(here) = content.part(at, self.len) else { return applied };
+        let Some(here) = content.part(at, self.len) else {
+            return applied;
+        };
         let optimised = self.optimise(&here);
         applied.done.extend(content.with(at, &optimised));
         for replacement in replacements {
-            let Some(mut new) = self.moved(replacement) else { continue };
+            let Some(mut new) = self.moved(replacement) else {
+                continue;
+            };
             new.bytes.resize(self.len, insn::NOP);
             applied.on_the_way.extend(content.with(at, &new));
             applied.done.extend(content.with(at, &self.optimise(&new)));
@@ -157,9 +165,15 @@ impl Alternative {
         let mut new = replacement.clone();
         let mut at = 0usize;
         while at < new.bytes.len() {
-            let Some(insn) = new.bytes.get(at..).and_then(Insn::decode) else { break };
+            let Some(insn) = new.bytes.get(at..).and_then(Insn::decode) else {
+                break;
+            };
             let next = at.checked_add(insn.len)?;
-            let field = if insn.is_relative_branch() { insn.immediate } else { None };
+            let field = if insn.is_relative_branch() {
+                insn.immediate
+            } else {
+                None
+            };
             let mut moved = false;
             for (offset, size) in [field, insn.rip_relative].into_iter().flatten() {
                 moved |= self.move_field(&mut new, at, next, offset, size, distance)?;
@@ -211,14 +225,21 @@ fn jump_old(rel: i64) -> Option<Content> {
     // `n_dspl`, from the start of the instruction.
     let from_start = rel.checked_add(5)?;
     let short = from_start.checked_sub(2)?;
-    let fits = if from_start >= 0 { short <= 127 } else { (short & 0xff) == short };
+    let fits = if from_start >= 0 {
+        short <= 127
+    } else {
+        (short & 0xff) == short
+    };
     if fits {
         let distance = i8::try_from(short).ok()?.cast_unsigned();
         return Some(Content::fixed(&[insn::JMP8, distance, 0x0f, 0x1f, 0x00]));
     }
     let mut new = vec![insn::JMP32];
     new.extend(i32::try_from(rel).ok()?.to_le_bytes());
-    Some(Content { bytes: new, fixes: Vec::new() })
+    Some(Content {
+        bytes: new,
+        fixes: Vec::new(),
+    })
 }
 
 /// `jmp rel32` becomes `jmp rel8; int3…` where it reaches.

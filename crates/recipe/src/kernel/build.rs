@@ -78,10 +78,26 @@ impl Recipe<'_> {
                 skipped.too_many_contents = skipped.too_many_contents.saturating_add(1);
                 continue;
             };
-            let kind = cluster.rewrites.iter().map(|r| r.kind).min().unwrap_or(self.moving);
-            sites.push(Site { at, len: short, kind, set: interner.set(values) });
+            let kind = cluster
+                .rewrites
+                .iter()
+                .map(|r| r.kind)
+                .min()
+                .unwrap_or(self.moving);
+            sites.push(Site {
+                at,
+                len: short,
+                kind,
+                set: interner.set(values),
+            });
         }
-        (sites, Values { sets: interner.sets, ..Values::default() })
+        (
+            sites,
+            Values {
+                sets: interner.sets,
+                ..Values::default()
+            },
+        )
     }
 
     fn clusters(&self, va: u64, end: u64) -> Vec<Cluster<'_>> {
@@ -90,7 +106,11 @@ impl Recipe<'_> {
         let rewrites = self.rewrites.get(from..to).unwrap_or(&[]).iter();
         let rewrites = rewrites.map(|r| (r.va, r.len, Some(r)));
         let moving = self.image.moving_in(va, bytes::index(end.saturating_sub(va)));
-        let mut items: Vec<_> = moving.iter().map(|m| (m.va, m.form.len(), None)).chain(rewrites).collect();
+        let mut items: Vec<_> = moving
+            .iter()
+            .map(|m| (m.va, m.form.len(), None))
+            .chain(rewrites)
+            .collect();
         items.sort_by_key(|(va, ..)| *va);
         let mut clusters: Vec<Cluster<'_>> = Vec::new();
         for (va, len, rewrite) in items {
@@ -100,7 +120,11 @@ impl Recipe<'_> {
                     cluster.end = cluster.end.max(end);
                     cluster.rewrites.extend(rewrite);
                 }
-                None => clusters.push(Cluster { va, end, rewrites: rewrite.into_iter().collect() }),
+                None => clusters.push(Cluster {
+                    va,
+                    end,
+                    rewrites: rewrite.into_iter().collect(),
+                }),
             }
         }
         // Where entries name one place twice, the kernel takes the second for done already.
@@ -111,8 +135,12 @@ impl Recipe<'_> {
     }
 
     fn values(&self, cluster: &Cluster<'_>, len: usize) -> Option<Vec<Value>> {
-        let own = Value { bytes: Vec::new(), fixes: self.image.fixes_in(cluster.va, len), poked: false };
-        if let [] = cluster.rewrites.as_slice() {
+        let own = Value {
+            bytes: Vec::new(),
+            fixes: self.image.fixes_in(cluster.va, len),
+            poked: false,
+        };
+        if cluster.rewrites.is_empty() {
             return Some(vec![own]);
         }
         if let [one] = cluster.rewrites.as_slice()
@@ -123,8 +151,7 @@ impl Recipe<'_> {
         }
         let poked = cluster.rewrites.iter().any(|r| r.poked && r.va == cluster.va);
         let replacements = |alternative: &Alternative| self.replacements(alternative);
-        let contents =
-            content::all_contents(self.image, cluster.va, len, &cluster.rewrites, &replacements)?;
+        let contents = content::all_contents(self.image, cluster.va, len, &cluster.rewrites, &replacements)?;
         let raw = self.image.raw(cluster.va, len)?;
         let values = contents.into_iter().map(|c| {
             if c.bytes == raw && c.fixes == own.fixes {
@@ -138,7 +165,10 @@ impl Recipe<'_> {
 
     /// The values of a rewrite that overlaps nothing, in a form that many sites share.
     fn simple(&self, rewrite: &Rewrite, own: &Value) -> Option<Vec<Value>> {
-        let mut values = vec![Value { poked: rewrite.poked, ..own.clone() }];
+        let mut values = vec![Value {
+            poked: rewrite.poked,
+            ..own.clone()
+        }];
         match &rewrite.how {
             How::Any(contents) => {
                 values.extend(contents.iter().map(|c| c.clone().into_value(rewrite.poked)));
@@ -150,8 +180,16 @@ impl Recipe<'_> {
                     return None;
                 }
                 let addend = by.checked_neg()?;
-                let fix = Fix { at: 1, form: Form::Abs32, to: Target::Nothing, addend };
-                values.push(Value { fixes: vec![fix], ..Value::own() });
+                let fix = Fix {
+                    at: 1,
+                    form: Form::Abs32,
+                    to: Target::Nothing,
+                    addend,
+                };
+                values.push(Value {
+                    fixes: vec![fix],
+                    ..Value::own()
+                });
             }
             How::Alternative(_) => return None,
         }

@@ -29,8 +29,12 @@ pub(crate) fn low32(value: u64) -> u32 {
 
 /// Overwrites the bytes at `at`; false if they do not fit.
 pub(crate) fn put(data: &mut [u8], at: usize, bytes: &[u8]) -> bool {
-    let Some(end) = at.checked_add(bytes.len()) else { return false };
-    data.get_mut(at..end).map(|into| into.copy_from_slice(bytes)).is_some()
+    let Some(end) = at.checked_add(bytes.len()) else {
+        return false;
+    };
+    data.get_mut(at..end)
+        .map(|into| into.copy_from_slice(bytes))
+        .is_some()
 }
 
 /// An address as an index.

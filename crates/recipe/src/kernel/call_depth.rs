@@ -4,12 +4,12 @@
 //! `skl_call_thunk_template` counts the call. No table names the paddings; they are before every function.
 
 use super::alternative::Alternative;
+use super::bytes;
 use super::content::{Content, How, Rewrite, Stage};
 use super::image::Image;
 use super::insn::{self, Insn};
 use super::tables::{Link, insn_at};
-use super::bytes;
-use crate::site::SiteKind;
+use crate::site::{Fix, Form, SiteKind};
 
 /// Calls that can be pointed into a padding.
 pub(crate) fn rewrites(image: &Image, link: &dyn Link, alternatives: &[Alternative]) -> Vec<Rewrite> {
@@ -18,7 +18,9 @@ pub(crate) fn rewrites(image: &Image, link: &dyn Link, alternatives: &[Alternati
         return Vec::new();
     }
     let sites = image.relative_table(".call_sites", link.range("__call_sites", "__call_sites_end"));
-    let calls = sites.into_iter().filter(|va| insn_at(image, *va).is_some_and(|(i, _)| i.opcode[0] == insn::CALL));
+    let calls = sites
+        .into_iter()
+        .filter(|va| insn_at(image, *va).is_some_and(|(i, _)| i.opcode[0] == insn::CALL));
     let replaced = alternatives.iter().filter(|a| a.len >= 5).map(|a| a.va);
     let fentry = link.address("__fentry__");
     calls
@@ -60,6 +62,38 @@ pub(crate) fn padding(image: &Image, template: u64, len: usize, function: u64) -
     Some(Rewrite {
         va,
         len,
+        stage: Stage::CallDepth,
+        kind: SiteKind::CallDepth,
+        how: How::Any(vec![thunk]),
+        poked: false,
+    })
+}
+
+/// The name under which a kernel's facts tell modules where the counter is (a per-cpu offset). It is no symbol.
+pub(crate) const COUNTER: &str = "call depth counter";
+
+/// The per-cpu offset that the template counts in.
+pub(crate) fn counter(image: &Image, template: u64) -> Option<u64> {
+    let (insn, bytes) = insn_at(image, template)?;
+    let (at, _) = insn.rip_relative.filter(|(_, size)| *size == 4)?;
+    let next = template.wrapping_add(bytes::wide(insn.len));
+    Some(next.wrapping_add_signed(bytes::i32_at(bytes, at)?.into()))
+}
+
+/// The padding before a module's function. The template is the kernel's: one `sarq $5, %gs:counter(%rip)`.
+pub(crate) fn module_padding(image: &Image, link: &dyn Link, function: u64) -> Option<Rewrite> {
+    const TEMPLATE: [u8; 9] = [0x65, 0x48, 0xc1, 0x3d, 0, 0, 0, 0, 5];
+    let va = function.checked_sub(9)?;
+    if image.linked(va, TEMPLATE.len())?.iter().any(|b| *b != insn::NOP) {
+        return None;
+    }
+    let (to, addend) = link.target(COUNTER)?;
+    // Relative to the next instruction: four bytes of field and one of immediate.
+    let fix = Fix { at: 4, form: Form::Pc32, to, addend: addend.checked_sub(5)? };
+    let thunk = Content { bytes: TEMPLATE.to_vec(), fixes: vec![fix] };
+    Some(Rewrite {
+        va,
+        len: TEMPLATE.len(),
         stage: Stage::CallDepth,
         kind: SiteKind::CallDepth,
         how: How::Any(vec![thunk]),

@@ -24,7 +24,10 @@ pub(crate) struct Content {
 
 impl Content {
     pub(crate) fn fixed(bytes: &[u8]) -> Self {
-        Self { bytes: bytes.to_vec(), fixes: Vec::new() }
+        Self {
+            bytes: bytes.to_vec(),
+            fixes: Vec::new(),
+        }
     }
 
     /// What the file has at an address.
@@ -57,14 +60,23 @@ impl Content {
         let bytes = self.bytes.get(at..at.checked_add(len)?)?.to_vec();
         let fixes = self.fixes.iter().filter_map(|f| {
             let from = usize::from(f.at).checked_sub(at)?;
-            (from.checked_add(f.form.len())? <= len)
-                .then_some(Fix { at: u16::try_from(from).ok()?, ..*f })
+            (from.checked_add(f.form.len())? <= len).then_some(Fix {
+                at: u16::try_from(from).ok()?,
+                ..*f
+            })
         });
-        Some(Self { bytes, fixes: fixes.collect() })
+        Some(Self {
+            bytes,
+            fixes: fixes.collect(),
+        })
     }
 
     pub(crate) fn into_value(self, poked: bool) -> Value {
-        Value { bytes: self.bytes, fixes: self.fixes, poked }
+        Value {
+            bytes: self.bytes,
+            fixes: self.fixes,
+            poked,
+        }
     }
 }
 
@@ -144,7 +156,11 @@ pub(crate) fn all_contents(
                 How::LockPrefix => {
                     next.insert(content.clone());
                     if matches!(content.bytes.get(at), Some(0xf0 | 0x3e)) {
-                        next.extend([0xf0, 0x3e].iter().filter_map(|b| content.with(at, &Content::fixed(&[*b]))));
+                        next.extend(
+                            [0xf0, 0x3e]
+                                .iter()
+                                .filter_map(|b| content.with(at, &Content::fixed(&[*b]))),
+                        );
                     }
                 }
             }

@@ -31,14 +31,19 @@ fn malformed(what: &'static str, at: u64) -> RecipeError {
 
 /// Reads a 64-bit little-endian x86 ELF file.
 pub(crate) fn read(file: &[u8]) -> Result<KernelElf, RecipeError> {
-    let header = elf::FileHeader64::<Endianness>::parse(file)
-        .map_err(|_| RecipeError::Other { expected: "a 64-bit ELF kernel" })?;
+    let header = elf::FileHeader64::<Endianness>::parse(file).map_err(|_| RecipeError::Other {
+        expected: "a 64-bit ELF kernel",
+    })?;
     let endian = header.endian().map_err(|_| malformed("the ELF header", 5))?;
     if header.e_machine(endian) != elf::EM_X86_64 || header.e_type(endian) != elf::ET_EXEC {
-        return Err(RecipeError::Other { expected: "an x86-64 kernel" });
+        return Err(RecipeError::Other {
+            expected: "an x86-64 kernel",
+        });
     }
     let table = header.e_shoff(endian);
-    let sections = header.sections(endian, file).map_err(|_| malformed("the section table", table))?;
+    let sections = header
+        .sections(endian, file)
+        .map_err(|_| malformed("the section table", table))?;
     if sections.len() > MAX_SECTIONS {
         return Err(malformed("the section table", table));
     }
@@ -76,7 +81,13 @@ pub(crate) fn read(file: &[u8]) -> Result<KernelElf, RecipeError> {
         segments.push((program.p_vaddr(endian), data.to_vec()));
     }
     let len = bytes::index(end).min(file.len());
-    Ok(KernelElf { sections: found, segments, len, entry: header.e_entry(endian), build_id })
+    Ok(KernelElf {
+        sections: found,
+        segments,
+        len,
+        entry: header.e_entry(endian),
+        build_id,
+    })
 }
 
 impl KernelElf {

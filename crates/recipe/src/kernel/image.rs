@@ -55,7 +55,12 @@ impl Image {
     fn holding(&self, va: u64) -> Option<&Section> {
         let after = self.sections.partition_point(|s| s.va <= va);
         // Empty sections share an address with their neighbour.
-        self.sections.get(..after)?.iter().rev().take(8).find(|s| va < s.end())
+        self.sections
+            .get(..after)?
+            .iter()
+            .rev()
+            .take(8)
+            .find(|s| va < s.end())
     }
 
     /// Whether an executable section holds the address.
@@ -72,7 +77,9 @@ impl Image {
 
     /// Linked bytes, at most `len`, fewer at the section's end.
     pub(crate) fn linked_up_to(&self, va: u64, len: usize) -> &[u8] {
-        let Some(section) = self.holding(va) else { return &[] };
+        let Some(section) = self.holding(va) else {
+            return &[];
+        };
         let at = bytes::index(va.saturating_sub(section.va));
         let all = section.linked();
         all.get(at..at.saturating_add(len).min(all.len())).unwrap_or(&[])
@@ -88,7 +95,9 @@ impl Image {
     /// The moving fields that begin in `[va, va + len)`.
     pub(crate) fn moving_in(&self, va: u64, len: usize) -> &[Moving] {
         let from = self.moving.partition_point(|m| m.va < va);
-        let to = self.moving.partition_point(|m| m.va < va.saturating_add(bytes::wide(len)));
+        let to = self
+            .moving
+            .partition_point(|m| m.va < va.saturating_add(bytes::wide(len)));
         self.moving.get(from..to).unwrap_or(&[])
     }
 
@@ -98,7 +107,12 @@ impl Image {
             .iter()
             .filter_map(|m| {
                 let at = u16::try_from(m.va.checked_sub(va)?).ok()?;
-                Some(Fix { at, form: m.form, to: m.to, addend: m.addend })
+                Some(Fix {
+                    at,
+                    form: m.form,
+                    to: m.to,
+                    addend: m.addend,
+                })
             })
             .collect()
     }
@@ -115,7 +129,9 @@ impl Image {
 
     /// The addresses that a table of self-relative 32-bit numbers names.
     pub(crate) fn relative_table(&self, name: &str, range: Option<(u64, u64)>) -> Vec<u64> {
-        let Some((va, table)) = self.table(name, range) else { return Vec::new() };
+        let Some((va, table)) = self.table(name, range) else {
+            return Vec::new();
+        };
         let mut entry = va;
         let mut found = Vec::with_capacity(table.len() / 4);
         for field in table.chunks_exact(4) {

@@ -87,11 +87,17 @@ fn prefixes(bytes: &[u8]) -> (usize, Option<u8>) {
     let legacy = bytes
         .iter()
         .take_while(|b| {
-            matches!(b, 0x66 | 0x67 | 0xf2 | 0xf3 | 0xf0 | 0x2e | 0x36 | 0x3e | 0x26 | 0x64 | 0x65)
+            matches!(
+                b,
+                0x66 | 0x67 | 0xf2 | 0xf3 | 0xf0 | 0x2e | 0x36 | 0x3e | 0x26 | 0x64 | 0x65
+            )
         })
         .count();
     let rex = usize::from(bytes.get(legacy).is_some_and(|b| b & 0xf0 == 0x40));
-    (legacy.saturating_add(rex), bytes.first().copied().filter(|_| legacy > 0))
+    (
+        legacy.saturating_add(rex),
+        bytes.first().copied().filter(|_| legacy > 0),
+    )
 }
 
 /// `optimize_nops` up to 6.6: runs of one-byte no-ops become the longest no-ops, at most 8 bytes each.
@@ -115,7 +121,9 @@ pub(crate) fn fill_with_nops(bytes: &mut [u8], at: usize, len: usize, longest: u
     let mut at = at;
     while left > 0 {
         let this = left.min(longest);
-        let (Some(nop), Some(into)) = (nop(this), bytes.get_mut(at..at.saturating_add(this))) else { return };
+        let (Some(nop), Some(into)) = (nop(this), bytes.get_mut(at..at.saturating_add(this))) else {
+            return;
+        };
         into.copy_from_slice(nop);
         at = at.saturating_add(this);
         left = left.saturating_sub(this);
@@ -126,7 +134,9 @@ pub(crate) fn fill_with_nops(bytes: &mut [u8], at: usize, len: usize, longest: u
 pub(crate) fn optimise_any_nops(bytes: &mut [u8]) {
     let mut at = 0;
     while at < bytes.len() {
-        let Some(insn) = bytes.get(at..).and_then(Insn::decode) else { return };
+        let Some(insn) = bytes.get(at..).and_then(Insn::decode) else {
+            return;
+        };
         let mut next = at.saturating_add(insn.len);
         if insn.is_nop() {
             if next == bytes.len() {
@@ -146,7 +156,9 @@ pub(crate) fn optimise_any_nops(bytes: &mut [u8]) {
 
 /// `add_nop` of 6.7 and later.
 fn one_nop(bytes: &mut [u8], at: usize, len: usize) {
-    let Some(into) = bytes.get_mut(at..at.saturating_add(len)) else { return };
+    let Some(into) = bytes.get_mut(at..at.saturating_add(len)) else {
+        return;
+    };
     if let Some(nop) = nop(len) {
         into.copy_from_slice(nop);
         return;

@@ -112,20 +112,31 @@ impl Tables {
             }
         }
         let (num_syms, names, count) = names_before(data, table)?;
-        Some(Self { tokens, names, count, num_syms, after_index: index_at.checked_add(512)? })
+        Some(Self {
+            tokens,
+            names,
+            count,
+            num_syms,
+            after_index: index_at.checked_add(512)?,
+        })
     }
 
     fn read(&self, data: &[u8]) -> Option<Kallsyms> {
         let offsets_len = self.count.checked_mul(4)?;
         // Up to 6.3: offsets, relative_base, num_syms. From 6.4: offsets and relative_base at the end.
         let base_before = self.num_syms.checked_sub(8)?;
-        let before = base_before.checked_sub(offsets_len).map(|o| (o & !7, base_before));
+        let before = base_before
+            .checked_sub(offsets_len)
+            .map(|o| (o & !7, base_before));
         let after = self.after_index.next_multiple_of(8);
         let after = Some((after, after.checked_add(offsets_len)?.next_multiple_of(8)));
-        let (offsets, base) = [before, after].into_iter().flatten().find_map(|(offsets, base)| {
-            let base = bytes::u64_at(data, base)?;
-            (base >> 31 == 0x1_ffff_ffff && base & 0xfff == 0).then_some((offsets, base))
-        })?;
+        let (offsets, base) = [before, after]
+            .into_iter()
+            .flatten()
+            .find_map(|(offsets, base)| {
+                let base = bytes::u64_at(data, base)?;
+                (base >> 31 == 0x1_ffff_ffff && base & 0xfff == 0).then_some((offsets, base))
+            })?;
         let mut symbols = Vec::with_capacity(self.count);
         let mut at = self.names;
         for i in 0..self.count {
@@ -136,7 +147,8 @@ impl Tables {
             let offset = bytes::i32_at(data, offsets.checked_add(i.checked_mul(4)?)?)?;
             // CONFIG_KALLSYMS_ABSOLUTE_PERCPU: not negative is absolute.
             let va = if offset < 0 {
-                base.wrapping_sub(1).wrapping_add_signed(i64::from(offset).checked_neg()?)
+                base.wrapping_sub(1)
+                    .wrapping_add_signed(i64::from(offset).checked_neg()?)
             } else {
                 u64::from(offset.cast_unsigned())
             };

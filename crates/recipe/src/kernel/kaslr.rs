@@ -18,13 +18,20 @@ pub(crate) fn relocations(payload: &[u8], elf_len: usize) -> Vec<Moving> {
     let mut at = payload.len() & !3;
     for form in [Form::Abs32, Form::Negative32, Form::Abs64] {
         loop {
-            let Some(entry) = at.checked_sub(4).filter(|e| *e >= elf_len & !3) else { return found };
+            let Some(entry) = at.checked_sub(4).filter(|e| *e >= elf_len & !3) else {
+                return found;
+            };
             at = entry;
             match bytes::i32_at(payload, at) {
                 None | Some(0) => break,
                 Some(address) => {
                     let va = i64::from(address).cast_unsigned();
-                    found.push(Moving { va, form, to: SLIDE, addend: 0 });
+                    found.push(Moving {
+                        va,
+                        form,
+                        to: SLIDE,
+                        addend: 0,
+                    });
                 }
             }
         }

@@ -10,7 +10,9 @@ const MAX_NAME_BYTES: usize = 512;
 pub(crate) fn exports(image: &Image) -> Vec<(String, u64)> {
     let mut found = Vec::new();
     for table in ["__ksymtab", "__ksymtab_gpl"] {
-        let Some((va, data)) = image.table(table, None) else { continue };
+        let Some((va, data)) = image.table(table, None) else {
+            continue;
+        };
         let mut entry = va;
         for fields in data.chunks_exact(12) {
             let value = bytes::i32_at(fields, 0).map(|o| entry.wrapping_add_signed(o.into()));

@@ -54,7 +54,11 @@ pub fn recognise_counting(file: &[u8]) -> Result<(Object, Skipped), RecipeError>
     }
     let boot = bzimage::open(file)?;
     let (mut object, skipped) = of_payload(&boot.payload, boot.version.as_deref())?;
-    for (name, bytes) in [("setup", boot.setup), ("decompressor.head", boot.head), ("decompressor", boot.tail)] {
+    for (name, bytes) in [
+        ("setup", boot.setup),
+        ("decompressor.head", boot.head),
+        ("decompressor", boot.tail),
+    ] {
         if !bytes.is_empty() {
             object.parts.push(boot_code(name, bytes));
         }
@@ -76,7 +80,10 @@ fn boot_code(name: &str, bytes: &[u8]) -> Part {
 
 fn of_payload(payload: &[u8], version: Option<&str>) -> Result<(Object, Skipped), RecipeError> {
     if payload.len() > bzimage::MAX_KERNEL_BYTES {
-        return Err(RecipeError::TooLarge { what: "a kernel image", limit: bzimage::MAX_KERNEL_BYTES });
+        return Err(RecipeError::TooLarge {
+            what: "a kernel image",
+            limit: bzimage::MAX_KERNEL_BYTES,
+        });
     }
     let elf = elf::read(payload)?;
     let mut sections = elf.sections.clone();
@@ -88,20 +95,30 @@ fn of_payload(payload: &[u8], version: Option<&str>) -> Result<(Object, Skipped)
     let mut moving = kaslr::relocations(payload, elf.len);
     moving.extend(constants.iter().copied());
     let image = Image::new(sections, moving);
-    let symbols = image.section(".rodata").and_then(|s| Kallsyms::find(&s.raw)).unwrap_or_default();
+    let symbols = image
+        .section(".rodata")
+        .and_then(|s| Kallsyms::find(&s.raw))
+        .unwrap_or_default();
     let names = KernelNames::new(symbols);
-    let malformed = RecipeError::Malformed { what: ".altinstructions", at: 0 };
+    let malformed = RecipeError::Malformed {
+        what: ".altinstructions",
+        at: 0,
+    };
     let (mut rewrites, _) = tables::rewrites(&image, &names).ok_or(malformed)?;
     rewrites.extend(names.paddings(&image));
     rewrites.sort_by_key(|r| (r.va, r.stage));
-    let recipe =
-        build::Recipe { image: &image, rewrites, moving: SiteKind::Kaslr, paravirt: tables::Link::paravirt(&names) };
+    let recipe = build::Recipe {
+        image: &image,
+        rewrites,
+        moving: SiteKind::Kaslr,
+        paravirt: tables::Link::paravirt(&names),
+    };
     let mut skipped = Skipped::default();
     let mut parts = parts::text(&elf, &recipe, &names, &unknowns, &mut skipped);
     parts::runtime_constants(&mut parts, &constants);
     parts.extend(crate::vdso::find(&image));
     parts.extend(names.real_mode(&image));
-    let exports = names.exports(ksymtab::exports(&image));
+    let exports = names.exports(&image, ksymtab::exports(&image));
     let release = version.and_then(|v| v.split(' ').next()).map(str::to_owned);
     let facts = Facts {
         build_id: elf.build_id.clone(),
@@ -111,6 +128,12 @@ fn of_payload(payload: &[u8], version: Option<&str>) -> Result<(Object, Skipped)
         kernel_release: None,
         exports,
     };
-    let object = Object { kind: ObjectKind::Kernel, facts, loads: Vec::new(), pages: Vec::new(), parts };
+    let object = Object {
+        kind: ObjectKind::Kernel,
+        facts,
+        loads: Vec::new(),
+        pages: Vec::new(),
+        parts,
+    };
     Ok((object, skipped))
 }

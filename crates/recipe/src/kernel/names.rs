@@ -12,8 +12,20 @@ use crate::site::{FUNCTIONS, Form, PARAVIRT, Target, Unknown, Values};
 /// Functions that `pv_ops` is filled with, besides those that it holds at link time: the hypervisors' at boot
 /// (`arch/x86/kernel/paravirt.c`, `kvm.c`, `arch/x86/xen/`, `arch/x86/hyperv/`, `arch/x86/kernel/cpu/vmware.c`).
 const PARAVIRT_PREFIXES: [&str; 14] = [
-    "native_", "pv_native_", "_paravirt_", "paravirt_", "__raw_callee_save_", "kvm_", "__pv_", "pv_", "xen_", "__xen_",
-    "hv_", "hyperv_", "vmware_", "BUG_func",
+    "native_",
+    "pv_native_",
+    "_paravirt_",
+    "paravirt_",
+    "__raw_callee_save_",
+    "kvm_",
+    "__pv_",
+    "pv_",
+    "xen_",
+    "__xen_",
+    "hv_",
+    "hyperv_",
+    "vmware_",
+    "BUG_func",
 ];
 
 /// Names that modules' sites refer to although the kernel does not export them.
@@ -41,8 +53,14 @@ impl KernelNames {
 
     /// What `pv_ops` holds at link time.
     fn paravirt_slots(&self, image: &Image) -> Vec<u64> {
-        let Some(start) = self.symbols.address("pv_ops") else { return Vec::new() };
-        let len = self.symbols.next_after(start).map_or(0, |next| next.saturating_sub(start)).min(4096);
+        let Some(start) = self.symbols.address("pv_ops") else {
+            return Vec::new();
+        };
+        let len = self
+            .symbols
+            .next_after(start)
+            .map_or(0, |next| next.saturating_sub(start))
+            .min(4096);
         let table = image.linked(start, bytes::index(len)).unwrap_or(&[]);
         let slots = table.chunks_exact(8).filter_map(|slot| bytes::u64_at(slot, 0));
         slots.filter(|va| image.executes(*va)).collect()
@@ -52,11 +70,18 @@ impl KernelNames {
     pub(crate) fn lists(&self, image: &Image, values: &mut Values) {
         let from = self.symbols.functions().next().map_or(0, |(va, _)| va);
         let offset = |va: u64| u32::try_from(va.checked_sub(from)?).ok();
-        let mut functions: Vec<u32> = self.symbols.functions().filter_map(|(va, _)| offset(va)).collect();
+        let mut functions: Vec<u32> = self
+            .symbols
+            .functions()
+            .filter_map(|(va, _)| offset(va))
+            .collect();
         functions.dedup();
         let paravirt = self.symbols.functions().filter(|(_, name)| is_paravirt(name));
         let named = paravirt.map(|(va, _)| va);
-        let mut paravirt: Vec<u32> = named.chain(self.paravirt_slots(image)).filter_map(offset).collect();
+        let mut paravirt: Vec<u32> = named
+            .chain(self.paravirt_slots(image))
+            .filter_map(offset)
+            .collect();
         paravirt.sort_unstable();
         paravirt.dedup();
         values.lists_from = from;
@@ -78,7 +103,11 @@ impl KernelNames {
     }
 
     /// The exports, and what modules refer to besides.
-    pub(crate) fn exports(&self, mut exports: Vec<(String, u64)>) -> Vec<(String, u64)> {
+    pub(crate) fn exports(&self, image: &Image, mut exports: Vec<(String, u64)>) -> Vec<(String, u64)> {
+        let template = self.symbols.address("skl_call_thunk_template");
+        if let Some(counter) = template.and_then(|va| call_depth::counter(image, va)) {
+            exports.push((call_depth::COUNTER.to_owned(), counter));
+        }
         for name in RETURN_THUNKS.iter().chain(&UNEXPORTED) {
             if let Some(va) = self.symbols.address(name) {
                 exports.push(((*name).to_owned(), va));
@@ -94,7 +123,12 @@ impl KernelNames {
         let (start, end) = self.symbols.range("real_mode_blob", "real_mode_blob_end")?;
         let blob = image.raw(start, bytes::index(end.checked_sub(start)?))?;
         let relocations = self.symbols.address("real_mode_relocs");
-        Some(super::parts::real_mode(blob, &relocations.map(|va| real_mode_fields(image, va)).unwrap_or_default()))
+        Some(super::parts::real_mode(
+            blob,
+            &relocations
+                .map(|va| real_mode_fields(image, va))
+                .unwrap_or_default(),
+        ))
     }
 }
 
@@ -120,13 +154,20 @@ impl Link for KernelNames {
     }
 
     fn trampolines(&self, image: &Image) -> Vec<u64> {
-        let named = self.symbols.functions().filter(|(_, name)| name.starts_with("__SCT__"));
+        let named = self
+            .symbols
+            .functions()
+            .filter(|(_, name)| name.starts_with("__SCT__"));
         named.map(|(va, _)| va).filter(|va| image.executes(*va)).collect()
     }
 
     fn call_thunk_len(&self, _image: &Image) -> usize {
-        let range = self.symbols.range("skl_call_thunk_template", "skl_call_thunk_tail");
-        range.map_or(0, |(start, end)| bytes::index(end.saturating_sub(start))).min(32)
+        let range = self
+            .symbols
+            .range("skl_call_thunk_template", "skl_call_thunk_tail");
+        range
+            .map_or(0, |(start, end)| bytes::index(end.saturating_sub(start)))
+            .min(32)
     }
 }
 
@@ -135,10 +176,14 @@ fn real_mode_fields(image: &Image, va: u64) -> Vec<(u32, Form)> {
     let mut fields = Vec::new();
     let mut at = va;
     for form in [Form::Segment16, Form::Abs32] {
-        let Some(count) = image.linked(at, 4).and_then(|b| bytes::u32_at(b, 0)) else { return fields };
+        let Some(count) = image.linked(at, 4).and_then(|b| bytes::u32_at(b, 0)) else {
+            return fields;
+        };
         at = at.wrapping_add(4);
         for _ in 0..count.min(4096) {
-            let Some(offset) = image.linked(at, 4).and_then(|b| bytes::u32_at(b, 0)) else { return fields };
+            let Some(offset) = image.linked(at, 4).and_then(|b| bytes::u32_at(b, 0)) else {
+                return fields;
+            };
             fields.push((offset, form));
             at = at.wrapping_add(4);
         }
@@ -157,13 +202,20 @@ pub(crate) fn runtime_constants(sections: &[Section], unknowns: &mut Vec<Unknown
         } else {
             continue;
         };
-        let Ok(number) = u16::try_from(unknowns.len()) else { return };
+        let Ok(number) = u16::try_from(unknowns.len()) else {
+            return;
+        };
         unknowns.push(unknown);
         let mut entry = section.va;
         for field in section.raw.chunks_exact(4) {
             if let Some(offset) = bytes::i32_at(field, 0) {
                 let va = entry.wrapping_add_signed(offset.into());
-                found.push(Moving { va, form, to: Target::Unknown(number), addend: 0 });
+                found.push(Moving {
+                    va,
+                    form,
+                    to: Target::Unknown(number),
+                    addend: 0,
+                });
             }
             entry = entry.wrapping_add(4);
         }
@@ -173,7 +225,9 @@ pub(crate) fn runtime_constants(sections: &[Section], unknowns: &mut Vec<Unknown
 /// Zeroes a field: what is there is a placeholder, not an addend.
 pub(crate) fn clear_field(sections: &mut [Section], field: &Moving) {
     for section in sections.iter_mut() {
-        let Some(at) = field.va.checked_sub(section.va).map(bytes::index) else { continue };
+        let Some(at) = field.va.checked_sub(section.va).map(bytes::index) else {
+            continue;
+        };
         let zeros = [0; 8];
         if section.execute && bytes::put(&mut section.raw, at, zeros.get(..field.form.len()).unwrap_or(&[])) {
             return;

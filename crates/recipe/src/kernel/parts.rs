@@ -23,7 +23,9 @@ pub(crate) fn text(
     let sections = &recipe.image.sections;
     let mut parts = Vec::new();
     for group in groups(sections) {
-        let (Some(first), Some(last)) = (group.first(), group.last()) else { continue };
+        let (Some(first), Some(last)) = (group.first(), group.last()) else {
+            continue;
+        };
         let (from, to) = pages(sections, first, last);
         let mut bytes = Vec::new();
         let mut at = from;
@@ -40,10 +42,26 @@ pub(crate) fn text(
         let (sites, mut values) = recipe.sites(from, bytes.len(), skipped);
         names.lists(recipe.image, &mut values);
         values.unknowns = unknowns.to_vec();
-        let name = group.iter().map(|s| s.name.as_str()).collect::<Vec<_>>().join("+");
-        let kind = if first.name == ".text" { PartKind::KernelText } else { PartKind::KernelInit };
+        let name = group
+            .iter()
+            .map(|s| s.name.as_str())
+            .collect::<Vec<_>>()
+            .join("+");
+        let kind = if first.name == ".text" {
+            PartKind::KernelText
+        } else {
+            PartKind::KernelInit
+        };
         let placement = Placement::Aligned(KERNEL_ALIGN);
-        parts.push(Part { kind, name, link: from, placement, bytes, sites, values });
+        parts.push(Part {
+            kind,
+            name,
+            link: from,
+            placement,
+            bytes,
+            sites,
+            values,
+        });
     }
     parts
 }
@@ -92,7 +110,9 @@ fn gap(elf: &KernelElf, from: u64, to: u64) -> &[u8] {
 pub(crate) fn runtime_constants(parts: &mut [Part], constants: &[Moving]) {
     for part in parts {
         for constant in constants {
-            let Some(at) = constant.va.checked_sub(part.link) else { continue };
+            let Some(at) = constant.va.checked_sub(part.link) else {
+                continue;
+            };
             let found = part.sites.binary_search_by_key(&at, |s| s.at.into());
             if let Some(site) = found.ok().and_then(|i| part.sites.get_mut(i)) {
                 site.kind = SiteKind::RuntimeConstant;
@@ -100,8 +120,20 @@ pub(crate) fn runtime_constants(parts: &mut [Part], constants: &[Moving]) {
         }
         // Until boot computes them they hold the placeholder.
         for value_set in &mut part.values.sets {
-            let [Value { bytes, fixes, .. }] = value_set.as_slice() else { continue };
-            let [Fix { at: 0, form, to: Target::Unknown(1..), .. }] = fixes.as_slice() else { continue };
+            let [Value { bytes, fixes, .. }] = value_set.as_slice() else {
+                continue;
+            };
+            let [
+                Fix {
+                    at: 0,
+                    form,
+                    to: Target::Unknown(1..),
+                    ..
+                },
+            ] = fixes.as_slice()
+            else {
+                continue;
+            };
             if bytes.is_empty() {
                 value_set.push(Value::fixed(placeholder(*form)));
             }
@@ -124,8 +156,19 @@ pub(crate) fn real_mode(blob: &[u8], fields: &[(u32, Form)]) -> Part {
     fields.dedup_by_key(|(at, _)| *at);
     let forms = [Form::Segment16, Form::Abs32];
     let set = |form| {
-        let fix = Fix { at: 0, form, to: Target::Unknown(0), addend: 0 };
-        vec![Value { fixes: vec![fix], ..Value::own() }, Value::own()]
+        let fix = Fix {
+            at: 0,
+            form,
+            to: Target::Unknown(0),
+            addend: 0,
+        };
+        vec![
+            Value {
+                fixes: vec![fix],
+                ..Value::own()
+            },
+            Value::own(),
+        ]
     };
     let sites = fields.iter().filter_map(|(at, form)| {
         let end = bytes::index(u64::from(*at)).checked_add(form.len())?;
@@ -145,6 +188,10 @@ pub(crate) fn real_mode(blob: &[u8], fields: &[(u32, Form)]) -> Part {
         placement: Placement::Anywhere,
         bytes: blob.to_vec(),
         sites: sites.collect(),
-        values: Values { sets: forms.map(set).to_vec(), unknowns: vec![base], ..Values::default() },
+        values: Values {
+            sets: forms.map(set).to_vec(),
+            unknowns: vec![base],
+            ..Values::default()
+        },
     }
 }

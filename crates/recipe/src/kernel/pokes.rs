@@ -18,7 +18,14 @@ pub(crate) const TRAMPOLINE_MARK: [u8; 3] = [0x0f, 0xb9, 0xcc];
 
 fn poke(va: u64, kind: SiteKind, values: Vec<Content>) -> Rewrite {
     let len = values.first().map_or(0, |v| v.bytes.len());
-    Rewrite { va, len, stage: Stage::AnyTime, kind, how: How::Any(values), poked: true }
+    Rewrite {
+        va,
+        len,
+        stage: Stage::AnyTime,
+        kind,
+        how: How::Any(values),
+        poked: true,
+    }
 }
 
 /// `.static_call_sites` (address and key, both self-relative; bit 0 of the key marks a tail call) and trampolines.
@@ -66,7 +73,11 @@ fn static_call(
         let op = bytes.get(..2)?;
         let mut values = vec![branch(op, link.functions(), 0)];
         values.extend(branch_to(link, op, "__static_call_return"));
-        values.extend(super::tables::RETURN_THUNKS.iter().filter_map(|t| branch_to(link, op, t)));
+        values.extend(
+            super::tables::RETURN_THUNKS
+                .iter()
+                .filter_map(|t| branch_to(link, op, t)),
+        );
         return Some(poke(va, SiteKind::StaticCall, values));
     }
     let values = if tail { tails } else { calls };
@@ -77,7 +88,9 @@ fn static_call(
 /// `__jump_table`: code and target self-relative in 32 bits, key in 64. Two or five bytes: a no-op or a jump.
 pub(crate) fn jump_labels(image: &Image, link: &dyn Link) -> Vec<Rewrite> {
     let range = link.range("__start___jump_table", "__stop___jump_table");
-    let Some((va, table)) = image.table("__jump_table", range) else { return Vec::new() };
+    let Some((va, table)) = image.table("__jump_table", range) else {
+        return Vec::new();
+    };
     let mut entry = va;
     let mut found = Vec::new();
     for fields in table.chunks_exact(16) {
@@ -93,7 +106,9 @@ pub(crate) fn jump_labels(image: &Image, link: &dyn Link) -> Vec<Rewrite> {
 
 fn jump_label(image: &Image, code: u64, target: u64) -> Option<Rewrite> {
     let (insn, _) = insn_at(image, code)?;
-    let distance = target.wrapping_sub(code.wrapping_add(bytes::wide(insn.len))).cast_signed();
+    let distance = target
+        .wrapping_sub(code.wrapping_add(bytes::wide(insn.len)))
+        .cast_signed();
     let mut jump = Vec::new();
     match insn.len {
         2 => {

@@ -13,7 +13,8 @@ use crate::site::SiteKind;
 
 /// The registers in the order of their numbers; a thunk is named after one.
 const REGISTERS: [&str; 16] = [
-    "rax", "rcx", "rdx", "rbx", "rsp", "rbp", "rsi", "rdi", "r8", "r9", "r10", "r11", "r12", "r13", "r14", "r15",
+    "rax", "rcx", "rdx", "rbx", "rsp", "rbp", "rsi", "rdi", "r8", "r9", "r10", "r11", "r12", "r13", "r14",
+    "r15",
 ];
 /// `RETPOLINE_THUNK_SIZE` and `ITS_THUNK_SIZE`.
 const THUNK_SIZE: u64 = 32;
@@ -29,12 +30,18 @@ pub(crate) fn retpolines(image: &Image, link: &dyn Link) -> Vec<Rewrite> {
             registers.insert(va, number);
         }
         if let Some(va) = array {
-            registers.insert(va.wrapping_add(u64::from(number).wrapping_mul(THUNK_SIZE)), number);
+            registers.insert(
+                va.wrapping_add(u64::from(number).wrapping_mul(THUNK_SIZE)),
+                number,
+            );
         }
     }
     let range = link.range("__retpoline_sites", "__retpoline_sites_end");
     let sites = image.relative_table(".retpoline_sites", range);
-    sites.into_iter().filter_map(|va| retpoline(image, link, &registers, va)).collect()
+    sites
+        .into_iter()
+        .filter_map(|va| retpoline(image, link, &registers, va))
+        .collect()
 }
 
 fn retpoline(image: &Image, link: &dyn Link, registers: &HashMap<u64, u8>, va: u64) -> Option<Rewrite> {
@@ -96,25 +103,35 @@ fn inline(insn: &Insn, bytes: &[u8], register: u8, lfence: bool) -> Vec<Content>
 /// `__emit_trampoline`: the same branch to another thunk of the same register.
 fn to_thunks(link: &dyn Link, insn: &Insn, bytes: &[u8], register: u8) -> Vec<Content> {
     let jump = insn.opcode[0] != insn::CALL;
-    let depth = if jump { "__x86_indirect_jump_thunk_array" } else { "__x86_indirect_call_thunk_array" };
+    let depth = if jump {
+        "__x86_indirect_jump_thunk_array"
+    } else {
+        "__x86_indirect_call_thunk_array"
+    };
     let mut op = bytes.get(..bytes.len().saturating_sub(4)).unwrap_or(&[]).to_vec();
     if insn.len == 6 && !insn.is_jcc32() {
         op = vec![0x2e, insn.opcode[0]];
     }
-    [(depth, THUNK_SIZE), ("__x86_indirect_its_thunk_array", ITS_THUNK_SIZE)]
-        .into_iter()
-        .filter_map(|(array, size)| {
-            let (to, addend) = link.target(array)?;
-            let offset = u64::from(register).checked_mul(size)?;
-            Some(branch(&op, to, addend.checked_add_unsigned(offset)?))
-        })
-        .collect()
+    [
+        (depth, THUNK_SIZE),
+        ("__x86_indirect_its_thunk_array", ITS_THUNK_SIZE),
+    ]
+    .into_iter()
+    .filter_map(|(array, size)| {
+        let (to, addend) = link.target(array)?;
+        let offset = u64::from(register).checked_mul(size)?;
+        Some(branch(&op, to, addend.checked_add_unsigned(offset)?))
+    })
+    .collect()
 }
 
 /// `jmp __x86_return_thunk`: a return, or a jump to whichever thunk the mitigation chose.
 pub(crate) fn returns(image: &Image, link: &dyn Link) -> Vec<Rewrite> {
     let values = return_values(link);
-    let sites = image.relative_table(".return_sites", link.range("__return_sites", "__return_sites_end"));
+    let sites = image.relative_table(
+        ".return_sites",
+        link.range("__return_sites", "__return_sites_end"),
+    );
     sites
         .into_iter()
         .filter(|va| insn_at(image, *va).is_some_and(|(insn, _)| insn.len == 5))
@@ -131,8 +148,17 @@ pub(crate) fn returns(image: &Image, link: &dyn Link) -> Vec<Rewrite> {
 
 /// What a five-byte return can be.
 pub(crate) fn return_values(link: &dyn Link) -> Vec<Content> {
-    let mut values = vec![Content::fixed(&[insn::RET, insn::INT3, insn::INT3, insn::INT3, insn::INT3])];
-    values.extend(RETURN_THUNKS.iter().filter_map(|name| branch_to(link, &[insn::JMP32], name)));
+    let mut values = vec![Content::fixed(&[
+        insn::RET,
+        insn::INT3,
+        insn::INT3,
+        insn::INT3,
+        insn::INT3,
+    ])];
+    values.extend(
+        RETURN_THUNKS
+            .iter()
+            .filter_map(|name| branch_to(link, &[insn::JMP32], name)),
+    );
     values
 }
-

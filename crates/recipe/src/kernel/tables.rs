@@ -47,7 +47,15 @@ pub(crate) fn branch(op: &[u8], to: Target, addend: i64) -> Content {
     bytes.extend([0; 4]);
     let at = u16::try_from(op.len()).unwrap_or(0);
     // The field is relative to the next instruction, four bytes on.
-    Content { bytes, fixes: vec![Fix { at, form: Form::Pc32, to, addend: addend.saturating_sub(4) }] }
+    Content {
+        bytes,
+        fixes: vec![Fix {
+            at,
+            form: Form::Pc32,
+            to,
+            addend: addend.saturating_sub(4),
+        }],
+    }
 }
 
 /// `op rel32` to a symbol, if there is one.
@@ -67,7 +75,11 @@ pub(crate) fn rewrites(image: &Image, link: &dyn Link) -> Option<(Vec<Rewrite>, 
         va: a.va,
         len: a.len,
         stage: Stage::Alternative,
-        kind: if a.direct_call { SiteKind::Paravirt } else { SiteKind::Alternative },
+        kind: if a.direct_call {
+            SiteKind::Paravirt
+        } else {
+            SiteKind::Alternative
+        },
         how: How::Alternative(*a),
         poked: false,
     }));
@@ -85,10 +97,14 @@ pub(crate) fn rewrites(image: &Image, link: &dyn Link) -> Option<(Vec<Rewrite>, 
 /// `.parainstructions` (up to 6.7): `struct paravirt_patch_site { u8 *instr; u8 type; u8 len; }`.
 fn paravirt(image: &Image, link: &dyn Link) -> Vec<Rewrite> {
     let range = link.range("__parainstructions", "__parainstructions_end");
-    let Some((_, table)) = image.table(".parainstructions", range) else { return Vec::new() };
+    let Some((_, table)) = image.table(".parainstructions", range) else {
+        return Vec::new();
+    };
     let mut found = Vec::new();
     for entry in table.chunks_exact(16) {
-        let (Some(va), Some(len)) = (bytes::u64_at(entry, 0), entry.get(9)) else { continue };
+        let (Some(va), Some(len)) = (bytes::u64_at(entry, 0), entry.get(9)) else {
+            continue;
+        };
         let len = usize::from(*len);
         let mut values = Vec::new();
         let mut nops = vec![insn::NOP; len];
@@ -130,7 +146,10 @@ fn locks(image: &Image, link: &dyn Link) -> Vec<Rewrite> {
 /// `.ibt_endbr_seal`: `endbr64` becomes the poison of `gen_endbr_poison`.
 fn seals(image: &Image, link: &dyn Link) -> Vec<Rewrite> {
     image
-        .relative_table(".ibt_endbr_seal", link.range("__ibt_endbr_seal", "__ibt_endbr_seal_end"))
+        .relative_table(
+            ".ibt_endbr_seal",
+            link.range("__ibt_endbr_seal", "__ibt_endbr_seal_end"),
+        )
         .into_iter()
         .filter(|va| matches!(image.linked(*va, 4), Some([0xf3, 0x0f, 0x1e, 0xfa | 0xfb])))
         .map(|va| Rewrite {

@@ -63,7 +63,9 @@ pub(crate) struct ModuleElf<'a> {
 
 /// Reads a relocatable 64-bit x86 ELF file.
 pub(crate) fn read(file: &[u8]) -> Result<ModuleElf<'_>, RecipeError> {
-    let other = RecipeError::Other { expected: "an x86-64 kernel module" };
+    let other = RecipeError::Other {
+        expected: "an x86-64 kernel module",
+    };
     // Class 64, little-endian; ET_REL, EM_X86_64.
     if file.get(..6) != Some(b"\x7fELF\x02\x01") || file.get(16..20) != Some(&[1, 0, 62, 0]) {
         return Err(other);
@@ -77,7 +79,10 @@ pub(crate) fn read(file: &[u8]) -> Result<ModuleElf<'_>, RecipeError> {
     }
     let mut headers = Vec::with_capacity(count);
     for number in 0..count {
-        let at = number.checked_mul(64).and_then(|o| o.checked_add(bytes::index(table))).ok_or_else(wrong)?;
+        let at = number
+            .checked_mul(64)
+            .and_then(|o| o.checked_add(bytes::index(table)))
+            .ok_or_else(wrong)?;
         headers.push(header(file, at).ok_or_else(wrong)?);
     }
     let names = usize::from(bytes::u16_at(file, 0x3e).ok_or_else(wrong)?);
@@ -92,10 +97,20 @@ pub(crate) fn read(file: &[u8]) -> Result<ModuleElf<'_>, RecipeError> {
     let symtab = links.iter().position(|(_, kind)| *kind == SHT_SYMTAB);
     let symtab = symtab.and_then(|n| Some((sections.get(n)?, links.get(n)?.0)));
     let (symtab, strings) = symtab.ok_or_else(|| malformed("the symbol table"))?;
-    let strings = sections.get(bytes::index(strings.into())).map_or(&[][..], |s| s.data);
-    let symbols = symtab.data.chunks_exact(24).filter_map(|s| symbol(s, strings)).collect();
+    let strings = sections
+        .get(bytes::index(strings.into()))
+        .map_or(&[][..], |s| s.data);
+    let symbols = symtab
+        .data
+        .chunks_exact(24)
+        .filter_map(|s| symbol(s, strings))
+        .collect();
     let relocations = relocations(&sections);
-    Ok(ModuleElf { sections, symbols, relocations })
+    Ok(ModuleElf {
+        sections,
+        symbols,
+        relocations,
+    })
 }
 
 /// One header with its link; its name is left as the offset, in digits.
@@ -144,13 +159,21 @@ fn relocations(sections: &[Header<'_>]) -> Vec<Relocation> {
             continue;
         }
         for fields in table.data.chunks_exact(24) {
-            let (Some(offset), Some(info), Some(addend)) =
-                (bytes::u64_at(fields, 0), bytes::u64_at(fields, 8), bytes::u64_at(fields, 16))
-            else {
+            let (Some(offset), Some(info), Some(addend)) = (
+                bytes::u64_at(fields, 0),
+                bytes::u64_at(fields, 8),
+                bytes::u64_at(fields, 16),
+            ) else {
                 continue;
             };
             let (kind, symbol) = (bytes::low32(info), bytes::index(info >> 32));
-            found.push(Relocation { section, offset, kind, symbol, addend: addend.cast_signed() });
+            found.push(Relocation {
+                section,
+                offset,
+                kind,
+                symbol,
+                addend: addend.cast_signed(),
+            });
         }
     }
     found

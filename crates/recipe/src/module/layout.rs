@@ -13,7 +13,7 @@ pub(crate) const CORE: u64 = 0;
 /// Made-up link address of the init text.
 pub(crate) const INIT: u64 = 0x2000_0000;
 /// Made-up link addresses of data sections.
-const DATA: u64 = 0x4000_0000;
+pub(crate) const DATA: u64 = 0x4000_0000;
 /// Made-up addresses of symbols that are elsewhere.
 pub(crate) const ELSEWHERE: u64 = 0x6000_0000;
 
@@ -64,7 +64,11 @@ pub(crate) fn lay_out(elf: &ModuleElf<'_>) -> Option<Layout> {
         places.push((home, at));
     }
     let page = |len: u64| len.checked_next_multiple_of(4096);
-    Some(Layout { places, core_len: page(core)?, init_len: page(init.checked_sub(INIT)?)? })
+    Some(Layout {
+        places,
+        core_len: page(core)?,
+        init_len: page(init.checked_sub(INIT)?)?,
+    })
 }
 
 /// Length of a section's bytes as a part of its home.

@@ -38,7 +38,13 @@ pub(crate) struct ModuleNames<'a> {
 impl<'a> ModuleNames<'a> {
     pub(crate) fn new(elf: &'a ModuleElf<'a>, layout: &'a Layout) -> Self {
         let (unknowns, known) = (RefCell::default(), RefCell::default());
-        let mut names = Self { elf, layout, by_name: HashMap::new(), unknowns, known };
+        let mut names = Self {
+            elf,
+            layout,
+            by_name: HashMap::new(),
+            unknowns,
+            known,
+        };
         for (number, symbol) in elf.symbols.iter().enumerate() {
             if let Some(place) = names.place(number).filter(|_| !symbol.name.is_empty()) {
                 names.by_name.insert(symbol.name, place.va);
@@ -56,8 +62,10 @@ impl<'a> ModuleNames<'a> {
     pub(crate) fn functions(&self) -> Vec<u32> {
         let functions = self.elf.symbols.iter().enumerate().filter(|(_, s)| s.function);
         let places = functions.filter_map(|(number, _)| self.place(number));
-        let mut found: Vec<u32> =
-            places.filter(|p| p.home == Home::Core).filter_map(|p| u32::try_from(p.va).ok()).collect();
+        let mut found: Vec<u32> = places
+            .filter(|p| p.home == Home::Core)
+            .filter_map(|p| u32::try_from(p.va).ok())
+            .collect();
         found.sort_unstable();
         found.dedup();
         found
@@ -68,7 +76,12 @@ impl<'a> ModuleNames<'a> {
         match found.section {
             0 => {
                 let va = ELSEWHERE.checked_add(bytes::wide(symbol).checked_mul(64)?)?;
-                Some(Place { va, home: Home::Nowhere, section: 0, offset: 0 })
+                Some(Place {
+                    va,
+                    home: Home::Nowhere,
+                    section: 0,
+                    offset: 0,
+                })
             }
             // SHN_LORESERVE and above: absolute and the like.
             0xff00.. => None,
@@ -76,7 +89,12 @@ impl<'a> ModuleNames<'a> {
                 let section = usize::from(number);
                 let (home, at) = *self.layout.places.get(section)?;
                 let va = at.wrapping_add(found.value);
-                (home != Home::Nowhere).then_some(Place { va, home, section, offset: found.value })
+                (home != Home::Nowhere).then_some(Place {
+                    va,
+                    home,
+                    section,
+                    offset: found.value,
+                })
             }
         }
     }
@@ -109,7 +127,10 @@ impl<'a> ModuleNames<'a> {
                 link: base,
                 len,
             };
-            Some((self.unknown(name, unknown)?, place.va.wrapping_sub(base).cast_signed()))
+            Some((
+                self.unknown(name, unknown)?,
+                place.va.wrapping_sub(base).cast_signed(),
+            ))
         };
         match place.home {
             Home::Nowhere => {
@@ -139,8 +160,14 @@ impl<'a> ModuleNames<'a> {
         let mut sections = self.sections();
         let mut moving = Vec::new();
         for relocation in &self.elf.relocations {
-            let Some(Some(section)) = sections.get_mut(relocation.section) else { continue };
-            let home = self.layout.places.get(relocation.section).map_or(Home::Nowhere, |p| p.0);
+            let Some(Some(section)) = sections.get_mut(relocation.section) else {
+                continue;
+            };
+            let home = self
+                .layout
+                .places
+                .get(relocation.section)
+                .map_or(Home::Nowhere, |p| p.0);
             self.apply(relocation, home, section, &mut moving);
         }
         Image::new(sections.into_iter().flatten().collect(), moving)
@@ -163,7 +190,13 @@ impl<'a> ModuleNames<'a> {
     }
 
     /// `apply_relocate_add` in `arch/x86/kernel/module.c`.
-    fn apply(&self, relocation: &Relocation, home: Home, section: &mut Section, moving: &mut Vec<Moving>) -> Option<()> {
+    fn apply(
+        &self,
+        relocation: &Relocation,
+        home: Home,
+        section: &mut Section,
+        moving: &mut Vec<Moving>,
+    ) -> Option<()> {
         let form = match relocation.kind {
             1 => Form::Abs64,
             2 | 4 => Form::Pc32,
@@ -193,7 +226,12 @@ impl<'a> ModuleNames<'a> {
         }
         let zeros = [0; 8];
         bytes::put(&mut section.raw, at, zeros.get(..form.len())?);
-        moving.push(Moving { va, form, to, addend: base.checked_add(relocation.addend)? });
+        moving.push(Moving {
+            va,
+            form,
+            to,
+            addend: base.checked_add(relocation.addend)?,
+        });
         Some(())
     }
 }
@@ -216,17 +254,27 @@ impl Link for ModuleNames<'_> {
     }
 
     fn trampolines(&self, image: &Image) -> Vec<u64> {
-        let Some(section) = image.section(".static_call.text") else { return Vec::new() };
+        let Some(section) = image.section(".static_call.text") else {
+            return Vec::new();
+        };
         let starts = (0..section.raw.len()).step_by(4);
         let marked = starts.filter(|at| {
-            let mark = at.checked_add(5).and_then(|from| section.raw.get(from..from.checked_add(3)?));
+            let mark = at
+                .checked_add(5)
+                .and_then(|from| section.raw.get(from..from.checked_add(3)?));
             mark == Some(&TRAMPOLINE_MARK)
         });
-        marked.map(|at| section.va.wrapping_add(bytes::wide(at))).collect()
+        marked
+            .map(|at| section.va.wrapping_add(bytes::wide(at)))
+            .collect()
     }
 
     fn call_thunk_len(&self, image: &Image) -> usize {
-        if image.section(".call_sites").is_some() { CALL_THUNK_LEN } else { 0 }
+        if image.section(".call_sites").is_some() {
+            CALL_THUNK_LEN
+        } else {
+            0
+        }
     }
 }
 
@@ -234,7 +282,11 @@ impl Link for ModuleNames<'_> {
 pub(crate) fn text(image: &Image, base: u64, len: u64) -> Vec<u8> {
     let mut bytes = vec![0; bytes::index(len)];
     let end = base.saturating_add(len);
-    for section in image.sections.iter().filter(|s| s.execute && s.va >= base && s.va < end) {
+    for section in image
+        .sections
+        .iter()
+        .filter(|s| s.execute && s.va >= base && s.va < end)
+    {
         bytes::put(&mut bytes, layout::offset(section.va, base), &section.raw);
     }
     bytes

@@ -13,10 +13,11 @@ use crate::Solver;
 use crate::compression::Format;
 use crate::error::RecipeError;
 use crate::kernel::build::{Recipe, Skipped};
+use crate::kernel::call_depth::module_padding;
 use crate::kernel::elf::note_build_id;
 use crate::kernel::image::Image;
-use crate::kernel::tables::{self, Link};
 use crate::kernel::ksymtab;
+use crate::kernel::tables::{self, Link};
 use crate::object::{Facts, Object, ObjectKind, Part, PartKind, Placement};
 use crate::site::{SiteKind, Unknown};
 use elf::ModuleElf;
@@ -42,9 +43,10 @@ pub fn recognise(file: &[u8]) -> Result<Object, RecipeError> {
 pub fn recognise_counting(file: &[u8]) -> Result<(Object, Skipped), RecipeError> {
     match Format::of(file) {
         Some(format) => of_elf(&format.decompress(file, MAX_MODULE_BYTES)?),
-        None if file.len() > MAX_MODULE_BYTES => {
-            Err(RecipeError::TooLarge { what: "a module", limit: MAX_MODULE_BYTES })
-        }
+        None if file.len() > MAX_MODULE_BYTES => Err(RecipeError::TooLarge {
+            what: "a module",
+            limit: MAX_MODULE_BYTES,
+        }),
         None => of_elf(file),
     }
 }
@@ -53,15 +55,25 @@ fn of_elf(file: &[u8]) -> Result<(Object, Skipped), RecipeError> {
     let elf = elf::read(file)?;
     // What makes a relocatable file a module.
     if !elf.sections.iter().any(|s| s.name == ".gnu.linkonce.this_module") {
-        return Err(RecipeError::Other { expected: "a kernel module" });
+        return Err(RecipeError::Other {
+            expected: "a kernel module",
+        });
     }
     let malformed = |what| RecipeError::Malformed { what, at: 0 };
     let layout = layout::lay_out(&elf).ok_or(malformed("the sections' layout"))?;
     let names = ModuleNames::new(&elf, &layout);
     let image = names.image();
-    let (rewrites, _) = tables::rewrites(&image, &names).ok_or(malformed(".altinstructions"))?;
-    let recipe =
-        Recipe { image: &image, rewrites, moving: SiteKind::Relocation, paravirt: Link::paravirt(&names) };
+    let (mut rewrites, _) = tables::rewrites(&image, &names).ok_or(malformed(".altinstructions"))?;
+    // Even if this module calls nothing: others may call it.
+    let functions = names.functions();
+    rewrites.extend(functions.iter().filter_map(|f| module_padding(&image, &names, u64::from(*f))));
+    rewrites.sort_by_key(|r| (r.va, r.stage));
+    let recipe = Recipe {
+        image: &image,
+        rewrites,
+        moving: SiteKind::Relocation,
+        paravirt: Link::paravirt(&names),
+    };
     let mut skipped = Skipped::default();
     let texts = [
         (PartKind::ModuleText, "core", layout::CORE, layout.core_len),
@@ -72,7 +84,13 @@ fn of_elf(file: &[u8]) -> Result<(Object, Skipped), RecipeError> {
         parts.push(part(&recipe, &names, kind, name, base, len, &mut skipped));
     }
     let facts = facts(&elf, &image);
-    let object = Object { kind: ObjectKind::KernelModule, facts, loads: Vec::new(), pages: Vec::new(), parts };
+    let object = Object {
+        kind: ObjectKind::KernelModule,
+        facts,
+        loads: Vec::new(),
+        pages: Vec::new(),
+        parts,
+    };
     Ok((object, skipped))
 }
 
@@ -90,14 +108,26 @@ fn part(
     values.unknowns = names.unknowns();
     values.lists = vec![names.functions(), Vec::new()];
     let placement = Placement::Aligned(4096);
-    Part { kind, name: name.to_owned(), link: base, placement, bytes, sites, values }
+    Part {
+        kind,
+        name: name.to_owned(),
+        link: base,
+        placement,
+        bytes,
+        sites,
+        values,
+    }
 }
 
 fn facts(elf: &ModuleElf<'_>, image: &Image) -> Facts {
     let info = |key: &str| {
         let data = elf.sections.iter().find(|s| s.name == ".modinfo")?.data;
-        let mut entries = data.split(|b| *b == 0).filter_map(|e| std::str::from_utf8(e).ok());
-        entries.find_map(|e| e.strip_prefix(key)?.strip_prefix('=')).map(str::to_owned)
+        let mut entries = data
+            .split(|b| *b == 0)
+            .filter_map(|e| std::str::from_utf8(e).ok());
+        entries
+            .find_map(|e| e.strip_prefix(key)?.strip_prefix('='))
+            .map(str::to_owned)
     };
     let notes = elf.sections.iter().find(|s| s.name == ".note.gnu.build-id");
     let vermagic = info("vermagic");
@@ -125,6 +155,12 @@ pub fn resolve(module: &Object, base: u64, solver: &Solver, address: u64) -> Opt
         }
         _ => None,
     })
+}
+
+/// Whether an address that the recipe made up is in a data section.
+#[must_use]
+pub fn is_data(address: u64) -> bool {
+    (layout::DATA..layout::ELSEWHERE).contains(&address)
 }
 
 /// The number of the unknown that stands for a part's own base in another part's fields (`core text`, `init text`),
