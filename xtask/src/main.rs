@@ -1,2 +1,48 @@
-//! The tasks that people and CI run.
-fn main() {}
+//! The tasks that people and CI run: `cargo xtask help`.
+
+mod qemu11;
+mod setup;
+
+use std::process::ExitCode;
+
+use clap::{Parser, Subcommand};
+use nephoscope_e2e::Image;
+
+#[derive(Debug, Parser)]
+#[command(name = "cargo xtask", about = "The tasks that people and CI run.")]
+struct Arguments {
+    #[command(subcommand)]
+    task: Task,
+}
+
+#[derive(Debug, Subcommand)]
+enum Task {
+    /// Install what this project needs from Debian's packages (as root, or through sudo).
+    Setup,
+    /// Unpack a newer QEMU beside the system's, to test its plugin interface.
+    Qemu11,
+    /// Build the Debian guest, when the cache does not hold it.
+    Guest,
+}
+
+fn main() -> ExitCode {
+    match run(Arguments::parse().task) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            eprintln!("error: {error:#}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+fn run(task: Task) -> anyhow::Result<()> {
+    match task {
+        Task::Setup => setup::run(),
+        Task::Qemu11 => qemu11::run().map(|program| println!("{}", program.display())),
+        Task::Guest => {
+            setup::run()?;
+            println!("{}", Image::ensure()?.root().display());
+            Ok(())
+        }
+    }
+}

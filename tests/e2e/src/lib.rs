@@ -1,1 +1,23 @@
-//! Real guests, watched.
+//! Real guests, watched: what builds them, boots them and talks to them.
+//!
+//! [`image`] makes a Debian guest from packages, once, and keeps it in the [`cache`]; [`Guest`] boots it (under
+//! watch or not) and runs commands in it over a virtio-serial port; [`Truth`] is what the guest itself says about
+//! its processes. `cargo xtask` uses the same modules for the demonstration, so that a demonstration is a test
+//! that somebody looks at.
+//!
+//! The build half asks for packages and root rights (`cargo xtask setup` gets the former); the boot half needs
+//! neither.
+
+pub mod apt;
+pub mod cache;
+pub mod command;
+pub mod guest;
+pub mod image;
+pub mod progress;
+pub mod qemu;
+pub mod truth;
+
+pub use guest::{Guest, Kernel, Options, Output, Watched};
+pub use image::Image;
+pub use progress::Step;
+pub use truth::Truth;

@@ -1,0 +1,179 @@
+//! How a guest is started.
+
+use std::path::{Path, PathBuf};
+use std::process::Command;
+use std::time::Duration;
+
+use anyhow::Result;
+
+use crate::image::Image;
+use crate::qemu;
+
+/// The socket that leads to the guest's command server.
+pub(super) const COMMAND_SOCKET: &str = "command.sock";
+
+/// One of the guest's kernels.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Kernel {
+    /// Debian 12's own.
+    K6_1,
+    /// Debian 13's.
+    K6_12,
+}
+
+impl Kernel {
+    /// All of them.
+    pub const ALL: [Kernel; 2] = [Kernel::K6_1, Kernel::K6_12];
+
+    /// The version up to the second number, as in file names.
+    pub fn version(self) -> &'static str {
+        match self {
+            Kernel::K6_1 => "6.1",
+            Kernel::K6_12 => "6.12",
+        }
+    }
+}
+
+/// That a guest is started by `nephoscope run`, and how.
+#[derive(Debug, Clone)]
+pub struct Watched {
+    /// The program `nephoscope`.
+    pub program: PathBuf,
+    /// `--catalog`.
+    pub catalog: PathBuf,
+    /// `--name`.
+    pub name: String,
+    /// `--report`.
+    pub report: Option<PathBuf>,
+    /// Further options of `nephoscope run`.
+    pub extra: Vec<String>,
+}
+
+/// How a guest is started. Made by [`Options::default`] and changed field by field.
+#[derive(Debug, Clone)]
+pub struct Options {
+    /// The kernel to boot.
+    pub kernel: Kernel,
+    /// Number of vCPUs.
+    pub smp: u32,
+    /// RAM in MiB.
+    pub memory_mib: u32,
+    /// The emulator; the system's when absent.
+    pub qemu: Option<PathBuf>,
+    /// For QEMU's `-accel`.
+    pub accel: String,
+    /// For QEMU's `-cpu`.
+    pub cpu: String,
+    /// Appended to QEMU's command line.
+    pub extra: Vec<String>,
+    /// Appended to the kernel's command line (`nokaslr`, for example).
+    pub cmdline: String,
+    /// Attach the disk with the planted programs, which the guest mounts at `/opt/planted`.
+    pub plants: bool,
+    /// Started under watch.
+    pub watched: Option<Watched>,
+    /// Wait until no other guest of this harness runs on the machine.
+    pub alone: bool,
+    /// From start to ready.
+    pub boot_timeout: Duration,
+    /// For each command in the guest.
+    pub command_timeout: Duration,
+}
+
+impl Default for Options {
+    fn default() -> Self {
+        Options {
+            kernel: Kernel::K6_1,
+            smp: 1,
+            memory_mib: 1024,
+            qemu: None,
+            accel: "tcg,thread=multi".to_owned(),
+            cpu: "qemu64".to_owned(),
+            extra: Vec::new(),
+            cmdline: String::new(),
+            plants: true,
+            watched: None,
+            alone: true,
+            // Ten times what it takes on two idle cores.
+            boot_timeout: Duration::from_secs(300),
+            command_timeout: Duration::from_secs(120),
+        }
+    }
+}
+
+impl Options {
+    /// The whole command line, with its sockets and logs in `folder`.
+    pub(super) fn command(&self, image: &Image, folder: &Path, http_port: u16) -> Result<Command> {
+        let qemu = match &self.qemu {
+            Some(program) => program.clone(),
+            None => qemu::system()?,
+        };
+        let mut command = match &self.watched {
+            None => Command::new(qemu),
+            Some(watched) => {
+                let mut command = Command::new(&watched.program);
+                command
+                    .arg("run")
+                    .arg("--catalog")
+                    .arg(&watched.catalog)
+                    .arg("--name")
+                    .arg(&watched.name);
+                if let Some(report) = &watched.report {
+                    command.arg("--report").arg(report);
+                }
+                command.args(&watched.extra).arg("--").arg(qemu);
+                command
+            }
+        };
+        let at = |name: &str| folder.join(name).display().to_string();
+        let drive = |id: &str, path: PathBuf| {
+            // The snapshot takes what the guest writes; the image in the cache stays as it was built.
+            format!("if=none,id={id},format=raw,snapshot=on,file={}", path.display())
+        };
+        command.args(["-nodefaults", "-no-user-config", "-display", "none", "-no-reboot"]);
+        command.args(["-accel", &self.accel, "-cpu", &self.cpu]);
+        command.args([
+            "-smp",
+            &self.smp.to_string(),
+            "-m",
+            &format!("{}M", self.memory_mib),
+        ]);
+        command.arg("-kernel").arg(image.kernel(self.kernel));
+        command.arg("-initrd").arg(image.initramfs(self.kernel));
+        command.arg("-append").arg(format!(
+            "root=/dev/vda rw console=ttyS0 quiet net.ifnames=0 {}",
+            self.cmdline
+        ));
+        command.arg("-drive").arg(drive("root", image.disk()));
+        command.args(["-device", "virtio-blk-pci,drive=root"]);
+        if self.plants {
+            command.arg("-drive").arg(drive("planted", image.plants().disk()));
+            command.args(["-device", "virtio-blk-pci,drive=planted"]);
+        }
+        command.arg("-serial").arg(format!("file:{}", at("serial.log")));
+        command
+            .arg("-qmp")
+            .arg(format!("unix:{},server=on,wait=off", at("qmp.sock")));
+        command.arg("-chardev").arg(format!(
+            "socket,id=command,path={},server=on,wait=off",
+            at(COMMAND_SOCKET)
+        ));
+        command.args(["-device", "virtio-serial-pci"]);
+        command.args([
+            "-device",
+            "virtserialport,chardev=command,name=nephoscope.command",
+        ]);
+        command
+            .arg("-netdev")
+            .arg(format!("user,id=net,hostfwd=tcp:127.0.0.1:{http_port}-:80"));
+        command.args(["-device", "virtio-net-pci,netdev=net"]);
+        command.args([
+            "-object",
+            "rng-random,id=rng,filename=/dev/urandom",
+            "-device",
+            "virtio-rng-pci,rng=rng",
+        ]);
+        command.args(&self.extra);
+        Ok(command)
+    }
+}

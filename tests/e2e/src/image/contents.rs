@@ -1,0 +1,121 @@
+//! What the guest is made of. Any change here changes the key under which the guest is kept.
+
+/// Raised when the way of building changes and neither the packages nor the files below show it.
+pub(super) const BUILDER_VERSION: &[u8] = b"1";
+
+/// The suites of the machine from which the guest is made.
+pub(super) const SUITES: [&str; 3] = ["bookworm", "bookworm-updates", "bookworm-security"];
+
+/// Where the second kernel comes from.
+pub(super) const SECOND_KERNEL_SUITE: &str = "trixie";
+
+/// What is installed, beyond what every Debian has and what these depend on.
+pub(super) const PACKAGES: [&str; 20] = [
+    "busybox",
+    "curl",
+    "dbus",
+    "initramfs-tools",
+    "iproute2",
+    "kmod",
+    "linux-image-amd64",
+    "netcat-openbsd",
+    "nginx",
+    "openssh-client",
+    "openssh-server",
+    "php-cli",
+    "php-fpm",
+    "procps",
+    "python3",
+    "systemd",
+    "systemd-sysv",
+    "udev",
+    "util-linux-extra",
+    "zstd",
+];
+
+/// Kinds of files that no program of the guest reads; leaving them out makes building faster.
+pub(super) const LEFT_OUT: [&str; 4] = [
+    "/usr/share/doc/*",
+    "/usr/share/info/*",
+    "/usr/share/locale/*",
+    "/usr/share/man/*",
+];
+
+/// A file put into the guest: where, with which mode, and its content.
+pub(super) type GuestFile = (&'static str, u32, &'static [u8]);
+
+/// Files that must be there before packages are configured.
+pub(super) const EARLY_FILES: [GuestFile; 2] = [
+    (
+        "etc/initramfs-tools/conf.d/guest",
+        0o644,
+        include_bytes!("../../guest-files/initramfs.conf"),
+    ),
+    (
+        "etc/initramfs-tools/modules",
+        0o644,
+        include_bytes!("../../guest-files/initramfs-modules"),
+    ),
+];
+
+/// Files that replace or complete what the packages brought.
+pub(super) const LATE_FILES: [GuestFile; 16] = [
+    ("etc/hostname", 0o644, b"nephoscope-guest\n"),
+    ("etc/hosts", 0o644, b"127.0.0.1 localhost nephoscope-guest\n"),
+    // Fixed: a fresh one would make systemd go through its first-boot work at every boot of a snapshot.
+    ("etc/machine-id", 0o444, b"6e6570686f73636f7065677565737401\n"),
+    ("etc/fstab", 0o644, b"/dev/vda / ext4 rw,noatime 0 0\n"),
+    (
+        "etc/nginx/sites-available/default",
+        0o644,
+        include_bytes!("../../guest-files/nginx-site"),
+    ),
+    (
+        "etc/systemd/network/10-guest.network",
+        0o644,
+        include_bytes!("../../guest-files/network"),
+    ),
+    (
+        "etc/systemd/system/nephoscope-command.service",
+        0o644,
+        include_bytes!("../../guest-files/command-server.service"),
+    ),
+    (
+        "etc/systemd/system/serial-getty@ttyS0.service.d/autologin.conf",
+        0o644,
+        include_bytes!("../../guest-files/autologin.conf"),
+    ),
+    (
+        "opt/nephoscope/command-server",
+        0o755,
+        include_bytes!("../../guest-files/command-server"),
+    ),
+    (
+        "opt/nephoscope/truth",
+        0o755,
+        include_bytes!("../../guest-files/truth"),
+    ),
+    (
+        "opt/nephoscope/shortlived",
+        0o755,
+        include_bytes!("../../guest-files/shortlived"),
+    ),
+    (
+        "opt/nephoscope/work.py",
+        0o644,
+        include_bytes!("../../guest-files/work.py"),
+    ),
+    (
+        "var/www/html/index.html",
+        0o644,
+        b"<!doctype html><title>guest</title><p>It runs.\n",
+    ),
+    (
+        "var/www/html/index.php",
+        0o644,
+        include_bytes!("../../guest-files/index.php"),
+    ),
+];
+
+/// The script that is run in the root last.
+pub(super) const CONFIGURE: &[u8] = include_bytes!("../../guest-files/configure");
