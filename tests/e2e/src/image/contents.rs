@@ -66,6 +66,17 @@ pub(super) const LATE_FILES: [GuestFile; 16] = [
     ("etc/machine-id", 0o444, b"6e6570686f73636f7065677565737401\n"),
     ("etc/fstab", 0o644, b"/dev/vda / ext4 rw,noatime 0 0\n"),
     (
+        "etc/modprobe.d/guest.conf",
+        0o644,
+        include_bytes!("../../guest-files/modprobe.conf"),
+    ),
+    // Written to RAM only: the disk forgets it anyway.
+    (
+        "etc/systemd/journald.conf.d/guest.conf",
+        0o644,
+        b"[Journal]\nStorage=volatile\n",
+    ),
+    (
         "etc/nginx/sites-available/default",
         0o644,
         include_bytes!("../../guest-files/nginx-site"),
