@@ -1,1 +1,14 @@
 //! The road of one event: take it, identify the page, record the change, judge it, emit findings.
+//!
+//! [`Session`] reads as that sentence. It names no driver and no sink; the program plugs them in.
+
+mod counters;
+mod executed;
+mod identify;
+mod images;
+mod names;
+mod nearest;
+mod session;
+
+pub use names::CatalogNames;
+pub use session::Session;

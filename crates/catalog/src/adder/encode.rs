@@ -28,14 +28,18 @@ pub(crate) struct Window {
 /// # Errors
 /// What is wrong with it.
 pub(crate) fn encode(digest: [u8; 32], bytes: &[u8], path: &str) -> Result<Option<Encoded>, String> {
-    let Some(mut object) = formats::recognise(bytes, path)? else {
+    // A recogniser that fails on one file out of a million must not take the others with it. What it was doing is
+    // dropped with it; the file is refused and named.
+    let recognised = std::panic::catch_unwind(|| formats::recognise(bytes, path));
+    let recognised = recognised.unwrap_or_else(|_| Err("the recogniser failed on it: please report".to_owned()));
+    let Some(mut object) = recognised? else {
         return Ok(None);
     };
     let pages = std::mem::take(&mut object.pages);
     let mut windows = Vec::new();
     for (number, part) in (0u32..).zip(&object.parts) {
         let number = u16::try_from(number).map_err(|_| "more than 65536 parts".to_owned())?;
-        windows.extend(formats::windows(part).map(|(hash, offset)| Window {
+        windows.extend(formats::windows(part).into_iter().map(|(hash, offset)| Window {
             hash,
             part: number,
             offset,

@@ -1,0 +1,91 @@
+//! What the catalog says of files, kept: reports and judges ask again and again.
+
+use std::cell::RefCell;
+use std::collections::HashMap;
+use std::sync::Arc;
+
+use nephoscope_catalog::{Catalog, ObjectId};
+use nephoscope_inventory::{CandidateReport, Names, ObjectFacts};
+use nephoscope_recipe::ObjectKind;
+
+/// One file's names.
+#[derive(Debug)]
+struct Known {
+    kind: Option<ObjectKind>,
+    build_id: Option<Vec<u8>>,
+    placements: Vec<(String, CandidateReport)>,
+}
+
+/// The catalog's names.
+#[derive(Debug)]
+pub struct CatalogNames {
+    catalog: Arc<Catalog>,
+    known: RefCell<HashMap<ObjectId, Arc<Known>>>,
+    unreadable: RefCell<u64>,
+}
+
+impl CatalogNames {
+    /// Asks this catalog.
+    #[must_use]
+    pub fn new(catalog: Arc<Catalog>) -> Self {
+        Self {
+            catalog,
+            known: RefCell::default(),
+            unreadable: RefCell::default(),
+        }
+    }
+
+    /// Records of the catalog that could not be read.
+    #[must_use]
+    pub fn unreadable(&self) -> u64 {
+        *self.unreadable.borrow()
+    }
+
+    fn get(&self, object: ObjectId) -> Arc<Known> {
+        if let Some(known) = self.known.borrow().get(&object) {
+            return known.clone();
+        }
+        let info = self.catalog.object(object);
+        let placements = self.catalog.placements(object);
+        if info.is_err() || placements.is_err() {
+            *self.unreadable.borrow_mut() += 1;
+        }
+        let placements = placements
+            .unwrap_or_default()
+            .into_iter()
+            .map(|placement| {
+                let package = placement.package;
+                let candidate = CandidateReport {
+                    package: package.as_ref().map(|p| p.name.clone()),
+                    source: package.as_ref().map(|p| p.source.clone()),
+                    version: package.map(|p| p.version),
+                };
+                (placement.path, candidate)
+            })
+            .collect();
+        let info = info.ok();
+        let known = Arc::new(Known {
+            kind: info.as_ref().map(|info| info.kind),
+            build_id: info.and_then(|info| info.facts.build_id),
+            placements,
+        });
+        self.known.borrow_mut().insert(object, known.clone());
+        known
+    }
+}
+
+impl ObjectFacts for CatalogNames {
+    fn kind(&self, object: ObjectId) -> Option<ObjectKind> {
+        self.get(object).kind
+    }
+}
+
+impl Names for CatalogNames {
+    fn placements(&self, object: ObjectId) -> Vec<(String, CandidateReport)> {
+        self.get(object).placements.clone()
+    }
+
+    fn build_id(&self, object: ObjectId) -> Option<Vec<u8>> {
+        self.get(object).build_id.clone()
+    }
+}

@@ -1,0 +1,150 @@
+//! The nearest known page, for one that equals none.
+
+use std::collections::HashMap;
+
+use nephoscope_catalog::{Catalog, ObjectId, ReadError};
+use nephoscope_guest::{Gva, PAGE_SIZE, PageBytes};
+use nephoscope_inventory::{Difference, Modified, Place};
+use nephoscope_recipe::{PartKind, windows};
+
+/// A page with more different bytes than this is not a modified one: a quarter.
+pub(crate) const MAX_DIFFERENT: usize = PAGE_SIZE / 4;
+
+/// A part that a page's windows point to, and where the page would begin in it.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug)]
+pub(crate) struct Candidate {
+    /// Windows that agree.
+    pub(crate) votes: u32,
+    /// The file.
+    pub(crate) object: ObjectId,
+    /// The part.
+    pub(crate) part: u16,
+    /// The page's first byte in the part.
+    pub(crate) at: i64,
+}
+
+/// The parts that most of the page's windows point to, best first.
+pub(crate) fn by_windows(
+    catalog: &Catalog,
+    page: &PageBytes,
+    most: usize,
+    wanted: impl Fn(&Candidate) -> bool,
+) -> Result<Vec<Candidate>, ReadError> {
+    let mut votes: HashMap<(ObjectId, u16, i64), u32> = HashMap::new();
+    for (hash, offset) in windows::probes(&page[..]) {
+        for found in catalog.windows(hash)? {
+            let at = i64::from(found.offset) - i64::from(offset);
+            *votes.entry((found.object, found.part, at)).or_default() += 1;
+        }
+    }
+    let mut candidates: Vec<Candidate> = votes
+        .into_iter()
+        .map(|((object, part, at), votes)| Candidate {
+            votes,
+            object,
+            part,
+            at,
+        })
+        .filter(wanted)
+        .collect();
+    candidates.sort_unstable_by_key(|c| (std::cmp::Reverse(c.votes), c.object, c.part, c.at));
+    candidates.truncate(most);
+    Ok(candidates)
+}
+
+/// The nearest page of a user program: what the neighbours' file has at this place, or what windows point to.
+pub(crate) fn user(
+    catalog: &Catalog,
+    page: &PageBytes,
+    va: Gva,
+    neighbours: &[(ObjectId, u64)],
+) -> Result<Option<Modified>, ReadError> {
+    let mut best: Option<(usize, Modified)> = None;
+    let mut consider = |object: ObjectId, link: u64, file: &[u8]| {
+        let different = page.iter().zip(file).filter(|(a, b)| a != b).count();
+        if file.len() == PAGE_SIZE
+            && different > 0
+            && different <= MAX_DIFFERENT
+            && best.as_ref().is_none_or(|(least, _)| different < *least)
+        {
+            let bytes = (0_u16..)
+                .zip(file.iter().zip(page.iter()))
+                .map(|(at, (before, after))| (at, *before, *after));
+            let differences = runs(bytes.filter(|(_, before, after)| before != after));
+            best = Some((
+                different,
+                Modified {
+                    nearest: Place {
+                        object,
+                        part: None,
+                        link,
+                    },
+                    differences,
+                },
+            ));
+        }
+    };
+    for (object, bias) in neighbours {
+        let link = va.0.wrapping_sub(*bias);
+        let info = catalog.object(*object)?;
+        for (number, about) in (0_u16..).zip(&info.parts) {
+            let end = about.link.saturating_add(about.len);
+            if about.kind == PartKind::UserText && about.link <= link && link < end {
+                let part = catalog.part(*object, number)?;
+                if let Some(file) = slice(&part.bytes, link.saturating_sub(part.link)) {
+                    consider(*object, link, file);
+                }
+            }
+        }
+    }
+    let page_aligned = |c: &Candidate| c.at >= 0 && c.at % 4096 == 0;
+    for candidate in by_windows(catalog, page, 8, page_aligned)? {
+        let part = catalog.part(candidate.object, candidate.part)?;
+        let at = u64::try_from(candidate.at).unwrap_or(u64::MAX);
+        if part.kind == PartKind::UserText
+            && let Some(file) = slice(&part.bytes, at)
+        {
+            consider(candidate.object, part.link.wrapping_add(at), file);
+        }
+    }
+    Ok(best.map(|(_, modified)| modified))
+}
+
+fn slice(bytes: &[u8], at: u64) -> Option<&[u8]> {
+    let at = usize::try_from(at).ok()?;
+    bytes.get(at..at.checked_add(PAGE_SIZE)?)
+}
+
+/// Different bytes as runs: offset, before, after.
+pub(crate) fn runs(bytes: impl Iterator<Item = (u16, u8, u8)>) -> Vec<Difference> {
+    let mut runs: Vec<Difference> = Vec::new();
+    for (offset, before, after) in bytes {
+        match runs.last_mut() {
+            Some(run) if usize::from(run.offset) + run.after.len() == usize::from(offset) => {
+                run.before.push(before);
+                run.after.push(after);
+            }
+            _ => runs.push(Difference {
+                offset,
+                before: vec![before],
+                after: vec![after],
+            }),
+        }
+    }
+    runs
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn different_bytes_side_by_side_are_one_run() {
+        let runs = runs([(3, 1, 9), (4, 2, 8), (7, 0, 1)].into_iter());
+        let shape: Vec<_> = runs
+            .iter()
+            .map(|r| (r.offset, r.before.clone(), r.after.clone()))
+            .collect();
+        assert_eq!(shape, [(3, vec![1, 2], vec![9, 8]), (7, vec![0], vec![1])]);
+    }
+}

@@ -1,0 +1,387 @@
+//! One watch: *take an event, identify the page, record the change, judge it, emit findings*.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
+
+use nephoscope_catalog::{Catalog, ObjectId};
+use nephoscope_finding::{Finding, Sink};
+use nephoscope_guest::{Attribution, CodeCoverage, Coverage};
+use nephoscope_guest::{
+    CodeCaptured, Event, Gap, GapReason, Gpa, Gva, Lifecycle, PageBytes, PageId, Privilege, Root, Stamped,
+};
+use nephoscope_inventory::{
+    Change, CoverageLog, Inventory, PageRecord, Report, SpaceId, Unknown, Verdict, VmReport, build,
+};
+use nephoscope_judge::{Draft, Judge, ModifiedCode, UnknownCode};
+
+use crate::counters::Counters;
+use crate::identify::{Answer, Identifier, Question};
+use crate::names::CatalogNames;
+
+/// Pages whose verdict may still change: their bytes are kept until then.
+const MAX_OPEN: usize = 8192;
+
+/// Modified and unknown pages whose bytes are kept as evidence: 16 MiB. The oldest go first.
+const MAX_KEPT: usize = 4096;
+
+/// One VM's watch.
+#[derive(Debug)]
+pub struct Session {
+    vm: VmReport,
+    identifier: Identifier,
+    inventory: Inventory,
+    coverage: CoverageLog,
+    judges: Judges,
+    findings: Vec<Finding>,
+    names: CatalogNames,
+    counters: Counters,
+    open: BTreeMap<PageId, PageBytes>,
+    touched: BTreeSet<PageId>,
+    kept: BTreeMap<PageId, PageBytes>,
+    now_ns: u64,
+}
+
+#[derive(Debug, Default)]
+struct Judges {
+    modified: ModifiedCode,
+    unknown: UnknownCode,
+}
+
+impl Session {
+    /// A watch of `vm` with this catalog.
+    #[must_use]
+    pub fn new(vm: VmReport, catalog: Arc<Catalog>) -> Self {
+        Self {
+            vm,
+            identifier: Identifier::new(catalog.clone()),
+            inventory: Inventory::default(),
+            coverage: CoverageLog::default(),
+            judges: Judges::default(),
+            findings: Vec::new(),
+            names: CatalogNames::new(catalog),
+            counters: Counters::default(),
+            open: BTreeMap::new(),
+            touched: BTreeSet::new(),
+            kept: BTreeMap::new(),
+            now_ns: 0,
+        }
+    }
+
+    /// Takes one event, and gives what follows from it to the sinks. `place` tells where a host-side frame lies in guest
+    /// memory.
+    pub fn take(
+        &mut self,
+        stamped: Stamped,
+        place: &dyn Fn(u64) -> Option<Gpa>,
+        sinks: &mut [&mut dyn Sink],
+    ) {
+        self.now_ns = self.now_ns.max(stamped.at_ns);
+        let mut changes = Vec::new();
+        match stamped.event {
+            Event::CodeCaptured(captured) => self.captured(stamped.at_ns, *captured, place, &mut changes),
+            Event::Executed(executed) => self.inventory.executed(stamped.at_ns, executed, &mut changes),
+            Event::Located { page, root, va } => self.inventory.located(root, page, va),
+            Event::Extended { page, start, end } => {
+                if self.inventory.extended(page, start, end) && self.open.contains_key(&page) {
+                    self.touched.insert(page);
+                }
+            }
+            Event::Gap(gap) => self.coverage.add(gap),
+            Event::Lifecycle(Lifecycle::Reset) => {
+                self.inventory.reset(stamped.at_ns, &mut changes);
+                self.identifier.reset();
+            }
+            Event::Counters(values) => {
+                for (name, value) in values {
+                    self.counters.set(name, value);
+                }
+            }
+            _ => {}
+        }
+        self.judge(&changes, sinks);
+    }
+
+    /// Looks again at pages whose executed bytes grew, or that a newly placed image may explain. To be called every few
+    /// milliseconds.
+    pub fn settle(&mut self, sinks: &mut [&mut dyn Sink]) {
+        let mut changes = Vec::new();
+        // An image that is placed may explain pages that explain others: as long as there is news.
+        for _ in 0..8 {
+            let pages = std::mem::take(&mut self.touched);
+            if pages.is_empty() {
+                break;
+            }
+            for page in pages {
+                self.look_again(page, &mut changes);
+            }
+        }
+        self.judge(&changes, sinks);
+    }
+
+    /// An address space was seen to be gone.
+    pub fn ended(&mut self, space: SpaceId, at_ns: u64, sinks: &mut [&mut dyn Sink]) {
+        let mut changes = Vec::new();
+        self.inventory.ended(space, at_ns, &mut changes);
+        self.judge(&changes, sinks);
+    }
+
+    /// Living user address spaces with their roots.
+    pub fn living(&self) -> impl Iterator<Item = (SpaceId, Root)> {
+        self.inventory
+            .spaces()
+            .filter(|s| s.is_living() && s.root.0 != 0)
+            .map(|s| (s.id, s.root))
+    }
+
+    /// A gap that somebody else than the driver noticed.
+    pub fn gap(&mut self, gap: Gap) {
+        self.coverage.add(gap);
+    }
+
+    /// Time goes on without events.
+    pub fn at(&mut self, now_ns: u64) {
+        self.now_ns = self.now_ns.max(now_ns);
+    }
+
+    /// The inventory.
+    #[must_use]
+    pub fn inventory(&self) -> &Inventory {
+        &self.inventory
+    }
+
+    /// What was concluded so far.
+    #[must_use]
+    pub fn findings(&self) -> &[Finding] {
+        &self.findings
+    }
+
+    /// What the catalog says of files.
+    #[must_use]
+    pub fn names(&self) -> &CatalogNames {
+        &self.names
+    }
+
+    /// The bytes of a modified or unknown page, if they are still kept.
+    #[must_use]
+    pub fn kept_bytes(&self, page: PageId) -> Option<&PageBytes> {
+        self.kept.get(&page).or_else(|| self.open.get(&page))
+    }
+
+    /// The report as of now.
+    #[must_use]
+    pub fn report(&self) -> Report {
+        let mut counters = self.counters.all();
+        counters.insert("executions_dropped".into(), self.inventory.dropped());
+        counters.insert("catalog_records_unreadable".into(), self.names.unreadable());
+        for (reason, lost) in self.coverage.lost() {
+            *counters
+                .entry(format!("lost_{}", format!("{reason:?}").to_ascii_lowercase()))
+                .or_default() += lost;
+        }
+        build(
+            self.vm.clone(),
+            &self.inventory,
+            &self.coverage,
+            self.now_ns,
+            counters,
+            &self.findings,
+            &self.names,
+        )
+    }
+
+    fn captured(
+        &mut self,
+        at_ns: u64,
+        captured: CodeCaptured,
+        place: &dyn Fn(u64) -> Option<Gpa>,
+        changes: &mut Vec<Change>,
+    ) {
+        let gpa = captured
+            .gpa
+            .or_else(|| place(captured.frame).filter(|_| captured.frame != 0));
+        let record = PageRecord {
+            id: captured.page,
+            at_ns,
+            gpa,
+            frame: captured.frame,
+            generation: captured.generation,
+            root: captured.root,
+            va: captured.va,
+            privilege: captured.privilege,
+            paging: captured.paging,
+            digest: *blake3::hash(&captured.bytes[..]).as_bytes(),
+            verdict: Arc::new(Verdict::Unknown(Unknown::default())),
+            executed: vec![(captured.start, captured.end)],
+        };
+        let answer = self.ask(&record, &captured.bytes);
+        let (page, open) = (record.id, answer.open);
+        let identified = matches!(*answer.verdict, Verdict::Identified(_));
+        self.inventory.captured(
+            PageRecord {
+                verdict: answer.verdict,
+                ..record
+            },
+            changes,
+        );
+        if open {
+            self.keep_open(page, captured.bytes);
+        } else if !identified {
+            if self.kept.len() >= MAX_KEPT {
+                self.kept.pop_first();
+                self.counters.count("evidence_dropped");
+            }
+            self.kept.insert(page, captured.bytes);
+        }
+        if answer.placed {
+            self.touched.extend(self.open.keys().copied());
+        }
+    }
+
+    fn keep_open(&mut self, page: PageId, bytes: PageBytes) {
+        if self.open.len() >= MAX_OPEN {
+            self.open.pop_first();
+            self.counters.count("open_pages_dropped");
+        }
+        self.open.insert(page, bytes);
+    }
+
+    fn look_again(&mut self, page: PageId, changes: &mut Vec<Change>) {
+        let (Some(bytes), Some(record)) = (self.open.get(&page).cloned(), self.inventory.page(page).cloned())
+        else {
+            return;
+        };
+        let answer = self.ask(&record, &bytes);
+        self.inventory.judged(page, answer.verdict, changes);
+        if !answer.open {
+            self.open.remove(&page);
+        }
+        if answer.placed {
+            self.touched.extend(self.open.keys().copied());
+        }
+    }
+
+    fn ask(&mut self, record: &PageRecord, bytes: &PageBytes) -> Answer {
+        let neighbours = self.neighbours(record);
+        let question = Question {
+            bytes,
+            digest: record.digest,
+            va: record.va,
+            paging: record.paging,
+            privilege: record.privilege,
+            executed: &record.executed,
+            neighbours: &neighbours,
+            origin: origin(record, !neighbours.is_empty()),
+        };
+        self.counters.count("identifications");
+        match self.identifier.ask(&question) {
+            Ok(answer) => answer,
+            Err(error) => {
+                self.counters.count("catalog_errors");
+                let unknown = Unknown {
+                    origin: format!("not looked up: {error}"),
+                };
+                Answer {
+                    verdict: Arc::new(Verdict::Unknown(unknown)),
+                    placed: false,
+                    open: false,
+                }
+            }
+        }
+    }
+
+    /// Files that pages near this one are of, in any address space that has the same root now, and their bias.
+    fn neighbours(&self, record: &PageRecord) -> Vec<(ObjectId, u64)> {
+        if record.privilege != Privilege::User {
+            return Vec::new();
+        }
+        let mut found = BTreeSet::new();
+        for space in self
+            .inventory
+            .spaces()
+            .filter(|s| s.is_living() && s.root == record.root)
+        {
+            for (page, va) in &space.pages {
+                let (Some(page), Some(va)) = (self.inventory.page(*page), va) else {
+                    continue;
+                };
+                if va.0.abs_diff(record.va.0) > 64 << 20 {
+                    continue;
+                }
+                found.extend(
+                    page.verdict
+                        .places()
+                        .iter()
+                        .map(|p| (p.object, bias(*va, p.link))),
+                );
+            }
+        }
+        found.into_iter().take(64).collect()
+    }
+
+    fn judge(&mut self, changes: &[Change], sinks: &mut [&mut dyn Sink]) {
+        let mut drafts = Vec::new();
+        for change in changes {
+            self.judges
+                .modified
+                .judge(change, &self.inventory, &self.names, &mut drafts);
+            self.judges
+                .unknown
+                .judge(change, &self.inventory, &self.names, &mut drafts);
+        }
+        for draft in drafts {
+            self.emit(draft, sinks);
+        }
+    }
+
+    fn emit(&mut self, draft: Draft, sinks: &mut [&mut dyn Sink]) {
+        let finding = Finding {
+            id: self.findings.len() as u64 + 1,
+            rule: draft.rule.to_owned(),
+            severity: draft.severity,
+            address_space: draft.space.map(|space| space.0),
+            at_ns: draft.at_ns,
+            summary: draft.summary,
+            evidence: draft.evidence,
+        };
+        for sink in sinks {
+            if sink.emit(&finding).is_err() {
+                self.counters.count("findings_not_delivered");
+            }
+        }
+        self.findings.push(finding);
+    }
+
+    /// The driver is gone without a word.
+    pub fn lost_driver(&mut self, at_ns: u64) {
+        self.coverage.add(Gap {
+            from_ns: at_ns,
+            to_ns: at_ns,
+            left: Coverage {
+                code: CodeCoverage::Blind,
+                attribution: Attribution::Blind,
+            },
+            reason: GapReason::DriverLost,
+            lost: 0,
+        });
+    }
+}
+
+fn bias(va: Gva, link: u64) -> u64 {
+    va.0.wrapping_sub(link)
+}
+
+/// One line about an unknown page.
+fn origin(record: &PageRecord, near_known: bool) -> String {
+    let written = if record.generation > 0 {
+        "written and executed again"
+    } else {
+        "first execution in its frame"
+    };
+    match (record.privilege, record.paging, record.va.is_high_half()) {
+        (Privilege::User, ..) if near_known => format!("user memory near known modules, {written}"),
+        (Privilege::User, ..) => format!("user memory away from any known module, {written}"),
+        (_, true, true) => format!("kernel memory, {written}"),
+        (_, true, false) => format!("supervisor code at a low address, with paging, {written}"),
+        _ => format!("firmware phase, without paging, {written}"),
+    }
+}
