@@ -46,7 +46,7 @@ impl Table {
             bits,
             records: u64::from_le_bytes(*records),
         };
-        if shape.blocks().checked_mul(512).and_then(|len| len.checked_add(9)) != Some(map.len()) {
+        if shape.blocks().checked_mul(256).and_then(|len| len.checked_add(9)) != Some(map.len()) {
             return Err(io::Error::other("other length"));
         }
         table::Table::new(map, 0, shape, "table", "bench")

@@ -1,4 +1,4 @@
-//! The smallest unit that is read and checked: 512 bytes, of which the last four are a CRC-32.
+//! The smallest unit that is read and checked: 256 bytes, of which the last four are a CRC-32.
 //!
 //! CRC-32 and not a hash: it finds *every* damage of up to 32 neighbouring bits, so a flipped byte is found for
 //! certain and not only most probably. The block's place takes part in the sum, so a block that a disk or a
@@ -6,7 +6,7 @@
 //! program that reads it.
 
 /// Bytes of one block.
-pub(crate) const BLOCK: usize = 512;
+pub(crate) const BLOCK: usize = 256;
 /// Bytes of one block that hold data.
 pub(crate) const PAYLOAD: usize = BLOCK - 4;
 
@@ -15,9 +15,10 @@ pub(crate) type Payload = [u8; PAYLOAD];
 
 /// The check of some bytes that stand at `place`.
 pub(crate) fn check(bytes: &[u8], place: u64) -> u32 {
-    let mut crc = crc32fast::Hasher::new();
+    let [a, b, c, d, e, f, g, h] = place.to_le_bytes();
+    let start = u32::from_le_bytes([a, b, c, d]) ^ u32::from_be_bytes([e, f, g, h]);
+    let mut crc = crc32fast::Hasher::new_with_initial(start);
     crc.update(bytes);
-    crc.update(&place.to_le_bytes());
     crc.finalize()
 }
 

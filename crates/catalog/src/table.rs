@@ -1,15 +1,19 @@
 //! An immutable sorted table of fixed-size records under keys that are as good as random.
 //!
 //! ```text
-//! section ──► [ data block 0 ][ data block 1 ] … [ radix block 0 ] …        512 bytes each, see `block`
+//! section ──► [ data block 0 ][ data block 1 ] … [ radix block 0 ] …        256 bytes each, see `block`
 //! data block  ──► records, sorted, none cut in two; the last block is zero-filled
-//! radix block ──► 127 little-endian u32: entry p is the data block in which the first key that starts
+//! radix block ──► 63 little-endian u32: entry p is the data block in which the first key that starts
 //!                 with the bits p (or more) stands
+//!
+//! find(key):
+//!     first, last = radix[prefix(key)], radix[prefix(key) + 1]          about 16 blocks
+//!     block = first + (last - first + 1) * (the key's next bits as a fraction)
+//!     back while the block starts with the key or a greater one, then forward until a greater one
 //! ```
 //!
-//! A look-up reads the radix entry of the key's first bits, then data blocks from there until a greater key: two
-//! to three blocks, each checked. Because keys are digests, a prefix of `log2(blocks)` bits leaves one or two
-//! blocks; no tree has to be walked, and nothing is read at opening.
+//! Because keys are digests, their bits say where they are; no tree has to be walked, and nothing is read at opening.
+//! A look-up checks three to four blocks, of which the first is in the cache and the others side by side.
 
 mod read;
 mod shape;

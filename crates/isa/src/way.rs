@@ -38,14 +38,21 @@ impl Way {
         let mut most = USER_ENTRIES;
         for step in steps.iter_mut().take(usize::from(levels).saturating_sub(1)) {
             let entries = table(memory, frame)?;
-            let (number, entry) =
-                entries.iter().enumerate().take(most).rev().find(|(_, entry)| **entry & PRESENT != 0)?;
+            let (number, entry) = entries
+                .iter()
+                .enumerate()
+                .take(most)
+                .rev()
+                .find(|(_, entry)| **entry & PRESENT != 0)?;
             if *entry & LEAF != 0 && most != USER_ENTRIES {
                 break;
             }
             frame = entry & FRAME;
             most = entries.len();
-            *step = Some(Step { entry: u16::try_from(number).ok()?, frame });
+            *step = Some(Step {
+                entry: u16::try_from(number).ok()?,
+                frame,
+            });
         }
         steps.iter().any(Option::is_some).then_some(Self { steps })
     }
@@ -121,6 +128,9 @@ mod tests {
 
     #[test]
     fn an_empty_user_half_has_no_way() {
-        assert_eq!(Way::find(&Tables(HashMap::from([(0x1000 + 511 * 8, 0xff_f003)])), ROOT, 4), None);
+        assert_eq!(
+            Way::find(&Tables(HashMap::from([(0x1000 + 511 * 8, 0xff_f003)])), ROOT, 4),
+            None
+        );
     }
 }

@@ -1,2 +1,29 @@
-//! The program.
-fn main() {}
+//! Names the code that virtual machines really execute, from the host.
+
+mod cli;
+mod cmd;
+mod control;
+mod exit;
+mod monitor;
+mod qemu;
+mod runtime;
+
+use std::process::ExitCode;
+
+use clap::Parser;
+
+fn main() -> ExitCode {
+    let cli = cli::Cli::parse();
+    match cmd::dispatch(cli) {
+        Ok(code) => code,
+        Err(error) => {
+            // One line: what, why, and what to do.
+            let causes: Vec<String> = error.chain().map(ToString::to_string).collect();
+            eprintln!("nephoscope: {}", causes.join(": "));
+            let failure = error
+                .downcast_ref::<exit::Exit>()
+                .map_or(exit::Failure::Other, |exit| exit.failure);
+            ExitCode::from(failure as u8)
+        }
+    }
+}

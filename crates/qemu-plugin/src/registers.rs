@@ -39,8 +39,6 @@ pub(crate) struct CpuState {
     pub(crate) long: bool,
     /// CPL 3.
     pub(crate) user: bool,
-    /// CR4.LA57.
-    pub(crate) five_levels: bool,
 }
 
 impl Registers {
@@ -107,6 +105,11 @@ impl Registers {
         buffer.read(api, handle)
     }
 
+    /// CR4.LA57: page tables have five levels.
+    pub(crate) fn five_levels(&self, api: &Api, buffer: &Buffer) -> Option<bool> {
+        Some(buffer.read(api, self.cr4)? & (1 << 12) != 0)
+    }
+
     /// What a translation needs.
     pub(crate) fn state(&self, api: &Api, buffer: &Buffer) -> Option<CpuState> {
         let cr0 = buffer.read(api, self.cr0)?;
@@ -121,7 +124,6 @@ impl Registers {
             protected,
             long,
             user: protected && (level == 3 || virtual_8086),
-            five_levels: buffer.read(api, self.cr4)? & (1 << 12) != 0,
         })
     }
 }

@@ -90,14 +90,14 @@ impl Roots {
 
 /// Translates a virtual address in long mode or without paging, for an instruction that crosses into a page. Any doubt
 /// is `None`: the page is then captured without its frame.
-pub(crate) fn walk(memory: &impl PhysicalMemory, state: CpuState, va: u64) -> Option<u64> {
+pub(crate) fn walk(memory: &impl PhysicalMemory, state: CpuState, five_levels: bool, va: u64) -> Option<u64> {
     if !state.paging {
         return Some(va);
     }
     if !state.long {
         return None;
     }
-    let levels = if state.five_levels { 5 } else { 4 };
+    let levels = if five_levels { 5 } else { 4 };
     let mut frame = state.cr3 & FRAME;
     for level in (0..levels).rev() {
         let number = va >> (12 + 9 * level) & 511;

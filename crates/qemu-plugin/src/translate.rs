@@ -105,7 +105,9 @@ impl Plugin {
         if at >= va {
             return page_host(&self.api, last, at - va);
         }
-        let gpa = crate::roots::walk(&self.memory, state, va)?;
+        let registers = self.registers.get()?;
+        let five_levels = self.with_buffer(|buffer| registers.five_levels(&self.api, buffer))?;
+        let gpa = crate::roots::walk(&self.memory, state, five_levels, va)?;
         self.memory.host(nephoscope_guest::Gpa(gpa), PAGE_SIZE)
     }
 
@@ -202,7 +204,7 @@ impl Plugin {
             user: state.user,
             paging: state.paging,
             replay: false,
-            bits: bits(state, piece.va),
+            bits: bits(state),
         };
         self.push(
             vcpu,
@@ -255,30 +257,27 @@ impl Plugin {
         self.push(vcpu, &mut vcpu.lock(), &gap, 0, true);
     }
 
-    /// Kernel code only: instructions that can change the root are privileged.
+    /// Kernel code only: instructions that can change the root are privileged. QEMU ends a block after each of them
+    /// (`target/i386/tcg`: they set `is_jmp`), so only the last can be one.
     fn watch_root_changes(&self, tb: *mut Tb, state: CpuState) {
-        let count = (self.api.tb_n_insns)(tb);
-        for i in 0..count {
-            let insn = (self.api.tb_get_insn)(tb, i);
-            if insn.is_null() {
-                continue;
+        let last = (self.api.tb_n_insns)(tb).wrapping_sub(1);
+        let insn = (self.api.tb_get_insn)(tb, last);
+        if insn.is_null() {
+            return;
+        }
+        let mut bytes = [0; MAX_INSN];
+        let len = (self.api.insn_data)(insn, bytes.as_mut_ptr(), MAX_INSN).min(MAX_INSN);
+        let mode = Mode {
+            bits: bits(state),
+            long: state.long,
+            protected: state.protected,
+        };
+        match root_change(bytes.get(..len).unwrap_or(&[]), mode) {
+            Some(RootChange::MovCr3(general)) => {
+                (self.api.insn_exec)(insn, before_root_change, CB_R_REGS, pack(Some(general)));
             }
-            let mut bytes = [0; MAX_INSN];
-            let len = (self.api.insn_data)(insn, bytes.as_mut_ptr(), MAX_INSN).min(MAX_INSN);
-            let mode = Mode {
-                bits: bits(state, (self.api.insn_vaddr)(insn)),
-                long: state.long,
-                protected: state.protected,
-            };
-            match root_change(bytes.get(..len).unwrap_or(&[]), mode) {
-                Some(RootChange::MovCr3(general)) => {
-                    (self.api.insn_exec)(insn, before_root_change, CB_R_REGS, pack(Some(general)));
-                }
-                Some(RootChange::Other) => {
-                    (self.api.insn_exec)(insn, before_root_change, CB_R_REGS, pack(None))
-                }
-                None => {}
-            }
+            Some(RootChange::Other) => (self.api.insn_exec)(insn, before_root_change, CB_R_REGS, pack(None)),
+            None => {}
         }
     }
 }
@@ -292,7 +291,7 @@ fn page_host(api: &crate::api::Api, insn: *const Insn, offset: u64) -> Option<u6
 
 /// The width of the code segment, as far as registers tell: QEMU shows selectors, not descriptors. In long mode, code
 /// below 4 GiB may be in compatibility mode; it is read as 64-bit code, which only matters for showing it.
-fn bits(state: CpuState, _va: u64) -> u8 {
+fn bits(state: CpuState) -> u8 {
     match (state.long, state.protected) {
         (true, _) => 64,
         (false, true) => 32,

@@ -8,9 +8,9 @@
 use std::collections::BTreeSet;
 
 use nephoscope_guest::PAGE_SIZE;
+use object::Endianness;
 use object::elf;
 use object::read::elf::{Dyn, FileHeader, ProgramHeader};
-use object::Endianness;
 
 use crate::error::RecipeError;
 use crate::object::{Facts, FilePage, Load, Object, ObjectKind, Part, PartKind, Placement};

@@ -31,7 +31,8 @@ pub(crate) fn encode(digest: [u8; 32], bytes: &[u8], path: &str) -> Result<Optio
     // A recogniser that fails on one file out of a million must not take the others with it. What it was doing is
     // dropped with it; the file is refused and named.
     let recognised = std::panic::catch_unwind(|| formats::recognise(bytes, path));
-    let recognised = recognised.unwrap_or_else(|_| Err("the recogniser failed on it: please report".to_owned()));
+    let recognised =
+        recognised.unwrap_or_else(|_| Err("the recogniser failed on it: please report".to_owned()));
     let Some(mut object) = recognised? else {
         return Ok(None);
     };

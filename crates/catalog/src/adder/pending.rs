@@ -197,18 +197,10 @@ impl Pending {
             }
             writer.place(object, &group)?;
         }
-        let pages: Vec<_> = self
-            .pages
-            .iter()
-            .filter_map(|row| renumber_page(row, &renumber))
-            .collect();
-        self.pages = Vec::new();
-        let windows: Vec<_> = self
-            .windows
-            .iter()
-            .filter_map(|row| renumber_window(row, &renumber))
-            .collect();
-        self.windows = Vec::new();
+        // In place: the tables are the bulk of the memory.
+        let (mut pages, mut windows) = (std::mem::take(&mut self.pages), std::mem::take(&mut self.windows));
+        pages.retain_mut(|row| renumber_page(row, &renumber).map(|new| *row = new).is_some());
+        windows.retain_mut(|row| renumber_window(row, &renumber).map(|new| *row = new).is_some());
         let finished = writer.finish(
             (pages.len() as u64, |rows| sorted_pages(pages, rows)),
             (windows.len() as u64, |rows| sorted_windows(windows, rows)),

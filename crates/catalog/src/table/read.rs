@@ -43,9 +43,21 @@ impl Table {
         if self.shape.records == 0 {
             return Ok(());
         }
-        let first = self.radix(self.shape.prefix(key))?;
-        for number in first..self.shape.data_blocks() {
-            let block = self.block(number)?;
+        let Some((first, last)) = self.range(self.shape.prefix(key))? else {
+            return Ok(());
+        };
+        let mut number = self.shape.guess(key, first, last);
+        let mut block = self.block(number)?;
+        // Back to where the key, or the first of its copies, can start.
+        while number > first
+            && self
+                .row(number, &block, 0)
+                .is_some_and(|row| row.get(..key.len()) >= Some(key))
+        {
+            number -= 1;
+            block = self.block(number)?;
+        }
+        loop {
             for record in self.records(number, &block) {
                 match record.get(..key.len()).map(|found| found.cmp(key)) {
                     Some(std::cmp::Ordering::Less) => {}
@@ -53,8 +65,41 @@ impl Table {
                     Some(std::cmp::Ordering::Greater) | None => return Ok(()),
                 }
             }
+            number += 1;
+            if number >= self.shape.data_blocks() {
+                return Ok(());
+            }
+            block = self.block(number)?;
         }
-        Ok(())
+    }
+
+    /// The blocks in which a key with this prefix can start: first and last. `None` if all keys are smaller.
+    fn range(&self, prefix: u64) -> Result<Option<(u64, u64)>, ReadError> {
+        let Some(end) = self.shape.data_blocks().checked_sub(1) else {
+            return Ok(None);
+        };
+        let number = self.shape.data_blocks() + prefix / RADIX_PER_BLOCK;
+        let block = self.block(number)?;
+        let first = self.radix(number, &block, prefix)?;
+        let next = prefix + 1;
+        let last = if next >> self.shape.bits != 0 {
+            end
+        } else if next.is_multiple_of(RADIX_PER_BLOCK) {
+            self.radix(number + 1, &self.block(number + 1)?, next)?
+        } else {
+            self.radix(number, &block, next)?
+        };
+        Ok((first <= end).then_some((first, last.clamp(first, end))))
+    }
+
+    fn radix(&self, number: u64, block: &Payload, prefix: u64) -> Result<u64, ReadError> {
+        let nth = usize::try_from(prefix % RADIX_PER_BLOCK).unwrap_or(usize::MAX);
+        let entry = block
+            .as_chunks::<4>()
+            .0
+            .get(nth)
+            .ok_or_else(|| self.damaged(number))?;
+        Ok(u64::from(u32::from_le_bytes(*entry)))
     }
 
     /// The record at a position, handed to `each`; `NoSuch` past the end.
@@ -120,18 +165,6 @@ impl Table {
         at.and_then(|at| self.map.get(at, BLOCK))
             .and_then(|bytes| block::open(bytes, self.shape.place(number)))
             .ok_or_else(|| self.damaged(number))
-    }
-
-    fn radix(&self, prefix: u64) -> Result<u64, ReadError> {
-        let number = self.shape.data_blocks() + prefix / RADIX_PER_BLOCK;
-        let block = self.block(number)?;
-        let nth = usize::try_from(prefix % RADIX_PER_BLOCK).unwrap_or(usize::MAX);
-        let entry = block
-            .as_chunks::<4>()
-            .0
-            .get(nth)
-            .ok_or_else(|| self.damaged(number))?;
-        Ok(u64::from(u32::from_le_bytes(*entry)))
     }
 
     fn damaged(&self, number: u64) -> ReadError {

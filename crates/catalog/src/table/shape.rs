@@ -5,6 +5,13 @@ use crate::block::PAYLOAD;
 /// Radix entries in a block.
 pub(super) const RADIX_PER_BLOCK: u64 = (PAYLOAD / 4) as u64;
 
+/// Data blocks that one radix entry leaves to be guessed in: 4 KiB, one page of memory. The radix of a hundred million
+/// pages is then 4 MiB and stays in the processor's cache.
+const BLOCKS_PER_PREFIX: u64 = 16;
+
+/// At most 2^26 entries: 256 MiB of radix, for a table of five thousand million pages.
+const MAX_BITS: u32 = 26;
+
 /// The numbers that say where everything in a table is; the segment's header keeps them.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub(crate) struct Shape {
@@ -30,8 +37,10 @@ impl Shape {
             bits: 0,
             records: expected,
         };
-        // At most 2^30 entries: 4 GiB of radix, for a table of ten thousand million pages.
-        let bits = shape.data_blocks().max(1).ilog2().min(30);
+        let bits = (shape.data_blocks() / BLOCKS_PER_PREFIX)
+            .max(1)
+            .ilog2()
+            .min(MAX_BITS);
         shape.bits = if key < 4 {
             0
         } else {
@@ -46,7 +55,7 @@ impl Shape {
         self.record > 0
             && usize::from(self.record) <= PAYLOAD
             && self.key <= self.record
-            && self.bits <= 30
+            && u32::from(self.bits) <= MAX_BITS
             && u32::try_from(self.data_blocks()).is_ok()
     }
 
@@ -77,10 +86,22 @@ impl Shape {
     }
 
     /// The first `bits` bits of a key.
-    pub(crate) fn prefix(&self, key: &[u8]) -> u64 {
-        let Some(first) = key.first_chunk::<4>() else {
-            return 0;
-        };
-        u64::from(u32::from_be_bytes(*first)) >> (32 - u32::from(self.bits.min(32)))
+    pub(super) fn prefix(&self, key: &[u8]) -> u64 {
+        head(key) >> (32 - u32::from(self.bits.min(32)))
     }
+
+    /// The block between two, both included, where a key most likely is: keys are evenly spread, so the bits after the
+    /// prefix say how far along.
+    pub(super) fn guess(&self, key: &[u8], first: u64, last: u64) -> u64 {
+        let rest = (head(key) << self.bits.min(32)) & u64::from(u32::MAX);
+        let blocks = last.saturating_sub(first).saturating_add(1);
+        let along = blocks.saturating_mul(rest) >> 32;
+        first.saturating_add(along).min(last)
+    }
+}
+
+/// The first four bytes of a key as a number.
+fn head(key: &[u8]) -> u64 {
+    key.first_chunk::<4>()
+        .map_or(0, |first| u64::from(u32::from_be_bytes(*first)))
 }

@@ -20,7 +20,7 @@ use crate::exit::{Failure, exit};
     nephoscope catalog info --catalog ./cat\n  \
     nephoscope catalog which --catalog ./cat /usr/sbin/nginx\n  \
     nephoscope catalog verify --catalog ./cat")]
-pub struct CatalogArgs {
+pub(crate) struct CatalogArgs {
     #[command(subcommand)]
     command: CatalogCommand,
 }
@@ -41,7 +41,12 @@ enum CatalogCommand {
 #[derive(Debug, Args)]
 struct Place {
     /// The catalog.
-    #[arg(long, value_name = "DIR", env = "NEPHOSCOPE_CATALOG", default_value = "/var/lib/nephoscope/catalog")]
+    #[arg(
+        long,
+        value_name = "DIR",
+        env = "NEPHOSCOPE_CATALOG",
+        default_value = "/var/lib/nephoscope/catalog"
+    )]
     catalog: PathBuf,
     /// Print JSON.
     #[arg(long)]
@@ -55,7 +60,7 @@ impl Place {
 }
 
 /// Does what was asked.
-pub fn run(args: CatalogArgs) -> anyhow::Result<ExitCode> {
+pub(crate) fn run(args: CatalogArgs) -> anyhow::Result<ExitCode> {
     match args.command {
         CatalogCommand::Add(args) => add::run(&args),
         CatalogCommand::Info(args) => info::run(&args),

@@ -11,6 +11,7 @@ use nephoscope_recipe::{
 use crate::Options;
 use crate::guest::Snapshot;
 use crate::modules::Module;
+use crate::mutate::{Forgeries, Place};
 
 /// What was found in one object's pages.
 #[derive(Default)]
@@ -316,7 +317,39 @@ pub(crate) fn check(options: &Options, modules: &[Module], snapshot: &mut Snapsh
             good &= tally.pages == tally.equal;
         }
     }
+    if options.mutate {
+        let forgeries = forge(&kernel, &world, slide, snapshot);
+        println!(
+            "forged: {} flips, {} retargets, {} hooks; {} unseen",
+            forgeries.flips, forgeries.retargets, forgeries.hooks, forgeries.unseen
+        );
+        good &= forgeries.unseen == 0;
+    }
     Ok(good)
+}
+
+/// Every eighth page of the kernel's and every page of the modules' text.
+fn forge(kernel: &Object, world: &World<'_>, slide: u64, snapshot: &Snapshot) -> Forgeries {
+    let mut forgeries = Forgeries::default();
+    let kernel = kernel.parts.iter().filter(|p| p.kind == PartKind::KernelText);
+    let kernel = kernel.map(|p| (p, slide, Solver::default(), 8));
+    let modules = world.modules.iter().filter_map(|m| {
+        let text = m.object.parts.iter().find(|p| p.kind == PartKind::ModuleText)?;
+        Some((text, m.base, m.solver.clone(), 1))
+    });
+    for (part, slide, mut solver, step) in kernel.chain(modules) {
+        for at in (0..part.bytes.len()).step_by(4096 * step) {
+            let va = part.link.wrapping_add(slide).wrapping_add(at as u64);
+            let Some(page) = snapshot.page(va) else { continue };
+            let at = i64::try_from(at).unwrap_or(0);
+            let found = compare(part, at, Some(va), page, &solver, world);
+            found.learn(&mut solver);
+            if found.is_equal() {
+                forgeries.page(&Place { part, at, va, page }, &found, &solver, world);
+            }
+        }
+    }
+    forgeries
 }
 
 /// The slide at which the most of the first pages is as in the file.

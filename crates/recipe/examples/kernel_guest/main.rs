@@ -17,6 +17,7 @@ mod cpio;
 mod guest;
 mod memory;
 mod modules;
+mod mutate;
 
 use std::path::PathBuf;
 use std::process::ExitCode;

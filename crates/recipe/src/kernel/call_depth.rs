@@ -89,8 +89,16 @@ pub(crate) fn module_padding(image: &Image, link: &dyn Link, function: u64) -> O
     }
     let (to, addend) = link.target(COUNTER)?;
     // Relative to the next instruction: four bytes of field and one of immediate.
-    let fix = Fix { at: 4, form: Form::Pc32, to, addend: addend.checked_sub(5)? };
-    let thunk = Content { bytes: TEMPLATE.to_vec(), fixes: vec![fix] };
+    let fix = Fix {
+        at: 4,
+        form: Form::Pc32,
+        to,
+        addend: addend.checked_sub(5)?,
+    };
+    let thunk = Content {
+        bytes: TEMPLATE.to_vec(),
+        fixes: vec![fix],
+    };
     Some(Rewrite {
         va,
         len: TEMPLATE.len(),

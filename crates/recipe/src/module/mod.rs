@@ -66,7 +66,11 @@ fn of_elf(file: &[u8]) -> Result<(Object, Skipped), RecipeError> {
     let (mut rewrites, _) = tables::rewrites(&image, &names).ok_or(malformed(".altinstructions"))?;
     // Even if this module calls nothing: others may call it.
     let functions = names.functions();
-    rewrites.extend(functions.iter().filter_map(|f| module_padding(&image, &names, u64::from(*f))));
+    rewrites.extend(
+        functions
+            .iter()
+            .filter_map(|f| module_padding(&image, &names, u64::from(*f))),
+    );
     rewrites.sort_by_key(|r| (r.va, r.stage));
     let recipe = Recipe {
         image: &image,

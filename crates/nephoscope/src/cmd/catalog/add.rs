@@ -39,11 +39,13 @@ const SHOWN: usize = 20;
 pub(super) fn run(args: &AddArgs) -> anyhow::Result<ExitCode> {
     let bar = bar(args.place.json);
     let shown = bar.clone();
-    let mut adder = Adder::new(&args.place.catalog).map_err(|error| add_failed(&error))?.progress(move |progress| {
-        shown.set_length(progress.total);
-        shown.set_position(progress.done);
-        shown.set_message(progress.input.clone());
-    });
+    let mut adder = Adder::new(&args.place.catalog)
+        .map_err(|error| add_failed(&error))?
+        .progress(move |progress| {
+            shown.set_length(progress.total);
+            shown.set_position(progress.done);
+            shown.set_message(progress.input.clone());
+        });
     if let Some(threads) = args.threads {
         adder = adder.threads(threads);
     }
@@ -57,7 +59,11 @@ pub(super) fn run(args: &AddArgs) -> anyhow::Result<ExitCode> {
         show(&summary, &args.place);
     }
     let refused = summary.refused_total > 0;
-    Ok(if refused { ExitCode::from(Failure::Refused as u8) } else { ExitCode::SUCCESS })
+    Ok(if refused {
+        ExitCode::from(Failure::Refused as u8)
+    } else {
+        ExitCode::SUCCESS
+    })
 }
 
 /// On standard error, and only if somebody watches it.
@@ -66,16 +72,23 @@ fn bar(json: bool) -> ProgressBar {
         return ProgressBar::hidden();
     }
     let bar = ProgressBar::with_draw_target(Some(0), ProgressDrawTarget::stderr_with_hz(10));
-    let style = ProgressStyle::with_template("{bar:30} {percent:>3}% {bytes_per_sec:>12} {eta:>4} {wide_msg}");
+    let style =
+        ProgressStyle::with_template("{bar:30} {percent:>3}% {bytes_per_sec:>12} {eta:>4} {wide_msg}");
     bar.with_style(style.unwrap_or_else(|_| ProgressStyle::default_bar()))
 }
 
 fn show(summary: &Summary, place: &Place) {
     for refusal in summary.refused.iter().take(SHOWN) {
-        let within = if refusal.path.is_empty() { String::new() } else { format!(": {}", refusal.path) };
+        let within = if refusal.path.is_empty() {
+            String::new()
+        } else {
+            format!(": {}", refusal.path)
+        };
         eprintln!("refused {}{within}: {}", refusal.input, refusal.reason);
     }
-    let hidden = summary.refused_total.saturating_sub(summary.refused.len().min(SHOWN) as u64);
+    let hidden = summary
+        .refused_total
+        .saturating_sub(summary.refused.len().min(SHOWN) as u64);
     if hidden > 0 {
         eprintln!("refused {hidden} more; --json names them");
     }
@@ -84,7 +97,10 @@ fn show(summary: &Summary, place: &Place) {
         summary.packages, summary.files, summary.recognised, summary.no_code, summary.refused_total
     );
     if summary.altered > 0 {
-        println!("{} files are not as their package brought them: kept as files outside any package", summary.altered);
+        println!(
+            "{} files are not as their package brought them: kept as files outside any package",
+            summary.altered
+        );
     }
     if summary.changed {
         println!(

@@ -8,7 +8,9 @@ use super::{Place, read_failed};
 
 /// Say how much is in a catalog.
 #[derive(Debug, Args)]
-#[command(after_help = "Examples:\n  nephoscope catalog info\n  nephoscope catalog info --catalog ./cat --json")]
+#[command(
+    after_help = "Examples:\n  nephoscope catalog info\n  nephoscope catalog info --catalog ./cat --json"
+)]
 pub(super) struct InfoArgs {
     #[command(flatten)]
     place: Place,
@@ -30,7 +32,10 @@ pub(super) fn run(args: &InfoArgs) -> anyhow::Result<ExitCode> {
     rows.push(("places of files".to_owned(), info.placements));
     rows.push(("pages".to_owned(), info.pages));
     rows.push(("content windows".to_owned(), info.windows));
-    rows.push(("left out as too common".to_owned(), info.pages_left_out + info.windows_left_out));
+    rows.push((
+        "left out as too common".to_owned(),
+        info.pages_left_out + info.windows_left_out,
+    ));
     rows.push(("files on disk".to_owned(), info.segments));
     rows.push(("bytes on disk".to_owned(), info.bytes));
     for (name, count) in rows {

@@ -28,8 +28,19 @@ pub(super) fn run(args: &VerifyArgs) -> anyhow::Result<ExitCode> {
         for name in &report.left_over {
             println!("left over: {name} (an addition that was cut short; the next `catalog add` removes it)");
         }
-        let verdict = if report.is_sound() { "sound" } else { "damaged: add its sources again into a new directory" };
-        println!("{} bytes in {} files, {} objects: {verdict}", report.bytes, report.segments, report.objects);
+        let verdict = if report.is_sound() {
+            "sound"
+        } else {
+            "damaged: add its sources again into a new directory"
+        };
+        println!(
+            "{} bytes in {} files, {} objects: {verdict}",
+            report.bytes, report.segments, report.objects
+        );
     }
-    Ok(if report.is_sound() { ExitCode::SUCCESS } else { ExitCode::from(Failure::CatalogDamaged as u8) })
+    Ok(if report.is_sound() {
+        ExitCode::SUCCESS
+    } else {
+        ExitCode::from(Failure::CatalogDamaged as u8)
+    })
 }

@@ -58,7 +58,10 @@ pub(super) fn run(args: &WhichArgs) -> anyhow::Result<ExitCode> {
         show(&found);
     }
     if found.answers.is_empty() {
-        return Err(exit(Failure::NoSuchItem, format!("{} is not in the catalog", args.what)));
+        return Err(exit(
+            Failure::NoSuchItem,
+            format!("{} is not in the catalog", args.what),
+        ));
     }
     Ok(ExitCode::SUCCESS)
 }
@@ -70,7 +73,10 @@ fn digest(text: &str) -> Option<[u8; 32]> {
 
 fn by_digest(catalog: &Catalog, digest: &[u8; 32]) -> Result<Found, ReadError> {
     if let Some(object) = catalog.by_digest(digest)? {
-        return Ok(Found { matched: "file", answers: answers(catalog, object, &[])? });
+        return Ok(Found {
+            matched: "file",
+            answers: answers(catalog, object, &[])?,
+        });
     }
     let mut objects: BTreeMap<ObjectId, Vec<u32>> = BTreeMap::new();
     for page in catalog.pages(digest)? {
@@ -81,7 +87,10 @@ fn by_digest(catalog: &Catalog, digest: &[u8; 32]) -> Result<Found, ReadError> {
 
 fn by_file(catalog: &Catalog, path: &Path) -> anyhow::Result<Result<Found, ReadError>> {
     let bytes = std::fs::read(path).map_err(|error| {
-        let message = format!("{}: {error}: give a file, or 64 hex digits of a digest", path.display());
+        let message = format!(
+            "{}: {error}: give a file, or 64 hex digits of a digest",
+            path.display()
+        );
         exit(Failure::Usage, message)
     })?;
     Ok(by_contents(catalog, &bytes))
@@ -89,7 +98,10 @@ fn by_file(catalog: &Catalog, path: &Path) -> anyhow::Result<Result<Found, ReadE
 
 fn by_contents(catalog: &Catalog, bytes: &[u8]) -> Result<Found, ReadError> {
     if let Some(object) = catalog.by_digest(blake3::hash(bytes).as_bytes())? {
-        return Ok(Found { matched: "file", answers: answers(catalog, object, &[])? });
+        return Ok(Found {
+            matched: "file",
+            answers: answers(catalog, object, &[])?,
+        });
     }
     // Not as a whole: which files share most pages with it?
     let mut shared: BTreeMap<ObjectId, Vec<u32>> = BTreeMap::new();
@@ -121,12 +133,22 @@ fn collect(
     for (object, pages) in objects {
         all.extend(answers(catalog, object, &pages)?);
     }
-    Ok(Found { matched, answers: all })
+    Ok(Found {
+        matched,
+        answers: all,
+    })
 }
 
 fn answers(catalog: &Catalog, object: ObjectId, pages: &[u32]) -> Result<Vec<Answer>, ReadError> {
     let placements = catalog.placements(object)?;
-    Ok(placements.into_iter().map(|placement| Answer { object, placement, pages: pages.to_vec() }).collect())
+    Ok(placements
+        .into_iter()
+        .map(|placement| Answer {
+            object,
+            placement,
+            pages: pages.to_vec(),
+        })
+        .collect())
 }
 
 fn show(found: &Found) {
@@ -136,7 +158,12 @@ fn show(found: &Found) {
     for answer in &found.answers {
         let who = answer.placement.package.as_ref().map_or_else(
             || format!("outside any package, in {}", answer.placement.origin),
-            |p| format!("{} {} {} (source {} {})", p.name, p.version, p.architecture, p.source, p.source_version),
+            |p| {
+                format!(
+                    "{} {} {} (source {} {})",
+                    p.name, p.version, p.architecture, p.source, p.source_version
+                )
+            },
         );
         let pages = match answer.pages.as_slice() {
             [] => String::new(),

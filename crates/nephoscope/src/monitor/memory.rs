@@ -1,0 +1,89 @@
+//! The guest's memory and QEMU's own word on the machine, beside the driver.
+
+use std::path::PathBuf;
+use std::time::{Duration, Instant};
+
+use nephoscope_drivers::{Hva, MemoryKind, ProcessRam, Qmp, QmpEvent, RamMap};
+use nephoscope_guest::Gpa;
+use nephoscope_wire::RamRange;
+
+/// How long QEMU may take to answer.
+const TIMEOUT: Duration = Duration::from_secs(5);
+/// How often the memory map is read again when a frame is not in it.
+const AGAIN: Duration = Duration::from_millis(250);
+
+/// Guest memory through QEMU's process.
+#[derive(Debug)]
+pub(super) struct Memory {
+    qmp: Qmp,
+    pid: u32,
+    ram: Option<ProcessRam>,
+    read_at: Instant,
+}
+
+impl Memory {
+    /// Connects. `None` with a reason: addresses and ends of address spaces will not be known.
+    pub(super) fn open(socket: Option<PathBuf>, pid: u32) -> Result<Self, String> {
+        let socket = socket.ok_or("no QMP socket")?;
+        let qmp = Qmp::connect_when_ready(&socket, TIMEOUT).map_err(|error| error.to_string())?;
+        let mut memory = Self {
+            qmp,
+            pid,
+            ram: None,
+            read_at: Instant::now(),
+        };
+        memory.read_map().map_err(|error| error.to_string())?;
+        Ok(memory)
+    }
+
+    fn read_map(&mut self) -> Result<(), Box<dyn std::error::Error>> {
+        self.read_at = Instant::now();
+        let map = RamMap::read(&mut self.qmp)?;
+        match &mut self.ram {
+            Some(ram) => ram.set_map(map),
+            None => self.ram = Some(ProcessRam::open(self.pid, map)?),
+        }
+        Ok(())
+    }
+
+    /// Guest-physical memory.
+    pub(super) fn ram(&self) -> Option<&ProcessRam> {
+        self.ram.as_ref()
+    }
+
+    /// RAM that stays mapped as long as the machine, for the plugin.
+    pub(super) fn ranges(&self) -> Vec<RamRange> {
+        let Some(ram) = &self.ram else { return Vec::new() };
+        ram.map()
+            .segments()
+            .iter()
+            .filter(|segment| segment.kind == MemoryKind::Ram)
+            .map(|segment| RamRange {
+                gpa: segment.gpa.0,
+                len: segment.size_bytes,
+                hva: segment.hva.0,
+            })
+            .collect()
+    }
+
+    /// Where a frame lies.
+    pub(super) fn place(&self, frame: u64) -> Option<Gpa> {
+        self.ram.as_ref()?.gpa_of(Hva(frame))
+    }
+
+    /// Reads the map again if that is due: firmware moves ROM and RAM about.
+    pub(super) fn refresh(&mut self) -> bool {
+        self.read_at.elapsed() >= AGAIN && self.read_map().is_ok()
+    }
+
+    /// What QEMU said since the last time.
+    pub(super) fn events(&mut self) -> Vec<QmpEvent> {
+        // Events come with answers; asking costs one round trip and finds those that are waiting.
+        let mut events = Vec::new();
+        while let Ok(event) = self.qmp.wait_event(Duration::from_micros(50)) {
+            events.push(event);
+        }
+        events.extend(self.qmp.take_events());
+        events
+    }
+}

@@ -1,0 +1,76 @@
+//! Answers `ps`, `top`, `findings` and `why`: one thread accepts, one per connection reads questions; the watch's own
+//! thread answers them between two batches of events.
+
+use std::io::{BufRead, BufReader, Read, Write};
+use std::os::unix::fs::PermissionsExt;
+use std::os::unix::net::{UnixListener, UnixStream};
+use std::path::Path;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::mpsc::{Receiver, Sender, SyncSender, channel, sync_channel};
+use std::time::Duration;
+
+use anyhow::Context;
+
+use crate::control::{Answer, Ask};
+
+/// A question, and where its answer goes.
+pub(super) type Request = (Ask, SyncSender<Answer>);
+
+/// The longest question: it stops a peer that sends without end.
+const MAX_QUESTION: u64 = 64 << 10;
+/// Connections at once: it stops a peer that opens them without end.
+const MAX_CONNECTIONS: usize = 32;
+
+/// Serves a socket; questions arrive at the receiver.
+pub(super) fn serve(path: &Path) -> anyhow::Result<Receiver<Request>> {
+    let _ = std::fs::remove_file(path);
+    let listener =
+        UnixListener::bind(path).with_context(|| format!("cannot listen on {}", path.display()))?;
+    std::fs::set_permissions(path, std::fs::Permissions::from_mode(0o600))?;
+    let (sender, receiver) = channel();
+    std::thread::Builder::new()
+        .name("control".into())
+        .spawn(move || {
+            let open = Arc::new(AtomicUsize::new(0));
+            for stream in listener.incoming().flatten() {
+                if open.fetch_add(1, Ordering::Relaxed) >= MAX_CONNECTIONS {
+                    open.fetch_sub(1, Ordering::Relaxed);
+                    continue;
+                }
+                let (sender, open) = (sender.clone(), open.clone());
+                let spawned = std::thread::Builder::new()
+                    .name("control-peer".into())
+                    .spawn(move || {
+                        let _ = converse(&stream, &sender);
+                        open.fetch_sub(1, Ordering::Relaxed);
+                    });
+                drop(spawned);
+            }
+        })?;
+    Ok(receiver)
+}
+
+fn converse(stream: &UnixStream, watch: &Sender<Request>) -> anyhow::Result<()> {
+    stream.set_write_timeout(Some(Duration::from_secs(10)))?;
+    let mut reader = BufReader::new(stream);
+    loop {
+        let mut line = Vec::new();
+        if (&mut reader).take(MAX_QUESTION).read_until(b'\n', &mut line)? == 0 {
+            return Ok(());
+        }
+        let answer = match serde_json::from_slice::<Ask>(&line) {
+            Ok(ask) => {
+                let (sender, receiver) = sync_channel(1);
+                watch.send((ask, sender))?;
+                receiver.recv()?
+            }
+            Err(error) => Answer::Nothing {
+                why: format!("the question is not understood: {error}"),
+            },
+        };
+        let mut text = serde_json::to_vec(&answer)?;
+        text.push(b'\n');
+        (&*stream).write_all(&text)?;
+    }
+}

@@ -1,0 +1,31 @@
+//! Findings on standard error, for `--watch`.
+
+use std::io::Write;
+
+use nephoscope_finding::{Finding, Sink, SinkError};
+
+/// One line per finding.
+#[derive(Debug)]
+pub(super) struct Terminal;
+
+impl Sink for Terminal {
+    fn emit(&mut self, finding: &Finding) -> Result<(), SinkError> {
+        let summary: String = finding
+            .summary
+            .chars()
+            .map(|c| if c.is_control() { '\u{fffd}' } else { c })
+            .collect();
+        let seconds = std::time::Duration::from_nanos(finding.at_ns).as_secs_f64();
+        writeln!(
+            std::io::stderr(),
+            "nephoscope: [{seconds:.3} s] f{} {}: {summary}",
+            finding.id,
+            finding.severity
+        )
+        .map_err(|source| SinkError {
+            sink: "terminal",
+            finding: finding.id,
+            source,
+        })
+    }
+}

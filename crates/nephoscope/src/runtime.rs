@@ -1,0 +1,148 @@
+//! Where running watches are found: one directory per VM, for its owner alone.
+
+use std::io;
+use std::os::unix::fs::{DirBuilderExt, PermissionsExt};
+use std::path::{Path, PathBuf};
+
+use crate::exit::{Failure, exit};
+
+/// One VM's directory.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub(crate) struct VmDir {
+    /// The VM's name.
+    pub(crate) name: String,
+    path: PathBuf,
+}
+
+/// The directory that holds all of this user's VMs: `$XDG_RUNTIME_DIR/nephoscope`, or `/run/nephoscope` for root.
+#[must_use]
+pub(crate) fn base() -> PathBuf {
+    if let Some(dir) = std::env::var_os("NEPHOSCOPE_RUNTIME_DIR") {
+        return PathBuf::from(dir);
+    }
+    let uid = rustix::process::getuid();
+    match std::env::var_os("XDG_RUNTIME_DIR") {
+        Some(dir) if !uid.is_root() => PathBuf::from(dir).join("nephoscope"),
+        _ if uid.is_root() => PathBuf::from("/run/nephoscope"),
+        _ => std::env::temp_dir().join(format!("nephoscope-{}", uid.as_raw())),
+    }
+}
+
+/// The longest name, so that a socket's path fits its 108 bytes (`unix(7)`).
+const MAX_NAME: usize = 48;
+
+impl VmDir {
+    /// The directory of a VM with this name.
+    ///
+    /// # Errors
+    /// If the name could be a path, or does not fit.
+    pub(crate) fn named(name: &str) -> anyhow::Result<Self> {
+        let plain = |c: char| c.is_ascii_alphanumeric() || matches!(c, '-' | '_' | '.');
+        if name.is_empty() || name.len() > MAX_NAME || !name.chars().all(plain) || name.starts_with('.') {
+            let message = format!(
+                "{name:?} cannot be a VM's name: use up to {MAX_NAME} letters, digits, '-', '_' and '.', not first"
+            );
+            return Err(exit(Failure::Usage, message));
+        }
+        Ok(Self {
+            name: name.to_owned(),
+            path: base().join(name),
+        })
+    }
+
+    /// Makes it, empty, for this user alone.
+    ///
+    /// # Errors
+    /// If a watch of this name is running, or the system refuses.
+    pub(crate) fn create(&self) -> anyhow::Result<()> {
+        if std::os::unix::net::UnixStream::connect(self.control()).is_ok() {
+            let message = format!(
+                "a VM named {:?} is being watched already: choose another --name",
+                self.name
+            );
+            return Err(exit(Failure::Usage, message));
+        }
+        let denied = |error: io::Error| {
+            let failure = if error.kind() == io::ErrorKind::PermissionDenied {
+                Failure::Permission
+            } else {
+                Failure::Other
+            };
+            exit(
+                failure,
+                format!(
+                    "cannot make {}: {error}: set NEPHOSCOPE_RUNTIME_DIR",
+                    self.path.display()
+                ),
+            )
+        };
+        std::fs::DirBuilder::new()
+            .recursive(true)
+            .mode(0o700)
+            .create(&self.path)
+            .map_err(denied)?;
+        std::fs::set_permissions(&self.path, std::fs::Permissions::from_mode(0o700)).map_err(denied)?;
+        for stale in [self.control(), self.plugin(), self.qmp()] {
+            let _ = std::fs::remove_file(stale);
+        }
+        Ok(())
+    }
+
+    /// Makes it if it is not there, and leaves what is in it: a watch that was killed left its VM's sockets.
+    ///
+    /// # Errors
+    /// If the system refuses.
+    pub(crate) fn ensure(&self) -> anyhow::Result<()> {
+        std::fs::DirBuilder::new()
+            .recursive(true)
+            .mode(0o700)
+            .create(&self.path)
+            .map_err(|error| {
+                exit(
+                    Failure::Permission,
+                    format!(
+                        "cannot make {}: {error}: set NEPHOSCOPE_RUNTIME_DIR",
+                        self.path.display()
+                    ),
+                )
+            })
+    }
+
+    /// Removes it when the watch is over.
+    pub(crate) fn remove(&self) {
+        for socket in [self.control(), self.plugin(), self.qmp()] {
+            let _ = std::fs::remove_file(socket);
+        }
+        let _ = std::fs::remove_dir(&self.path);
+    }
+
+    /// Where the watch answers.
+    #[must_use]
+    pub(crate) fn control(&self) -> PathBuf {
+        self.path.join("control.sock")
+    }
+
+    /// Where the plugin listens.
+    #[must_use]
+    pub(crate) fn plugin(&self) -> PathBuf {
+        self.path.join("plugin.sock")
+    }
+
+    /// Where QEMU's monitor protocol listens.
+    #[must_use]
+    pub(crate) fn qmp(&self) -> PathBuf {
+        self.path.join("qmp.sock")
+    }
+}
+
+/// The names of all VMs with a directory.
+#[must_use]
+pub(crate) fn names() -> Vec<String> {
+    let entries = std::fs::read_dir(base()).into_iter().flatten().flatten();
+    let mut names: Vec<String> = entries
+        .filter(|entry| Path::new(&entry.path()).join("control.sock").exists())
+        .filter_map(|entry| entry.file_name().into_string().ok())
+        .collect();
+    names.sort();
+    names
+}
