@@ -1,5 +1,6 @@
 //! The tasks that people and CI run: `cargo xtask help`.
 
+mod build;
 mod qemu11;
 mod setup;
 
@@ -21,6 +22,12 @@ enum Task {
     Setup,
     /// Unpack a newer QEMU beside the system's, to test its plugin interface.
     Qemu11,
+    /// Build the program, and the plugin for each version of QEMU's plugin API.
+    Build {
+        /// As it is shipped.
+        #[arg(long)]
+        release: bool,
+    },
     /// Build the Debian guest, when the cache does not hold it.
     Guest,
 }
@@ -39,6 +46,7 @@ fn run(task: Task) -> anyhow::Result<()> {
     match task {
         Task::Setup => setup::run(),
         Task::Qemu11 => qemu11::run().map(|program| println!("{}", program.display())),
+        Task::Build { release } => build::run(release).map(|built| println!("{}", built.program.display())),
         Task::Guest => {
             setup::run()?;
             println!("{}", Image::ensure()?.root().display());

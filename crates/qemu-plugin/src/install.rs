@@ -1,5 +1,5 @@
 //! Loading: QEMU finds `qemu_plugin_version`, calls `qemu_plugin_install`, and later the callbacks given here.
-#![allow(unsafe_code, reason = "the symbols that QEMU looks up")]
+#![allow(unsafe_code, reason = "what QEMU passes are C pointers")]
 
 use std::ffi::{c_char, c_int};
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
@@ -21,20 +21,6 @@ use crate::roots::Roots;
 use crate::translate::on_translation;
 use crate::vcpu::Vcpu;
 
-/// The API version this build was made for. QEMU refuses a library outside the versions that it supports, so there is
-/// a build per version; the source is the same.
-#[unsafe(no_mangle)]
-#[allow(non_upper_case_globals, reason = "QEMU's name")]
-pub static qemu_plugin_version: c_int = if cfg!(feature = "api7") {
-    7
-} else if cfg!(feature = "api6") {
-    6
-} else if cfg!(feature = "api5") {
-    5
-} else {
-    4
-};
-
 /// The most vCPUs: a message can carry 253 descriptors.
 const MAX_VCPUS: usize = 250;
 /// QEMU makes scoreboards for this many vCPUs at least, and moves them when there are more.
@@ -43,9 +29,12 @@ const SCOREBOARD_VCPUS: c_int = 16;
 static LISTENER: Mutex<Option<std::os::unix::net::UnixListener>> = Mutex::new(None);
 static THREADS: OnceLock<()> = OnceLock::new();
 
-/// Called once by QEMU. Not 0: QEMU prints that the plugin could not be loaded and exits.
-#[unsafe(no_mangle)]
-pub extern "C" fn qemu_plugin_install(
+/// Loads the plugin into the QEMU that calls. Not 0: QEMU prints that the plugin could not be loaded and exits.
+/// `api_version` is what this build announced. Called by what [`crate::plugin_for_api`] makes, and by nothing else.
+#[doc(hidden)]
+#[must_use]
+pub fn install_for(
+    api_version: c_int,
     id: u64,
     info: *const Info,
     argc: c_int,
@@ -56,7 +45,7 @@ pub extern "C" fn qemu_plugin_install(
     let Some(info) = (unsafe { info.as_ref() }) else {
         return -1;
     };
-    match std::panic::catch_unwind(|| install(id, info, &arguments)) {
+    match std::panic::catch_unwind(|| install(api_version, id, info, &arguments)) {
         Ok(Ok(())) => 0,
         Ok(Err(reason)) => {
             eprintln!("nephoscope plugin: {reason}");
@@ -64,6 +53,29 @@ pub extern "C" fn qemu_plugin_install(
         }
         Err(_) => -1,
     }
+}
+
+/// Makes a crate the plugin for one version of QEMU's plugin API. QEMU refuses a library outside the versions that it
+/// supports, so there is a build per version; all but this announcement is the same.
+#[macro_export]
+macro_rules! plugin_for_api {
+    ($version:literal) => {
+        /// The announcement, which QEMU reads first.
+        #[unsafe(no_mangle)]
+        #[allow(non_upper_case_globals, reason = "QEMU's name")]
+        pub static qemu_plugin_version: core::ffi::c_int = $version;
+
+        /// Called once by QEMU.
+        #[unsafe(no_mangle)]
+        pub extern "C" fn qemu_plugin_install(
+            id: u64,
+            info: *const $crate::Info,
+            argc: core::ffi::c_int,
+            argv: *const *const core::ffi::c_char,
+        ) -> core::ffi::c_int {
+            $crate::install_for($version, id, info, argc, argv)
+        }
+    };
 }
 
 fn arguments(argc: c_int, argv: *const *const c_char) -> Vec<&'static str> {
@@ -77,7 +89,7 @@ fn arguments(argc: c_int, argv: *const *const c_char) -> Vec<&'static str> {
     pointers.iter().filter_map(|pointer| text(*pointer)).collect()
 }
 
-fn install(id: u64, info: &Info, arguments: &[&str]) -> Result<(), String> {
+fn install(api_version: c_int, id: u64, info: &Info, arguments: &[&str]) -> Result<(), String> {
     let config = Config::parse(arguments.iter().copied())?;
     let target = text(info.target_name).unwrap_or_default();
     if !info.system_emulation || !matches!(target, "x86_64" | "i386") {
@@ -114,7 +126,7 @@ fn install(id: u64, info: &Info, arguments: &[&str]) -> Result<(), String> {
     let installed = plugin::set(Plugin {
         id,
         api,
-        api_version: qemu_plugin_version,
+        api_version,
         target: target.to_owned(),
         config,
         vcpus,

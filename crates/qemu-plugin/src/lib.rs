@@ -26,4 +26,5 @@ mod roots;
 mod translate;
 mod vcpu;
 
-pub use install::{qemu_plugin_install, qemu_plugin_version};
+pub use api::Info;
+pub use install::install_for;

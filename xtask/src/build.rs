@@ -1,0 +1,69 @@
+//! `cargo xtask build`: the program, and the plugin for each version of QEMU's plugin API, where the program looks.
+
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::process::Command;
+
+use anyhow::{Context, Result, ensure};
+
+/// The versions of the plugin API that there is a build for.
+const PLUGIN_APIS: [u32; 4] = [4, 5, 6, 7];
+
+/// What was built.
+#[derive(Debug, Clone)]
+pub(crate) struct Built {
+    /// The program `nephoscope`.
+    pub(crate) program: PathBuf,
+}
+
+/// Builds both; `release` as they are shipped.
+pub(crate) fn run(release: bool) -> Result<Built> {
+    let profile = if release { "release" } else { "dev" };
+    cargo(&["build", "--profile", profile, "-p", "nephoscope", "--bins"])?;
+    cargo(&[
+        "build",
+        "--profile",
+        profile,
+        "-p",
+        "nephoscope-qemu-plugin",
+        "--examples",
+    ])?;
+    let folder = target_folder().join(if release { "release" } else { "debug" });
+    let plugins = folder.join("plugins");
+    fs::create_dir_all(&plugins)?;
+    for api in PLUGIN_APIS {
+        let built = folder.join(format!("examples/libnephoscope_qemu_api{api}.so"));
+        place(&built, &plugins.join(format!("libnephoscope-qemu-api{api}.so")))?;
+    }
+    Ok(Built {
+        program: folder.join("nephoscope"),
+    })
+}
+
+/// By a rename: a QEMU that has the old one mapped keeps it.
+fn place(from: &Path, to: &Path) -> Result<()> {
+    let staged = to.with_extension("new");
+    fs::copy(from, &staged).with_context(|| format!("cannot copy {}", from.display()))?;
+    fs::rename(&staged, to).with_context(|| format!("cannot write {}", to.display()))
+}
+
+/// Runs cargo in this workspace, its output on the terminal.
+pub(crate) fn cargo(arguments: &[&str]) -> Result<()> {
+    let status = Command::new(std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into()))
+        .args(arguments)
+        .current_dir(workspace())
+        .status()
+        .context("cannot start cargo")?;
+    ensure!(status.success(), "`cargo {}` failed", arguments.join(" "));
+    Ok(())
+}
+
+/// The workspace's folder.
+pub(crate) fn workspace() -> PathBuf {
+    let here = Path::new(env!("CARGO_MANIFEST_DIR"));
+    here.parent().unwrap_or(here).to_path_buf()
+}
+
+fn target_folder() -> PathBuf {
+    std::env::var_os("CARGO_TARGET_DIR").map_or_else(|| workspace().join("target"), PathBuf::from)
+}
