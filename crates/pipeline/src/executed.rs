@@ -1,22 +1,272 @@
 //! Firmware and boot code, judged by the bytes that executed.
 //!
-//! Such code lies at odd addresses, next to data that changes: whole pages mean nothing. What executed must equal the
+//! Such code lies at odd addresses, next to data that changes: whole pages mean nothing. What executed must equal a
 //! part's bytes at one displacement, up to fields that moving the code changes.
+//!
+//! ```text
+//!  candidates: parts that lie over this page already, then parts that the page's windows point to
+//!  one of them explains all that executed                       ► identified (all that do are named)
+//!  each executed range is explained by one, and lies in a run
+//!  of its bytes that says where it is from                      ► identified, as pieces of several files
+//!  the nearest explains most of what executed                   ► modified
+//! ```
+//!
+//! Few bytes are explained by many parts, so a part must be vouched for: by a window's worth of it in this page at this
+//! displacement, or by another page that found it lying at the same place.
 
-use nephoscope_catalog::{Catalog, ReadError};
-use nephoscope_inventory::Identified;
-use nephoscope_recipe::Placement;
+use std::sync::Arc;
 
-use crate::identify::Question;
-use crate::nearest::Candidate;
+use nephoscope_catalog::{Catalog, ObjectId, ReadError};
+use nephoscope_guest::{Gva, PAGE_SIZE};
+use nephoscope_inventory::{Identified, Modified, Place, Verdict};
+use nephoscope_recipe::floating::Supposed;
+use nephoscope_recipe::{Comparison, Part, Placement, Solver, Unknown};
 
-/// Identifies a page by its executed bytes, if every one of them is explained.
-pub(crate) fn identify(
-    catalog: &Catalog,
-    question: &Question<'_>,
-    candidates: &[Candidate],
-) -> Result<Option<Identified>, ReadError> {
-    let _ = (catalog, question, candidates);
-    let _ = Placement::Anywhere;
-    Ok(None)
+use crate::identify::{Question, tally};
+use crate::nearest;
+
+/// Pieces that were found, at most so many: more than any machine has of firmware. It stops a guest that copies one
+/// about for ever; the oldest goes.
+const MAX_PLACED: usize = 512;
+/// Parts that are compared with one page.
+const MAX_COMPARED: usize = 48;
+/// Of the parts that windows point to, as many are looked at; those that cannot float are left out of them.
+const MAX_POINTED_TO: usize = 512;
+/// Pieces of different files in one page.
+const MAX_PIECES: usize = 8;
+/// Fewer executed bytes that are equal than this, and a page is not called a modified one.
+const MIN_NEAR: usize = 64;
+
+/// Where pieces of firmware and boot code lie in this guest.
+#[derive(Debug, Default)]
+pub(crate) struct Floating {
+    placed: Vec<Placed>,
+}
+
+#[derive(Debug)]
+struct Placed {
+    object: ObjectId,
+    number: u16,
+    base: u64,
+    /// What its pages told of what it refers to.
+    solver: Solver,
+}
+
+/// A part that may be in the page.
+struct Candidate {
+    object: ObjectId,
+    number: u16,
+    part: Arc<Part>,
+    at: i64,
+    solver: Solver,
+    /// Another page found it at this place.
+    vouched: bool,
+}
+
+/// A candidate, and what it explains.
+struct Explained<'a> {
+    by: &'a Candidate,
+    comparison: Comparison,
+}
+
+impl Floating {
+    /// The machine was reset.
+    pub(crate) fn clear(&mut self) {
+        self.placed.clear();
+    }
+
+    /// What a page is by its executed bytes; `None` if that is not known.
+    pub(crate) fn identify(
+        &mut self,
+        catalog: &Catalog,
+        question: &Question<'_>,
+    ) -> Result<Option<Verdict>, ReadError> {
+        // At a kernel's addresses whole pages are known.
+        if question.paging && question.va.is_high_half() {
+            return Ok(None);
+        }
+        let candidates = self.candidates(catalog, question)?;
+        let explained = whole(&candidates, question).or_else(|| pieces(&candidates, question));
+        let Some(explained) = explained else {
+            return Ok(near(&candidates, question).map(Verdict::Modified));
+        };
+        for found in &explained {
+            self.place(found, question.va);
+        }
+        let mut places: Vec<Place> = explained.iter().map(|found| found.by.place()).collect();
+        places.sort_unstable();
+        places.dedup();
+        let sites = explained.first().map(|found| tally(&found.comparison));
+        Ok(Some(Verdict::Identified(Identified {
+            places,
+            sites: sites.unwrap_or_default(),
+            executed_only: true,
+            ..Identified::default()
+        })))
+    }
+
+    fn candidates(&self, catalog: &Catalog, question: &Question<'_>) -> Result<Vec<Candidate>, ReadError> {
+        let mut found: Vec<Candidate> = Vec::new();
+        // The latest first: what was copied over something else is what lies there now.
+        for placed in self.placed.iter().rev() {
+            let at = question.va.0.wrapping_sub(placed.base).cast_signed();
+            if at <= -4096 {
+                continue;
+            }
+            let part = catalog.part(placed.object, placed.number)?;
+            if usize::try_from(at.max(0)).is_ok_and(|at| at < part.bytes.len()) {
+                found.push(Candidate {
+                    object: placed.object,
+                    number: placed.number,
+                    part,
+                    at,
+                    solver: placed.solver.clone(),
+                    vouched: true,
+                });
+            }
+            if found.len() >= MAX_COMPARED {
+                break;
+            }
+        }
+        for pointed in nearest::by_windows(catalog, question.bytes, MAX_POINTED_TO, |_| true)? {
+            if found.len() >= MAX_COMPARED.saturating_mul(2) {
+                break;
+            }
+            let known = found
+                .iter()
+                .any(|c| (c.object, c.number, c.at) == (pointed.object, pointed.part, pointed.at));
+            if known || catalog.placement_of(pointed.object, pointed.part)? != Some(Placement::Anywhere) {
+                continue;
+            }
+            let part = catalog.part(pointed.object, pointed.part)?;
+            let base = question.va.0.wrapping_add_signed(pointed.at.wrapping_neg());
+            let solver = at_base(&part, base);
+            found.push(Candidate {
+                object: pointed.object,
+                number: pointed.part,
+                part,
+                at: pointed.at,
+                solver,
+                vouched: false,
+            });
+        }
+        Ok(found)
+    }
+
+    /// Remembers where a part was found, and what it told.
+    fn place(&mut self, found: &Explained<'_>, va: Gva) {
+        let (object, number) = (found.by.object, found.by.number);
+        let base = va.0.wrapping_add_signed(found.by.at.wrapping_neg());
+        let same = |p: &&mut Placed| (p.object, p.number, p.base) == (object, number, base);
+        if let Some(placed) = self.placed.iter_mut().find(same) {
+            found.comparison.learn(&mut placed.solver);
+            return;
+        }
+        if self.placed.len() >= MAX_PLACED {
+            self.placed.remove(0);
+        }
+        let mut solver = found.by.solver.clone();
+        found.comparison.learn(&mut solver);
+        self.placed.push(Placed {
+            object,
+            number,
+            base,
+            solver,
+        });
+    }
+}
+
+/// What is known of a part by its place alone.
+fn at_base(part: &Part, base: u64) -> Solver {
+    let mut solver = Solver::default();
+    for (number, unknown) in (0_u16..).zip(&part.values.unknowns) {
+        if matches!(unknown, Unknown::RealModeBase) {
+            solver.set(number, base);
+        }
+    }
+    solver
+}
+
+impl Candidate {
+    fn supposed(&self, va: Gva) -> Supposed<'_> {
+        Supposed {
+            part: &self.part,
+            at: self.at,
+            va: va.0,
+            solver: &self.solver,
+        }
+    }
+
+    fn place(&self) -> Place {
+        Place {
+            object: self.object,
+            part: Some(self.number),
+            link: self.part.link.wrapping_add_signed(self.at),
+        }
+    }
+
+    fn explains(&self, question: &Question<'_>, ranges: &[(u16, u16)]) -> Option<Explained<'_>> {
+        let comparison = self.supposed(question.va).explains(question.bytes, ranges)?;
+        Some(Explained { by: self, comparison })
+    }
+}
+
+/// Every candidate that explains all that executed. Those that the page itself vouches for come before those that only
+/// another page does.
+fn whole<'a>(candidates: &'a [Candidate], question: &Question<'_>) -> Option<Vec<Explained<'a>>> {
+    let all = candidates
+        .iter()
+        .filter_map(|candidate| candidate.explains(question, question.executed));
+    let (anchored, others): (Vec<_>, Vec<_>) =
+        all.partition(|found| found.by.supposed(question.va).is_anchored(question.bytes));
+    let vouched: Vec<_> = others.into_iter().filter(|found| found.by.vouched).collect();
+    [anchored, vouched].into_iter().find(|found| !found.is_empty())
+}
+
+/// One candidate for each executed range, each vouched for by what is around the range.
+fn pieces<'a>(candidates: &'a [Candidate], question: &Question<'_>) -> Option<Vec<Explained<'a>>> {
+    let mut pieces: Vec<(&Candidate, Vec<(u16, u16)>)> = Vec::new();
+    for range in question.executed {
+        let fits = |candidate: &Candidate| {
+            let supposed = candidate.supposed(question.va);
+            supposed.explains(question.bytes, &[*range]).is_some()
+                && (candidate.vouched || supposed.is_anchored_around(question.bytes, *range))
+        };
+        if let Some((_, ranges)) = pieces.iter_mut().find(|(candidate, _)| fits(candidate)) {
+            ranges.push(*range);
+            continue;
+        }
+        let candidate = candidates.iter().find(|candidate| fits(candidate))?;
+        if pieces.len() >= MAX_PIECES {
+            return None;
+        }
+        pieces.push((candidate, vec![*range]));
+    }
+    // What ranges tell of one part must agree.
+    pieces
+        .into_iter()
+        .map(|(candidate, ranges)| candidate.explains(question, &ranges))
+        .collect()
+}
+
+/// The candidate that most of what executed equals, if it is most of it.
+fn near(candidates: &[Candidate], question: &Question<'_>) -> Option<Modified> {
+    let compared = candidates.iter().filter_map(|candidate| {
+        let comparison = candidate
+            .supposed(question.va)
+            .compare(question.bytes, question.executed);
+        let different = comparison.differences.len();
+        let near = comparison.equal_bytes >= MIN_NEAR
+            && comparison.outside == 0
+            && different > 0
+            && different <= comparison.equal_bytes / 4
+            && different <= PAGE_SIZE / 4;
+        near.then_some((different, candidate, comparison))
+    });
+    let (_, candidate, comparison) = compared.min_by_key(|(different, ..)| *different)?;
+    let differences = comparison.differences.iter();
+    Some(Modified {
+        nearest: candidate.place(),
+        differences: nearest::runs(differences.map(|d| (d.offset, d.before, d.after))),
+    })
 }

@@ -18,7 +18,7 @@ use nephoscope_guest::{Gva, PAGE_SIZE, PageBytes, Privilege};
 use nephoscope_inventory::{Identified, Modified, Place, Unknown, Verdict};
 use nephoscope_recipe::{Comparison, Part, PartKind, Placement, SiteKind, Solver, compare};
 
-use crate::executed;
+use crate::executed::Floating;
 use crate::images::Images;
 use crate::nearest::{self, MAX_DIFFERENT};
 
@@ -59,6 +59,7 @@ pub(crate) struct Answer {
 pub(crate) struct Identifier {
     catalog: Arc<Catalog>,
     images: Images,
+    floating: Floating,
     exact: HashMap<[u8; 32], Arc<Verdict>>,
 }
 
@@ -72,6 +73,7 @@ impl Identifier {
         Self {
             catalog,
             images: Images::default(),
+            floating: Floating::default(),
             exact: HashMap::new(),
         }
     }
@@ -79,6 +81,7 @@ impl Identifier {
     /// The machine was reset.
     pub(crate) fn reset(&mut self) {
         self.images.clear();
+        self.floating.clear();
     }
 
     /// The answer.
@@ -270,16 +273,15 @@ impl Identifier {
         if let Some(answer) = join(equal) {
             return Ok(answer);
         }
-        if let Some(identified) = executed::identify(&self.catalog, question, &candidates)? {
-            let verdict = Arc::new(Verdict::Identified(identified));
-            return Ok(Answer {
-                verdict,
-                placed: false,
-                open: true,
-            });
-        }
+        let floating = self.floating.identify(&self.catalog, question)?;
+        let verdict = match (floating, best.verdict(question)) {
+            (Some(identified @ Verdict::Identified(_)), _) | (Some(identified), Verdict::Unknown(_)) => {
+                identified
+            }
+            (_, other) => other,
+        };
         Ok(Answer {
-            verdict: Arc::new(best.verdict(question)),
+            verdict: Arc::new(verdict),
             placed: false,
             open: true,
         })
@@ -367,7 +369,7 @@ fn within(comparison: &Comparison, question: &Question<'_>) -> bool {
     comparison.outside < PAGE_SIZE
 }
 
-fn tally(comparison: &Comparison) -> Vec<(SiteKind, u32, u32)> {
+pub(crate) fn tally(comparison: &Comparison) -> Vec<(SiteKind, u32, u32)> {
     let mut tally: Vec<(SiteKind, u32, u32)> = Vec::new();
     for usage in &comparison.uses {
         match tally.iter_mut().find(|(kind, ..)| *kind == usage.kind) {

@@ -158,3 +158,19 @@ pub fn compare(
     check.sites();
     check.finish()
 }
+
+/// The same for the given bytes of the page alone: nothing else of it is looked at, or learnt from.
+#[must_use]
+pub fn compare_ranges(
+    part: &Part,
+    at: i64,
+    va: Option<u64>,
+    page: &[u8; PAGE_SIZE],
+    ranges: &[(u16, u16)],
+    solver: &Solver,
+    env: &dyn Env,
+) -> Comparison {
+    let mut check = check::Check::new(part, at, va, page, solver, env).only(ranges);
+    check.sites();
+    check.finish()
+}

@@ -6,6 +6,7 @@ mod compression;
 pub mod elf;
 mod error;
 pub mod firmware;
+pub mod floating;
 pub mod kernel;
 pub mod module;
 mod object;
@@ -14,7 +15,9 @@ mod site;
 mod vdso;
 pub mod windows;
 
-pub use compare::{Comparison, Difference, Env, MAX_UNKNOWNS, Nothing, SiteUse, Solver, compare};
+pub use compare::{
+    Comparison, Difference, Env, MAX_UNKNOWNS, Nothing, SiteUse, Solver, compare, compare_ranges,
+};
 pub use error::RecipeError;
 pub use object::{Facts, FilePage, Load, Object, ObjectKind, Part, PartKind, Placement};
 pub use recognise::recognise;

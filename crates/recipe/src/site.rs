@@ -187,6 +187,8 @@ pub enum Unknown {
     RuntimePointer(String),
     /// A shift count computed at boot (`runtime_shift_*`).
     RuntimeShift(String),
+    /// How far a piece of firmware that this part refers to was moved.
+    Distance(String),
 }
 
 /// The list of [`Values::lists`] that has every function that a static call can be pointed at.

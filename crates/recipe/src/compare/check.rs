@@ -26,6 +26,8 @@ pub(super) struct Check<'a> {
     result: Comparison,
     /// Bytes of the page that a site explains.
     explained: Vec<bool>,
+    /// Bytes of the page that are looked at; `None` for all.
+    looked_at: Option<Vec<bool>>,
 }
 
 impl<'a> Check<'a> {
@@ -48,13 +50,32 @@ impl<'a> Check<'a> {
             learnt,
             result,
             explained: vec![false; PAGE_SIZE],
+            looked_at: None,
         }
+    }
+
+    /// The same, with nothing but these bytes of the page to be seen.
+    pub(super) fn only(mut self, ranges: &[(u16, u16)]) -> Self {
+        let mut looked_at = vec![false; PAGE_SIZE];
+        for (start, end) in ranges {
+            if let Some(range) = looked_at.get_mut(usize::from(*start)..usize::from(*end)) {
+                range.fill(true);
+            }
+        }
+        self.looked_at = Some(looked_at);
+        self
+    }
+
+    fn is_looked_at(&self, at: usize) -> bool {
+        self.looked_at
+            .as_ref()
+            .is_none_or(|looked_at| looked_at.get(at).copied().unwrap_or(false))
     }
 
     /// The page's byte at an offset of the part.
     fn shown(&self, offset: i64) -> Option<u8> {
         let at = usize::try_from(offset.checked_sub(self.at)?).ok()?;
-        self.page.get(at).copied()
+        self.page.get(at).copied().filter(|_| self.is_looked_at(at))
     }
 
     fn own(&self, offset: i64) -> Option<u8> {
@@ -70,6 +91,7 @@ impl<'a> Check<'a> {
             .iter()
             .skip(from)
             .take_while(|s| i64::from(s.at) < end)
+            .filter(|s| self.looked_at.is_none() || self.shows(s))
             .copied()
             .collect();
         // Whole sites first and those with one value, because they tell the unknowns that others need.
@@ -86,6 +108,10 @@ impl<'a> Check<'a> {
         for site in later {
             self.site(&site, true);
         }
+    }
+
+    fn shows(&self, site: &Site) -> bool {
+        (i64::from(site.at)..site_end(site)).any(|offset| self.shown(offset).is_some())
     }
 
     fn values(&self, site: &Site) -> &'a [Value] {
@@ -368,6 +394,9 @@ impl<'a> Check<'a> {
         for ((offset, page_offset), (after, explained)) in
             (self.at..).zip(0u16..).zip(self.page.iter().zip(&self.explained))
         {
+            if !self.is_looked_at(usize::from(page_offset)) {
+                continue;
+            }
             match self.own(offset) {
                 None => self.result.outside = self.result.outside.saturating_add(1),
                 Some(before) if before == *after => {

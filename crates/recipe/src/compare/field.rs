@@ -72,6 +72,8 @@ pub(super) fn plausible(about: &Unknown, value: u64) -> bool {
         }
         // Data of another module.
         Unknown::Symbol(_) => value >= MODULES,
+        // Copies begin where their alignment allows, which is 16 at least.
+        Unknown::Distance(_) => value.is_multiple_of(16),
         Unknown::RealModeBase => value.is_multiple_of(4096) && value < 0x10_0000,
         Unknown::RuntimePointer(name) if name == "USER_PTR_MAX" => {
             // With 4 levels, with 5, and with address masking: `arch/x86/kernel/cpu/common.c`.
