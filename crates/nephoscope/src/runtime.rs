@@ -137,6 +137,7 @@ impl VmDir {
 
 /// The names of all VMs with a directory.
 #[must_use]
+#[cfg(test)]
 pub(crate) fn names() -> Vec<String> {
     let entries = std::fs::read_dir(base()).into_iter().flatten().flatten();
     let mut names: Vec<String> = entries
