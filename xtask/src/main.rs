@@ -3,6 +3,7 @@
 mod build;
 mod qemu11;
 mod setup;
+mod test;
 
 use std::process::ExitCode;
 
@@ -28,6 +29,12 @@ enum Task {
         #[arg(long)]
         release: bool,
     },
+    /// Set everything up and run all tests, real guests included.
+    Test {
+        /// Passed to the test runner: names of tests, or its options.
+        #[arg(trailing_var_arg = true, allow_hyphen_values = true)]
+        filter: Vec<String>,
+    },
     /// Build the Debian guest, when the cache does not hold it.
     Guest,
 }
@@ -47,6 +54,7 @@ fn run(task: Task) -> anyhow::Result<()> {
         Task::Setup => setup::run(),
         Task::Qemu11 => qemu11::run().map(|program| println!("{}", program.display())),
         Task::Build { release } => build::run(release).map(|built| println!("{}", built.program.display())),
+        Task::Test { filter } => test::run(&filter),
         Task::Guest => {
             setup::run()?;
             println!("{}", Image::ensure()?.root().display());

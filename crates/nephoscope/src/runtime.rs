@@ -134,16 +134,3 @@ impl VmDir {
         self.path.join("qmp.sock")
     }
 }
-
-/// The names of all VMs with a directory.
-#[must_use]
-#[cfg(test)]
-pub(crate) fn names() -> Vec<String> {
-    let entries = std::fs::read_dir(base()).into_iter().flatten().flatten();
-    let mut names: Vec<String> = entries
-        .filter(|entry| Path::new(&entry.path()).join("control.sock").exists())
-        .filter_map(|entry| entry.file_name().into_string().ok())
-        .collect();
-    names.sort();
-    names
-}
