@@ -11,6 +11,7 @@
 //! ```
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::ops::Range;
 
 use nephoscope_catalog::ObjectId;
 use nephoscope_guest::{Gva, PageId};
@@ -33,6 +34,12 @@ pub struct Use<'a> {
 pub trait ObjectFacts {
     /// What kind of file it is; `None` if the catalog cannot say.
     fn kind(&self, object: ObjectId) -> Option<ObjectKind>;
+
+    /// Where its code is as linked, from the first executable byte to behind the last; `None` if that is not known.
+    fn code(&self, object: ObjectId) -> Option<Range<u64>> {
+        let _ = object;
+        None
+    }
 }
 
 /// A file in an address space.
@@ -54,6 +61,7 @@ pub struct Module {
 #[must_use]
 pub fn resolve(uses: &[Use<'_>], facts: &(impl ObjectFacts + ?Sized)) -> Vec<Module> {
     let mut modules = with_addresses(uses);
+    modules.retain_mut(|module| is_there(module, uses, facts));
     without_addresses(uses, &mut modules);
     for module in &mut modules {
         module.kind = module.candidates.first().and_then(|object| facts.kind(*object));
@@ -68,6 +76,27 @@ pub fn resolve(uses: &[Use<'_>], facts: &(impl ObjectFacts + ?Sized)) -> Vec<Mod
         )
     });
     modules
+}
+
+/// Leaves the candidates that this module can be. Programs that are linked statically share whole pages of libraries with
+/// each other, so a page that stands in a file is no proof of the file: where most of what ran is not the file's, it is
+/// not that file.
+fn is_there(module: &mut Module, uses: &[Use<'_>], facts: &(impl ObjectFacts + ?Sized)) -> bool {
+    let Some(bias) = module.bias else { return true };
+    let known = module.pages.len() + module.modified.len();
+    module.candidates.retain(|object| {
+        let Some(code) = facts.code(*object) else {
+            return true;
+        };
+        let strange = uses.iter().filter(|usage| {
+            let link = usage.va.map(|va| va.0.wrapping_sub(bias));
+            usage.page.is_some()
+                && usage.verdict.places().is_empty()
+                && link.is_some_and(|link| code.contains(&link))
+        });
+        strange.count() < known.max(1)
+    });
+    !module.candidates.is_empty()
 }
 
 /// The pages of one file at one bias.
@@ -192,7 +221,7 @@ fn add(module: &mut Module, usage: &Use<'_>) {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::verdict::Identified;
+    use crate::verdict::{Identified, Unknown};
 
     struct Kinds;
     impl ObjectFacts for Kinds {
@@ -202,6 +231,10 @@ mod tests {
             } else {
                 ObjectKind::SharedObject
             })
+        }
+
+        fn code(&self, _object: ObjectId) -> Option<Range<u64>> {
+            Some(0x1000..0x10000)
         }
     }
 
@@ -260,6 +293,24 @@ mod tests {
         ]);
         assert_eq!(modules.len(), 2);
         assert!(modules.iter().all(|m| m.candidates.len() == 1));
+    }
+
+    #[test]
+    fn a_stranger_that_shares_a_page_with_a_known_program_is_not_that_program() {
+        let strange = Verdict::Unknown(Unknown::default());
+        let modules = run(&[
+            (1, Some(0x40_2000), identified(&[(100, 0x2000)])),
+            (2, Some(0x40_3000), strange.clone()),
+            (3, Some(0x40_4000), strange.clone()),
+        ]);
+        assert_eq!(modules, []);
+        // Code made at run time elsewhere in the address space says nothing against it.
+        let modules = run(&[
+            (1, Some(0x40_2000), identified(&[(100, 0x2000)])),
+            (2, Some(0x7f00_3000), strange.clone()),
+            (3, Some(0x7f00_4000), strange),
+        ]);
+        assert_eq!(modules.len(), 1);
     }
 
     #[test]

@@ -2,16 +2,18 @@
 
 use std::cell::RefCell;
 use std::collections::HashMap;
+use std::ops::Range;
 use std::sync::Arc;
 
 use nephoscope_catalog::{Catalog, ObjectId};
 use nephoscope_inventory::{CandidateReport, Names, ObjectFacts};
-use nephoscope_recipe::ObjectKind;
+use nephoscope_recipe::{Load, ObjectKind};
 
 /// One file's names.
 #[derive(Debug)]
 struct Known {
     kind: Option<ObjectKind>,
+    code: Option<Range<u64>>,
     build_id: Option<Vec<u8>>,
     placements: Vec<(String, CandidateReport)>,
 }
@@ -66,6 +68,7 @@ impl CatalogNames {
         let info = info.ok();
         let known = Arc::new(Known {
             kind: info.as_ref().map(|info| info.kind),
+            code: info.as_ref().and_then(|info| code(&info.loads)),
             build_id: info.and_then(|info| info.facts.build_id),
             placements,
         });
@@ -78,6 +81,17 @@ impl ObjectFacts for CatalogNames {
     fn kind(&self, object: ObjectId) -> Option<ObjectKind> {
         self.get(object).kind
     }
+
+    fn code(&self, object: ObjectId) -> Option<Range<u64>> {
+        self.get(object).code.clone()
+    }
+}
+
+fn code(loads: &[Load]) -> Option<Range<u64>> {
+    let code = || loads.iter().filter(|load| load.execute);
+    let start = code().map(|load| load.va & !0xfff).min()?;
+    let end = code().map(|load| load.va.saturating_add(load.mem_len)).max()?;
+    Some(start..end)
 }
 
 impl Names for CatalogNames {

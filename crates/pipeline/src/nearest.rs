@@ -10,6 +10,10 @@ use nephoscope_recipe::{PartKind, windows};
 /// A page with more different bytes than this is not a modified one: a quarter.
 pub(crate) const MAX_DIFFERENT: usize = PAGE_SIZE / 4;
 
+/// The same for a page of a file that nothing else in the address space is of: programs linked with the same libraries
+/// have pages that are alike, and are not each other.
+const MAX_DIFFERENT_ALONE: usize = PAGE_SIZE / 32;
+
 /// A part that a page's windows point to, and where the page would begin in it.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug)]
 pub(crate) struct Candidate {
@@ -60,11 +64,11 @@ pub(crate) fn user(
     neighbours: &[(ObjectId, u64)],
 ) -> Result<Option<Modified>, ReadError> {
     let mut best: Option<(usize, Modified)> = None;
-    let mut consider = |object: ObjectId, link: u64, file: &[u8]| {
+    let mut consider = |object: ObjectId, link: u64, file: &[u8], most: usize| {
         let different = page.iter().zip(file).filter(|(a, b)| a != b).count();
         if file.len() == PAGE_SIZE
             && different > 0
-            && different <= MAX_DIFFERENT
+            && different <= most
             && best.as_ref().is_none_or(|(least, _)| different < *least)
         {
             let bytes = (0_u16..)
@@ -92,7 +96,7 @@ pub(crate) fn user(
             if about.kind == PartKind::UserText && about.link <= link && link < end {
                 let part = catalog.part(*object, number)?;
                 if let Some(file) = slice(&part.bytes, link.saturating_sub(part.link)) {
-                    consider(*object, link, file);
+                    consider(*object, link, file, MAX_DIFFERENT);
                 }
             }
         }
@@ -104,7 +108,14 @@ pub(crate) fn user(
         if part.kind == PartKind::UserText
             && let Some(file) = slice(&part.bytes, at)
         {
-            consider(candidate.object, part.link.wrapping_add(at), file);
+            let link = part.link.wrapping_add(at);
+            let is_neighbour = neighbours.contains(&(candidate.object, va.0.wrapping_sub(link)));
+            let most = if is_neighbour {
+                MAX_DIFFERENT
+            } else {
+                MAX_DIFFERENT_ALONE
+            };
+            consider(candidate.object, link, file, most);
         }
     }
     Ok(best.map(|(_, modified)| modified))
