@@ -35,6 +35,10 @@ pub enum Change {
 /// dropped.
 const MAX_EARLY: usize = 16 << 10;
 
+/// Mapped pages kept per address space: more than a library whose versions have to be told apart has. It stops a guest
+/// that maps without end; what is beyond narrows nothing.
+const MAX_MAPPED: usize = 16 << 10;
+
 /// Everything known of one VM's code.
 #[derive(Debug, Default)]
 pub struct Inventory {
@@ -113,6 +117,20 @@ impl Inventory {
             self.located_early.clear();
         }
         self.located_early.insert((root, page), va);
+    }
+
+    /// An address space maps a page whose contents are known. False if that is no news.
+    pub fn mapped(&mut self, space: SpaceId, va: Gva, verdict: Arc<Verdict>) -> bool {
+        let Some(space) = self.spaces.get_mut(&space).filter(|space| space.is_living()) else {
+            return false;
+        };
+        let known = space.mapped.contains_key(&va);
+        if !known && space.mapped.len() >= MAX_MAPPED || space.mapped.get(&va) == Some(&verdict) {
+            return false;
+        }
+        space.mapped.insert(va, verdict);
+        space.version += 1;
+        true
     }
 
     /// More bytes of a page ran.
@@ -239,6 +257,7 @@ impl Inventory {
             last_ns: at_ns,
             ended_ns: None,
             pages: BTreeMap::new(),
+            mapped: BTreeMap::new(),
             version: 0,
         };
         self.spaces.insert(id, space);
@@ -332,6 +351,19 @@ mod tests {
             inventory.executed(5, ran(i + 1, 0x1000, 1), &mut changes);
         }
         assert_eq!(inventory.dropped(), 10);
+    }
+
+    #[test]
+    fn max_mapped_bounds_what_one_address_space_makes_us_keep() {
+        let (mut inventory, mut changes) = (Inventory::default(), Vec::new());
+        inventory.captured(page(1, Privilege::User, 0x1000), &mut changes);
+        inventory.executed(5, ran(1, 0x1000, 1), &mut changes);
+        let verdict = Arc::new(Verdict::Unknown(Unknown::default()));
+        let took = (0..MAX_MAPPED as u64 + 10)
+            .filter(|i| inventory.mapped(SpaceId(1), Gva(i << 12), verdict.clone()))
+            .count();
+        assert_eq!(took, MAX_MAPPED);
+        assert!(!inventory.mapped(SpaceId(7), Gva(0), verdict), "nobody's");
     }
 
     #[test]

@@ -35,6 +35,12 @@ pub trait ObjectFacts {
     /// What kind of file it is; `None` if the catalog cannot say.
     fn kind(&self, object: ObjectId) -> Option<ObjectKind>;
 
+    /// Where its bytes go as linked that nobody writes to while it runs, or an empty range.
+    fn read_only(&self, object: ObjectId) -> Range<u64> {
+        let _ = object;
+        0..0
+    }
+
     /// Where its code is as linked, from the first executable byte to behind the last; `None` if that is not known.
     fn code(&self, object: ObjectId) -> Option<Range<u64>> {
         let _ = object;
@@ -63,6 +69,8 @@ pub fn resolve(uses: &[Use<'_>], facts: &(impl ObjectFacts + ?Sized)) -> Vec<Mod
     let mut modules = with_addresses(uses);
     modules.retain_mut(|module| is_there(module, uses, facts));
     without_addresses(uses, &mut modules);
+    // What is only mapped tells versions of what runs apart, and is no module by itself.
+    modules.retain(|module| !module.pages.is_empty() || !module.modified.is_empty());
     for module in &mut modules {
         module.kind = module.candidates.first().and_then(|object| facts.kind(*object));
         module.pages.sort_unstable();
@@ -276,6 +284,26 @@ mod tests {
             (modules[0].candidates.as_slice(), modules[0].pages.len()),
             (&[ObjectId(2)][..], 2)
         );
+    }
+
+    #[test]
+    fn a_mapped_page_decides_between_versions_and_is_no_module_by_itself() {
+        let ran = identified(&[(1, 0x1000), (2, 0x1000)]);
+        let (mapped, stray) = (identified(&[(2, 0x5000)]), identified(&[(7, 0x9000)]));
+        let usage = |page, va, verdict| Use {
+            page,
+            va: Some(Gva(va)),
+            verdict,
+        };
+        let uses = [
+            usage(Some(PageId(1)), 0x7f00_1000, &ran),
+            usage(None, 0x7f00_5000, &mapped),
+            usage(None, 0x7f00_6000, &stray),
+        ];
+        let modules = resolve(&uses, &Kinds);
+        assert_eq!(modules.len(), 1);
+        assert_eq!(modules[0].candidates, [ObjectId(2)]);
+        assert_eq!(modules[0].pages, [PageId(1)]);
     }
 
     #[test]

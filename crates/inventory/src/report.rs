@@ -254,12 +254,13 @@ fn count_pages(inventory: &Inventory) -> PagesReport {
 }
 
 /// The modules of an address space.
-pub(crate) fn modules_of(
+#[must_use]
+pub fn modules_of(
     space: &AddressSpace,
     inventory: &Inventory,
     facts: &(impl ObjectFacts + ?Sized),
 ) -> Vec<Module> {
-    let uses: Vec<Use<'_>> = space
+    let mut uses: Vec<Use<'_>> = space
         .pages
         .iter()
         .filter_map(|(id, va)| {
@@ -273,6 +274,11 @@ pub(crate) fn modules_of(
             })
         })
         .collect();
+    uses.extend(space.mapped.iter().map(|(va, verdict)| Use {
+        page: None,
+        va: Some(*va),
+        verdict,
+    }));
     resolve(&uses, facts)
 }
 

@@ -1,9 +1,12 @@
 //! Address spaces.
 
 use std::collections::BTreeMap;
+use std::sync::Arc;
 
 use nephoscope_guest::{Gva, PageId, Root};
 use serde::{Deserialize, Serialize};
+
+use crate::verdict::Verdict;
 
 /// Names an address space for the length of a watch, from 1.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug, Serialize, Deserialize)]
@@ -41,6 +44,8 @@ pub struct AddressSpace {
     pub ended_ns: Option<u64>,
     /// The pages it executed, and where it sees them, as far as that is known.
     pub pages: BTreeMap<PageId, Option<Gva>>,
+    /// Pages that it maps and that were looked at to tell versions apart; whether they executed is not known by this.
+    pub mapped: BTreeMap<Gva, Arc<Verdict>>,
     /// Goes up with every change, so that what was derived from it can be kept until then.
     pub version: u32,
 }

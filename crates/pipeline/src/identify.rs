@@ -95,6 +95,15 @@ impl Identifier {
         }
     }
 
+    /// What a page is that an address space maps; `None` if it is in no file, or in more than are told.
+    ///
+    /// # Errors
+    /// If the catalog is damaged where it was asked.
+    pub(crate) fn mapped(&mut self, bytes: &PageBytes) -> Result<Option<Arc<Verdict>>, ReadError> {
+        let verdict = self.exact(blake3::hash(&bytes[..]).as_bytes())?;
+        Ok(verdict.filter(|verdict| matches!(&**verdict, Verdict::Identified(found) if found.left_out == 0)))
+    }
+
     fn user(&mut self, question: &Question<'_>) -> Result<Answer, ReadError> {
         if let Some(verdict) = self.exact(&question.digest)? {
             return Ok(Answer {

@@ -7,8 +7,10 @@ mod executed;
 mod identify;
 mod images;
 mod names;
+mod narrow;
 mod nearest;
 mod session;
 
 pub use names::CatalogNames;
+pub use narrow::Ambiguous;
 pub use session::Session;

@@ -14,6 +14,7 @@ use nephoscope_recipe::{Load, ObjectKind};
 struct Known {
     kind: Option<ObjectKind>,
     code: Option<Range<u64>>,
+    read_only: Range<u64>,
     build_id: Option<Vec<u8>>,
     placements: Vec<(String, CandidateReport)>,
 }
@@ -69,6 +70,7 @@ impl CatalogNames {
         let known = Arc::new(Known {
             kind: info.as_ref().map(|info| info.kind),
             code: info.as_ref().and_then(|info| code(&info.loads)),
+            read_only: info.as_ref().map_or(0..0, |info| read_only(&info.loads)),
             build_id: info.and_then(|info| info.facts.build_id),
             placements,
         });
@@ -85,6 +87,10 @@ impl ObjectFacts for CatalogNames {
     fn code(&self, object: ObjectId) -> Option<Range<u64>> {
         self.get(object).code.clone()
     }
+
+    fn read_only(&self, object: ObjectId) -> Range<u64> {
+        self.get(object).read_only.clone()
+    }
 }
 
 fn code(loads: &[Load]) -> Option<Range<u64>> {
@@ -92,6 +98,13 @@ fn code(loads: &[Load]) -> Option<Range<u64>> {
     let start = code().map(|load| load.va & !0xfff).min()?;
     let end = code().map(|load| load.va.saturating_add(load.mem_len)).max()?;
     Some(start..end)
+}
+
+fn read_only(loads: &[Load]) -> Range<u64> {
+    let kept = || loads.iter().filter(|load| !load.write);
+    let start = kept().map(|load| load.va & !0xfff).min().unwrap_or(0);
+    let end = kept().map(|load| load.va.saturating_add(load.file_len)).max();
+    start..end.unwrap_or(start)
 }
 
 impl Names for CatalogNames {

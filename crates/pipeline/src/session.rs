@@ -17,6 +17,7 @@ use nephoscope_judge::{Draft, Judge, ModifiedCode, UnknownCode};
 use crate::counters::Counters;
 use crate::identify::{Answer, Identifier, Question};
 use crate::names::CatalogNames;
+use crate::narrow::{Ambiguous, Narrow};
 
 /// Pages whose verdict may still change: their bytes are kept until then.
 const MAX_OPEN: usize = 8192;
@@ -34,6 +35,7 @@ pub struct Session {
     judges: Judges,
     findings: Vec<Finding>,
     names: CatalogNames,
+    narrow: Narrow,
     counters: Counters,
     open: BTreeMap<PageId, PageBytes>,
     touched: BTreeSet<PageId>,
@@ -59,6 +61,7 @@ impl Session {
             judges: Judges::default(),
             findings: Vec::new(),
             names: CatalogNames::new(catalog),
+            narrow: Narrow::default(),
             counters: Counters::default(),
             open: BTreeMap::new(),
             touched: BTreeSet::new(),
@@ -123,6 +126,23 @@ impl Session {
         let mut changes = Vec::new();
         self.inventory.ended(space, at_ns, &mut changes);
         self.judge(&changes, sinks);
+    }
+
+    /// Where pages that are mapped and did not execute would tell which of several files a module is.
+    pub fn ambiguous(&mut self) -> Vec<Ambiguous> {
+        self.narrow.look(&self.inventory, &self.names)
+    }
+
+    /// An address space maps this page, which nobody may write to.
+    pub fn mapped(&mut self, space: SpaceId, va: Gva, bytes: &PageBytes) {
+        self.counters.count("mapped_pages_read");
+        match self.identifier.mapped(bytes) {
+            Ok(Some(verdict)) => {
+                self.inventory.mapped(space, va, verdict);
+            }
+            Ok(None) => {}
+            Err(_) => self.counters.count("catalog_errors"),
+        }
     }
 
     /// Living user address spaces with their roots.

@@ -3,8 +3,9 @@
 use std::path::PathBuf;
 use std::time::{Duration, Instant};
 
-use nephoscope_drivers::{Hva, MemoryKind, ProcessRam, Qmp, QmpEvent, RamMap};
+use nephoscope_drivers::{Hva, MemoryKind, ProcessRam, Qmp, QmpEvent, RamMap, paging_mode};
 use nephoscope_guest::Gpa;
+use nephoscope_isa::Mode;
 use nephoscope_wire::RamRange;
 
 /// How long QEMU may take to answer.
@@ -49,6 +50,11 @@ impl Memory {
     /// Guest-physical memory.
     pub(super) fn ram(&self) -> Option<&ProcessRam> {
         self.ram.as_ref()
+    }
+
+    /// How the guest's CPUs translate, if paging is on and QEMU tells.
+    pub(super) fn paging_mode(&mut self) -> Option<Mode> {
+        paging_mode(&mut self.qmp).ok().flatten()
     }
 
     /// RAM that stays mapped as long as the machine, for the plugin.

@@ -2,6 +2,7 @@
 
 mod evidence;
 mod liveness;
+mod mapped;
 mod memory;
 mod server;
 mod sinks;

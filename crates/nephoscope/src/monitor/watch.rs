@@ -16,6 +16,7 @@ use nephoscope_pipeline::Session;
 
 use super::evidence;
 use super::liveness::Liveness;
+use super::mapped::Mapped;
 use super::memory::Memory;
 use super::server::{Request, serve};
 use super::sinks::Terminal;
@@ -44,6 +45,7 @@ pub(crate) struct Watch {
     driver: QemuPlugin,
     memory: Option<Memory>,
     liveness: Liveness,
+    mapped: Mapped,
     requests: Receiver<Request>,
     sinks: Vec<Terminal>,
     stopped: bool,
@@ -109,6 +111,7 @@ impl Watch {
             driver,
             memory,
             liveness: Liveness::default(),
+            mapped: Mapped::default(),
             requests,
             sinks,
             stopped: false,
@@ -131,6 +134,7 @@ impl Watch {
             }
             if looked.elapsed() >= LOOK {
                 self.look();
+                self.narrow();
                 looked = Instant::now();
             }
             self.answer();
@@ -202,6 +206,19 @@ impl Watch {
             for space in self.liveness.look(&living, ram) {
                 self.session.ended(space, now, &mut sinks(&mut self.sinks));
             }
+        }
+    }
+
+    /// Reads mapped pages where they decide between versions.
+    fn narrow(&mut self) {
+        let wanted = self.session.ambiguous();
+        let Some(memory) = self.memory.as_mut().filter(|_| !wanted.is_empty()) else {
+            return;
+        };
+        // Paging is off for moments only, while there are address spaces; the next look comes soon.
+        let Some(mode) = memory.paging_mode() else { return };
+        if let Some(ram) = memory.ram() {
+            self.mapped.look(&mut self.session, &wanted, mode, ram);
         }
     }
 

@@ -1,0 +1,79 @@
+//! Modules that may still be several files, and the pages that would tell.
+//!
+//! Two versions of a library can have the same bytes in every page that ran. What an address space maps of the file
+//! without executing it (its headers, its build ID, its constants) differs sooner. So for such a module, and for no
+//! other, the driver's side reads mapped pages and gives them to the session.
+
+use std::collections::HashMap;
+use std::ops::Range;
+
+use nephoscope_guest::{Gva, Root};
+use nephoscope_inventory::{AddressSpace, Inventory, ObjectFacts, SpaceId, SpaceKind, modules_of};
+
+/// Addresses in which a module lies that may be several files.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct Ambiguous {
+    /// In which address space.
+    pub space: SpaceId,
+    /// Its root.
+    pub root: Root,
+    /// From the first page of the file's constant bytes to behind the last.
+    pub range: Range<Gva>,
+}
+
+/// A larger file than this is looked at in its first part only: it stops a file whose headers claim all addresses.
+const MAX_RANGE: u64 = 256 << 20;
+
+/// What was found, by address space, until the address space changes.
+#[derive(Debug, Default)]
+pub(crate) struct Narrow {
+    found: HashMap<SpaceId, (u32, Vec<Range<Gva>>)>,
+}
+
+impl Narrow {
+    /// The ambiguous modules of the living.
+    pub(crate) fn look(
+        &mut self,
+        inventory: &Inventory,
+        facts: &(impl ObjectFacts + ?Sized),
+    ) -> Vec<Ambiguous> {
+        let mut all = Vec::new();
+        let mut living = HashMap::new();
+        for space in inventory
+            .spaces()
+            .filter(|s| s.is_living() && s.kind == SpaceKind::User)
+        {
+            let known = self.found.remove(&space.id).filter(|(at, _)| *at == space.version);
+            let (version, ranges) =
+                known.unwrap_or_else(|| (space.version, ranges(space, inventory, facts)));
+            all.extend(ranges.iter().map(|range| Ambiguous {
+                space: space.id,
+                root: space.root,
+                range: range.clone(),
+            }));
+            living.insert(space.id, (version, ranges));
+        }
+        self.found = living;
+        all
+    }
+}
+
+fn ranges(
+    space: &AddressSpace,
+    inventory: &Inventory,
+    facts: &(impl ObjectFacts + ?Sized),
+) -> Vec<Range<Gva>> {
+    let modules = modules_of(space, inventory, facts);
+    let ambiguous = modules.iter().filter(|module| module.candidates.len() > 1);
+    let placed = ambiguous.filter_map(|module| Some((module.bias?, &module.candidates)));
+    placed
+        .map(|(bias, candidates)| {
+            let images = || candidates.iter().map(|object| facts.read_only(*object));
+            let start = images().map(|image| image.start).min().unwrap_or(0);
+            let end = images().map(|image| image.end).max().unwrap_or(0);
+            let end = end.min(start.saturating_add(MAX_RANGE));
+            Gva(start.wrapping_add(bias))..Gva(end.wrapping_add(bias))
+        })
+        .filter(|range| range.start < range.end)
+        .collect()
+}
