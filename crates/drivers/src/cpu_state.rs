@@ -47,9 +47,7 @@ fn register(text: &str, name: &'static str) -> Result<u64, CpuStateError> {
     let Some((_, rest)) = text.split_once(name) else {
         return Err(missing);
     };
-    let end = rest
-        .find(|c: char| !c.is_ascii_hexdigit())
-        .unwrap_or(rest.len());
+    let end = rest.find(|c: char| !c.is_ascii_hexdigit()).unwrap_or(rest.len());
     rest.get(..end)
         .and_then(|digits| u64::from_str_radix(digits, 16).ok())
         .ok_or(missing)
@@ -65,14 +63,23 @@ mod tests {
 
     #[test]
     fn the_mode_follows_from_the_printed_registers() {
-        assert_eq!(parse(LONG).unwrap().unwrap().name(), Mode::x86(&X86Controls {
-            cr0: 0x8005_0033,
-            cr4: 0x6f0,
-            efer: 0xd01,
-            physical_bits: 52,
-            gib_pages: true,
-        }).unwrap().name());
-        assert!(parse(&LONG.replace("CR0=80050033", "CR0=00000010")).unwrap().is_none());
+        assert_eq!(
+            parse(LONG).unwrap().unwrap().name(),
+            Mode::x86(&X86Controls {
+                cr0: 0x8005_0033,
+                cr4: 0x6f0,
+                efer: 0xd01,
+                physical_bits: 52,
+                gib_pages: true,
+            })
+            .unwrap()
+            .name()
+        );
+        assert!(
+            parse(&LONG.replace("CR0=80050033", "CR0=00000010"))
+                .unwrap()
+                .is_none()
+        );
     }
 
     #[test]

@@ -7,7 +7,7 @@
 //!  every page with an address: each of its places gives (file, bias)
 //!  repeat: take the bias and the set of files that explain the most pages still unexplained
 //!          files that explain exactly those pages are the candidates; all others are contradicted
-//!  pages without an address join a module that one of their files is a candidate of
+//!  pages without an address join a module whose candidates they all can be of; they narrow nothing
 //! ```
 
 use std::collections::{BTreeMap, BTreeSet};
@@ -84,6 +84,27 @@ pub fn resolve(uses: &[Use<'_>], facts: &(impl ObjectFacts + ?Sized)) -> Vec<Mod
         )
     });
     modules
+}
+
+/// Joins modules that can be the same files and no others, wherever their parts lie. Those of several candidates are not
+/// narrowed by each other: two pages that may be of one file need not be.
+#[must_use]
+pub fn by_file(modules: Vec<Module>) -> Vec<Module> {
+    let mut joined: Vec<Module> = Vec::new();
+    for module in modules {
+        match joined
+            .iter_mut()
+            .find(|other| other.candidates == module.candidates)
+        {
+            Some(other) => {
+                other.pages.extend(module.pages);
+                other.modified.extend(module.modified);
+                other.bias = other.bias.filter(|bias| module.bias == Some(*bias));
+            }
+            None => joined.push(module),
+        }
+    }
+    joined
 }
 
 /// Leaves the candidates that this module can be. Programs that are linked statically share whole pages of libraries with
@@ -185,10 +206,9 @@ fn without_addresses(uses: &[Use<'_>], modules: &mut Vec<Module>) {
         let objects: BTreeSet<ObjectId> = usage.verdict.places().iter().map(|place| place.object).collect();
         let home = modules
             .iter_mut()
-            .filter(|module| module.candidates.iter().any(|object| objects.contains(object)))
+            .filter(|module| module.candidates.iter().all(|object| objects.contains(object)))
             .max_by_key(|module| module.pages.len());
         if let Some(home) = home {
-            home.candidates.retain(|object| objects.contains(object));
             add(home, usage);
         } else {
             let pages = BTreeSet::from([number]);
@@ -304,6 +324,32 @@ mod tests {
         assert_eq!(modules.len(), 1);
         assert_eq!(modules[0].candidates, [ObjectId(2)]);
         assert_eq!(modules[0].pages, [PageId(1)]);
+    }
+
+    #[test]
+    fn parts_of_one_file_are_one_module_and_shared_parts_narrow_nothing() {
+        let modules = by_file(run(&[
+            (1, Some(0xffff_c000_1000), identified(&[(1, 0x1000)])),
+            (2, Some(0xffff_d000_0000), identified(&[(1, 0x10_0000)])),
+            (
+                3,
+                Some(0xffff_e000_0000),
+                identified(&[(1, 0x20_0000), (2, 0x20_0000), (3, 0x20_0000)]),
+            ),
+            (
+                4,
+                Some(0xffff_f000_0000),
+                identified(&[(2, 0x20_0000), (3, 0x20_0000)]),
+            ),
+        ]));
+        let shape: Vec<_> = modules
+            .iter()
+            .map(|m| (m.candidates.len(), m.pages.len()))
+            .collect();
+        assert_eq!(shape.len(), 3, "{modules:?}");
+        for wanted in [(1, 2), (3, 1), (2, 1)] {
+            assert!(shape.contains(&wanted), "{modules:?}");
+        }
     }
 
     #[test]

@@ -10,7 +10,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::coverage::{CoverageInterval, CoverageLog};
 use crate::inventory::Inventory;
-use crate::modules::{Module, ObjectFacts, Use, resolve};
+use crate::modules::{Module, ObjectFacts, Use, by_file, resolve};
 use crate::page::PageRecord;
 use crate::space::{AddressSpace, SpaceId, SpaceKind};
 use crate::verdict::Verdict;
@@ -265,11 +265,9 @@ pub fn modules_of(
         .iter()
         .filter_map(|(id, va)| {
             let page = inventory.page(*id)?;
-            // Kernel, modules and firmware are in several parts at unrelated addresses: there a file is one module.
-            let va = if space.kind == SpaceKind::User { *va } else { None };
             Some(Use {
                 page: Some(*id),
-                va,
+                va: *va,
                 verdict: &page.verdict,
             })
         })
@@ -279,7 +277,13 @@ pub fn modules_of(
         va: Some(*va),
         verdict,
     }));
-    resolve(&uses, facts)
+    let modules = resolve(&uses, facts);
+    // Kernel, modules and firmware are in several parts at unrelated addresses: there a file is one module.
+    if space.kind == SpaceKind::User {
+        modules
+    } else {
+        by_file(modules)
+    }
 }
 
 /// The path of the program that an address space runs, if one is identified.
@@ -367,21 +371,27 @@ pub(crate) fn name(
     kind: Option<ObjectKind>,
     names: &dyn Names,
 ) -> (String, Vec<CandidateReport>) {
-    let mut paths: BTreeMap<String, usize> = BTreeMap::new();
+    // By path, the files that stand there.
+    let mut paths: BTreeMap<String, BTreeSet<ObjectId>> = BTreeMap::new();
     let mut candidates = BTreeSet::new();
     for object in objects {
         for (path, candidate) in names.placements(*object) {
-            *paths.entry(path).or_default() += 1;
+            paths.entry(path).or_default().insert(*object);
             candidates.insert(candidate);
         }
     }
-    // The path most placements agree on; of equals, the shortest.
-    let path = paths
-        .into_iter()
-        .min_by_key(|(path, count)| (std::cmp::Reverse(*count), path.len(), path.clone()));
-    let path = match (space, kind, path) {
+    // The path most files agree on; of equals, the shortest.
+    let best = paths
+        .iter()
+        .min_by_key(|(path, files)| (std::cmp::Reverse(files.len()), path.len(), (*path).clone()));
+    let path = match (space, kind, best) {
         (SpaceKind::User, Some(ObjectKind::Kernel), _) => "[vdso]".to_owned(),
-        (_, _, Some((path, _))) => path,
+        (_, _, Some((path, files))) => match objects.iter().filter(|object| !files.contains(*object)).count()
+        {
+            0 => path.clone(),
+            // A name alone would say more than is known.
+            others => format!("{path} (or {others} others)"),
+        },
         (_, _, None) => String::new(),
     };
     (path, candidates.into_iter().collect())

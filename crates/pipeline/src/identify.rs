@@ -15,12 +15,13 @@ use std::sync::Arc;
 
 use nephoscope_catalog::{Catalog, ObjectId, ReadError};
 use nephoscope_guest::{Gva, PAGE_SIZE, PageBytes, Privilege};
-use nephoscope_inventory::{Identified, Modified, Place, Unknown, Verdict};
-use nephoscope_recipe::{Comparison, Part, PartKind, Placement, SiteKind, Solver, compare};
+use nephoscope_inventory::{Identified, Place, Unknown, Verdict};
+use nephoscope_recipe::{Comparison, PartKind, SiteKind, Solver, compare};
 
 use crate::executed::Floating;
 use crate::images::Images;
-use crate::nearest::{self, MAX_DIFFERENT};
+use crate::inits::Inits;
+use crate::nearest;
 
 /// What is asked.
 #[derive(Clone, Debug)]
@@ -52,21 +53,22 @@ pub(crate) struct Answer {
     pub(crate) placed: bool,
     /// It may become known when more images are placed or more of it executed.
     pub(crate) open: bool,
+    /// What the kernel has mapped besides may tell: a symbol of a module that did not run, or the module itself.
+    pub(crate) lacking: bool,
 }
 
 /// Answers, with what it remembers of this guest.
 #[derive(Debug)]
 pub(crate) struct Identifier {
-    catalog: Arc<Catalog>,
-    images: Images,
-    floating: Floating,
+    pub(crate) catalog: Arc<Catalog>,
+    pub(crate) images: Images,
+    pub(crate) floating: Floating,
+    pub(crate) inits: Inits,
     exact: HashMap<[u8; 32], Arc<Verdict>>,
 }
 
 /// Digests whose answer is kept. A guest that makes pages without end starts it anew.
 const MAX_KEPT: usize = 64 << 10;
-/// Parts that are compared with a page after its windows pointed to them.
-const MAX_COMPARED: usize = 12;
 
 impl Identifier {
     pub(crate) fn new(catalog: Arc<Catalog>) -> Self {
@@ -74,6 +76,7 @@ impl Identifier {
             catalog,
             images: Images::default(),
             floating: Floating::default(),
+            inits: Inits::default(),
             exact: HashMap::new(),
         }
     }
@@ -82,6 +85,7 @@ impl Identifier {
     pub(crate) fn reset(&mut self) {
         self.images.clear();
         self.floating.clear();
+        self.inits.clear();
     }
 
     /// The answer.
@@ -110,6 +114,7 @@ impl Identifier {
                 verdict,
                 placed: false,
                 open: false,
+                lacking: false,
             });
         }
         if let Some(place) = self.vdso(question)? {
@@ -117,6 +122,7 @@ impl Identifier {
                 verdict: place,
                 placed: false,
                 open: false,
+                lacking: false,
             });
         }
         let modified = nearest::user(&self.catalog, question.bytes, question.va, question.neighbours)?;
@@ -130,6 +136,7 @@ impl Identifier {
             verdict: Arc::new(verdict),
             placed: false,
             open: false,
+            lacking: false,
         })
     }
 
@@ -178,7 +185,7 @@ impl Identifier {
                     let at = i64::try_from(at).unwrap_or(i64::MAX);
                     let solver = Solver::default();
                     let comparison = compare(&part, at, None, question.bytes, &solver, &self.images);
-                    if comparison.is_equal() && within(&comparison, question) {
+                    if comparison.is_equal() {
                         sites = tally(&comparison);
                         let link = part.link.wrapping_add_signed(at);
                         places.push(Place {
@@ -198,184 +205,6 @@ impl Identifier {
         };
         Ok(found.then(|| Arc::new(Verdict::Identified(identified))))
     }
-
-    fn supervisor(&mut self, question: &Question<'_>) -> Result<Answer, ReadError> {
-        let mut best = Best::default();
-        for (image, placed) in self.images.at(question.va.0) {
-            let Some(image) = self.images.get(image) else {
-                continue;
-            };
-            let at = signed_distance(question.va.0, placed.base);
-            let comparison = compare(
-                &placed.part,
-                at,
-                Some(question.va.0),
-                question.bytes,
-                &image.solver,
-                &self.images,
-            );
-            let object = image.id;
-            if let Some(answer) =
-                self.settle(question, object, placed.number, &placed.part, at, &comparison)?
-            {
-                return Ok(answer);
-            }
-            best.consider(
-                object,
-                placed.number,
-                &placed.part,
-                at,
-                &comparison,
-                question.bytes,
-            );
-        }
-        let mut equal: Vec<(Place, Answer)> = Vec::new();
-        let candidates = nearest::by_windows(&self.catalog, question.bytes, MAX_COMPARED, |_| true)?;
-        for candidate in &candidates {
-            let part = self.catalog.part(candidate.object, candidate.part)?;
-            if part.placement == Placement::Anywhere || part.kind == PartKind::UserText {
-                continue;
-            }
-            if !aligned(&part, question.va.0, candidate.at) {
-                continue;
-            }
-            let runs_here = question.va.is_high_half().then_some(question.va.0);
-            let base = question.va.0.wrapping_add_signed(-candidate.at);
-            let solver = self.images.solver(candidate.object, &part, candidate.part, base);
-            let comparison = compare(
-                &part,
-                candidate.at,
-                runs_here,
-                question.bytes,
-                &solver,
-                &self.images,
-            );
-            let settled = self.settle(
-                question,
-                candidate.object,
-                candidate.part,
-                &part,
-                candidate.at,
-                &comparison,
-            )?;
-            if let Some(answer) = settled {
-                let link = part.link.wrapping_add_signed(candidate.at);
-                equal.push((
-                    Place {
-                        object: candidate.object,
-                        part: Some(candidate.part),
-                        link,
-                    },
-                    answer,
-                ));
-            } else {
-                best.consider(
-                    candidate.object,
-                    candidate.part,
-                    &part,
-                    candidate.at,
-                    &comparison,
-                    question.bytes,
-                );
-            }
-        }
-        if let Some(answer) = join(equal) {
-            return Ok(answer);
-        }
-        let floating = self.floating.identify(&self.catalog, question)?;
-        let verdict = match (floating, best.verdict(question)) {
-            (Some(identified @ Verdict::Identified(_)), _) | (Some(identified), Verdict::Unknown(_)) => {
-                identified
-            }
-            (_, other) => other,
-        };
-        Ok(Answer {
-            verdict: Arc::new(verdict),
-            placed: false,
-            open: true,
-        })
-    }
-
-    /// An equal page places its image.
-    fn settle(
-        &mut self,
-        question: &Question<'_>,
-        object: ObjectId,
-        number: u16,
-        part: &Arc<Part>,
-        at: i64,
-        comparison: &Comparison,
-    ) -> Result<Option<Answer>, ReadError> {
-        if !comparison.is_equal() || !within(comparison, question) {
-            return Ok(None);
-        }
-        let mut placed = false;
-        if question.va.is_high_half() {
-            let base = question.va.0.wrapping_add_signed(-at);
-            placed = self
-                .images
-                .place(&self.catalog, object, number, part, base, comparison)?;
-        }
-        let link = part.link.wrapping_add_signed(at);
-        let places = vec![Place {
-            object,
-            part: Some(number),
-            link,
-        }];
-        let identified = Identified {
-            places,
-            sites: tally(comparison),
-            ..Identified::default()
-        };
-        let verdict = Arc::new(Verdict::Identified(identified));
-        Ok(Some(Answer {
-            verdict,
-            placed,
-            open: false,
-        }))
-    }
-}
-
-/// Several parts that a page equals are several places of one verdict.
-fn join(equal: Vec<(Place, Answer)>) -> Option<Answer> {
-    let mut all: Vec<Place> = equal.iter().map(|(place, _)| *place).collect();
-    all.sort_unstable();
-    all.dedup();
-    let placed = equal.iter().any(|(_, answer)| answer.placed);
-    let (_, first) = equal.into_iter().next()?;
-    let Verdict::Identified(identified) = &*first.verdict else {
-        return Some(first);
-    };
-    let verdict = Arc::new(Verdict::Identified(Identified {
-        places: all,
-        ..identified.clone()
-    }));
-    Some(Answer {
-        verdict,
-        placed,
-        open: false,
-    })
-}
-
-/// Where the page begins in a part that lies at `base`.
-fn signed_distance(va: u64, base: u64) -> i64 {
-    va.wrapping_sub(base).cast_signed()
-}
-
-/// Whether a part can lie so that its byte `at` is at `va`.
-fn aligned(part: &Part, va: u64, at: i64) -> bool {
-    match part.placement {
-        Placement::Anywhere => true,
-        Placement::Aligned(align) => {
-            va.wrapping_sub(part.link.wrapping_add_signed(at)) & align.wrapping_sub(1) == 0
-        }
-    }
-}
-
-/// Whether everything that executed is inside the part. A page at an image's end shows other bytes too.
-fn within(comparison: &Comparison, question: &Question<'_>) -> bool {
-    let _ = question;
-    comparison.outside < PAGE_SIZE
 }
 
 pub(crate) fn tally(comparison: &Comparison) -> Vec<(SiteKind, u32, u32)> {
@@ -391,56 +220,4 @@ pub(crate) fn tally(comparison: &Comparison) -> Vec<(SiteKind, u32, u32)> {
     }
     tally.sort_unstable();
     tally
-}
-
-/// The nearest part so far.
-#[derive(Debug, Default)]
-struct Best {
-    modified: Option<(usize, Modified)>,
-}
-
-impl Best {
-    fn consider(
-        &mut self,
-        object: ObjectId,
-        number: u16,
-        part: &Part,
-        at: i64,
-        comparison: &Comparison,
-        page: &PageBytes,
-    ) {
-        let count = comparison.differences.len() + comparison.undecided.len();
-        if comparison.differences.is_empty()
-            || count > MAX_DIFFERENT
-            || comparison.equal_bytes < PAGE_SIZE / 2
-        {
-            return;
-        }
-        if self.modified.as_ref().is_some_and(|(best, _)| *best <= count) {
-            return;
-        }
-        let _ = page;
-        let link = part.link.wrapping_add_signed(at);
-        let differences = nearest::runs(
-            comparison
-                .differences
-                .iter()
-                .map(|d| (d.offset, d.before, d.after)),
-        );
-        let nearest = Place {
-            object,
-            part: Some(number),
-            link,
-        };
-        self.modified = Some((count, Modified { nearest, differences }));
-    }
-
-    fn verdict(self, question: &Question<'_>) -> Verdict {
-        match self.modified {
-            Some((_, modified)) => Verdict::Modified(modified),
-            None => Verdict::Unknown(Unknown {
-                origin: question.origin.clone(),
-            }),
-        }
-    }
 }

@@ -249,6 +249,38 @@ impl Images {
             .map(|image| image.id)
     }
 
+    /// Modules whose core text is placed and whose init part is not, with the number of that part.
+    pub(crate) fn without_init(&self) -> Vec<(ObjectId, u16)> {
+        let placed = |image: &Image, kind| image.parts.iter().any(|placed| placed.part.kind == kind);
+        let modules = self
+            .images
+            .iter()
+            .filter(|image| placed(image, PartKind::ModuleText) && !placed(image, PartKind::ModuleInit));
+        let mut found: Vec<(ObjectId, u16)> = modules
+            .filter_map(|image| {
+                let parts = (0_u16..).zip(&image.object.parts);
+                let (number, _) = parts
+                    .into_iter()
+                    .find(|(_, part)| part.kind == PartKind::ModuleInit)?;
+                Some((image.id, number))
+            })
+            .collect();
+        found.sort_unstable();
+        found.dedup();
+        found
+    }
+
+    /// Their releases, as modules name them.
+    pub(crate) fn releases(&self) -> Vec<String> {
+        let kernels = self.images.iter().filter(|image| image.is_kernel());
+        let mut releases: Vec<String> = kernels
+            .filter_map(|image| image.object.facts.name.clone())
+            .collect();
+        releases.sort_unstable();
+        releases.dedup();
+        releases
+    }
+
     /// Everything is gone: the machine was reset.
     pub(crate) fn clear(&mut self) {
         self.images.clear();

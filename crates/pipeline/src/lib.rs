@@ -2,14 +2,17 @@
 //!
 //! [`Session`] reads as that sentence. It names no driver and no sink; the program plugs them in.
 
+mod best;
 mod counters;
 mod executed;
 mod identify;
 mod images;
+mod inits;
 mod names;
 mod narrow;
 mod nearest;
 mod session;
+mod supervisor;
 
 pub use names::CatalogNames;
 pub use narrow::Ambiguous;

@@ -43,9 +43,11 @@ impl Narrow {
             .spaces()
             .filter(|s| s.is_living() && s.kind == SpaceKind::User)
         {
-            let known = self.found.remove(&space.id).filter(|(at, _)| *at == space.version);
-            let (version, ranges) =
-                known.unwrap_or_else(|| (space.version, ranges(space, inventory, facts)));
+            let known = self
+                .found
+                .remove(&space.id)
+                .filter(|(at, _)| *at == space.version);
+            let (version, ranges) = known.unwrap_or_else(|| (space.version, ranges(space, inventory, facts)));
             all.extend(ranges.iter().map(|range| Ambiguous {
                 space: space.id,
                 root: space.root,

@@ -40,6 +40,7 @@ pub struct Session {
     open: BTreeMap<PageId, PageBytes>,
     touched: BTreeSet<PageId>,
     kept: BTreeMap<PageId, PageBytes>,
+    lacking: Option<Root>,
     now_ns: u64,
 }
 
@@ -66,6 +67,7 @@ impl Session {
             open: BTreeMap::new(),
             touched: BTreeSet::new(),
             kept: BTreeMap::new(),
+            lacking: None,
             now_ns: 0,
         }
     }
@@ -126,6 +128,22 @@ impl Session {
         let mut changes = Vec::new();
         self.inventory.ended(space, at_ns, &mut changes);
         self.judge(&changes, sinks);
+    }
+
+    /// The root to look in for what else the kernel has mapped executable, if a page ran since the last time that this
+    /// may explain.
+    pub fn lacking(&mut self) -> Option<Root> {
+        self.lacking.take()
+    }
+
+    /// The kernel has this page mapped executable.
+    pub fn mapped_by_kernel(&mut self, va: Gva, bytes: &PageBytes) {
+        self.counters.count("mapped_pages_read");
+        match self.identifier.mapped_by_kernel(va, bytes) {
+            Ok(true) => self.touched.extend(self.open.keys().copied()),
+            Ok(false) => {}
+            Err(_) => self.counters.count("catalog_errors"),
+        }
     }
 
     /// Where pages that are mapped and did not execute would tell which of several files a module is.
@@ -234,7 +252,7 @@ impl Session {
             executed: vec![(captured.start, captured.end)],
         };
         let answer = self.ask(&record, &captured.bytes);
-        let (page, open) = (record.id, answer.open);
+        let (page, root, open) = (record.id, record.root, answer.open);
         let identified = matches!(*answer.verdict, Verdict::Identified(_));
         self.inventory.captured(
             PageRecord {
@@ -254,6 +272,9 @@ impl Session {
         }
         if answer.placed {
             self.touched.extend(self.open.keys().copied());
+        }
+        if answer.lacking {
+            self.lacking = Some(root);
         }
     }
 
@@ -304,6 +325,7 @@ impl Session {
                     verdict: Arc::new(Verdict::Unknown(unknown)),
                     placed: false,
                     open: false,
+                    lacking: false,
                 }
             }
         }

@@ -122,6 +122,8 @@ pub struct Comparison {
     pub undecided: Vec<SiteUse>,
     /// Bytes of the page that the part does not reach.
     pub outside: usize,
+    /// Fields that agree with where other pages said that a section is: chance puts a strange page's there hardly ever.
+    pub confirmed: usize,
     /// What the page says of unknowns, to be kept if it is equal: see [`Comparison::learn`].
     pub learnt: Vec<(u16, u64)>,
 }

@@ -14,8 +14,15 @@ pub fn disagreements(report: &Value, before: &Truth, after: &Truth) -> Vec<Strin
     let mut wrong = Vec::new();
     let mut processes: BTreeMap<String, Vec<&Process>> = BTreeMap::new();
     for (pid, process) in &after.processes {
-        if before.processes.get(pid).is_some_and(|was| was.exe == process.exe) {
-            processes.entry(merged(&process.exe).to_owned()).or_default().push(process);
+        if before
+            .processes
+            .get(pid)
+            .is_some_and(|was| was.exe == process.exe)
+        {
+            processes
+                .entry(merged(&process.exe).to_owned())
+                .or_default()
+                .push(process);
         }
     }
     let mut spaces: BTreeMap<String, Vec<&Value>> = BTreeMap::new();
@@ -26,7 +33,11 @@ pub fn disagreements(report: &Value, before: &Truth, after: &Truth) -> Vec<Strin
     for (exe, processes) in &processes {
         let named = spaces.remove(exe).unwrap_or_default();
         if named.len() != processes.len() {
-            wrong.push(format!("{exe}: {} processes, {} address spaces", processes.len(), named.len()));
+            wrong.push(format!(
+                "{exe}: {} processes, {} address spaces",
+                processes.len(),
+                named.len()
+            ));
         }
         for space in named {
             of_one(space, processes, after, &mut wrong);
@@ -34,7 +45,11 @@ pub fn disagreements(report: &Value, before: &Truth, after: &Truth) -> Vec<Strin
     }
     for (path, spaces) in spaces {
         for space in spaces {
-            wrong.push(format!("{path}: address space {} is no process: {}", space["id"], shown(space)));
+            wrong.push(format!(
+                "{path}: address space {} is no process: {}",
+                space["id"],
+                shown(space)
+            ));
         }
     }
     wrong
@@ -69,7 +84,10 @@ fn of_one(space: &Value, processes: &[&Process], truth: &Truth, wrong: &mut Vec<
         }
     }
     if !not_mapped.is_empty() {
-        wrong.push(format!("{who} has modules that are not mapped: {}", not_mapped.join(", ")));
+        wrong.push(format!(
+            "{who} has modules that are not mapped: {}",
+            not_mapped.join(", ")
+        ));
     }
 }
 
@@ -92,12 +110,18 @@ fn owned(named: &Value, path: &str, truth: &Truth, who: &str, wrong: &mut Vec<St
     );
     if !right {
         let candidates = &named["candidates"];
-        wrong.push(format!("{who}: {path} is of {:?}, not of {candidates}", truth.owner(path)));
+        wrong.push(format!(
+            "{who}: {path} is of {:?}, not of {candidates}",
+            truth.owner(path)
+        ));
     }
 }
 
 fn shown(space: &Value) -> String {
-    let modules: Vec<&str> = list(space, "modules").iter().filter_map(|module| module["path"].as_str()).collect();
+    let modules: Vec<&str> = list(space, "modules")
+        .iter()
+        .filter_map(|module| module["path"].as_str())
+        .collect();
     format!(
         "root {}, first {}, last {}, modules {modules:?}, {} unknown",
         space["root"],

@@ -40,7 +40,14 @@ impl Watch {
             report: Some(folder.path().join("report.json")),
             extra: vec!["--watch".into()],
         };
-        let mut guest = Guest::boot(&image, Options { watched: Some(watched), ..options }).unwrap();
+        let mut guest = Guest::boot(
+            &image,
+            Options {
+                watched: Some(watched),
+                ..options
+            },
+        )
+        .unwrap();
         guest.wait_ready().unwrap();
         Self { guest, name, folder }
     }
@@ -66,7 +73,10 @@ impl Watch {
             let after = self.guest.truth().unwrap();
             wrong = disagreements(&report, &before, &after);
             if wrong.is_empty() {
-                println!("{when}: {} processes agree", nephoscope_e2e::living::living(&report).count());
+                println!(
+                    "{when}: {} processes agree",
+                    nephoscope_e2e::living::living(&report).count()
+                );
                 return;
             }
             println!("{when}: {wrong:#?}");
@@ -94,7 +104,11 @@ fn the_living_are_who_the_guest_says(smp: u32, kernel: Kernel, cmdline: &str) {
     let report: Value = serde_json::from_slice(&std::fs::read(report_file).unwrap()).unwrap();
     println!("pages: {}\ncounters: {}", report["pages"], report["counters"]);
     println!("coverage: {}", report["coverage"]);
-    std::fs::write(format!("/tmp/log/report-{smp}-{}.json", kernel.version()), report.to_string()).unwrap();
+    std::fs::write(
+        format!("/tmp/log/report-{smp}-{}.json", kernel.version()),
+        report.to_string(),
+    )
+    .unwrap();
     assert_eq!(report["coverage"]["code"], "complete");
     assert_eq!(report["coverage"]["attribution"], "complete");
 }

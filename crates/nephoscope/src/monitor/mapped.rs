@@ -30,7 +30,8 @@ impl Mapped {
         mode: Mode,
         memory: &impl PhysicalMemory,
     ) {
-        self.read.retain(|space, _| wanted.iter().any(|w| w.space == *space));
+        self.read
+            .retain(|space, _| wanted.iter().any(|w| w.space == *space));
         let walker = Walker::new(mode, memory);
         let mut left = MAX_PAGES;
         for ambiguous in wanted {
@@ -44,7 +45,10 @@ impl Mapped {
                 BOUNDS,
                 |leaf| {
                     let constant = leaf.permissions.user && !leaf.permissions.write;
-                    if constant && leaf.size_bytes == PAGE_SIZE as u64 && read.get(&leaf.va) != Some(&leaf.gpa) {
+                    if constant
+                        && leaf.size_bytes == PAGE_SIZE as u64
+                        && read.get(&leaf.va) != Some(&leaf.gpa)
+                    {
                         found.push((leaf.va, leaf.gpa));
                     }
                 },

@@ -1,6 +1,7 @@
 //! A running watch: the driver's events through the session, the guest's memory beside it, and a socket that answers.
 
 mod evidence;
+mod kernel_mapped;
 mod liveness;
 mod mapped;
 mod memory;

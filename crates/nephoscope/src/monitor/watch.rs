@@ -15,6 +15,7 @@ use nephoscope_inventory::{Report, VmReport};
 use nephoscope_pipeline::Session;
 
 use super::evidence;
+use super::kernel_mapped::KernelMapped;
 use super::liveness::Liveness;
 use super::mapped::Mapped;
 use super::memory::Memory;
@@ -46,6 +47,7 @@ pub(crate) struct Watch {
     memory: Option<Memory>,
     liveness: Liveness,
     mapped: Mapped,
+    kernel_mapped: KernelMapped,
     requests: Receiver<Request>,
     sinks: Vec<Terminal>,
     stopped: bool,
@@ -112,6 +114,7 @@ impl Watch {
             memory,
             liveness: Liveness::default(),
             mapped: Mapped::default(),
+            kernel_mapped: KernelMapped::default(),
             requests,
             sinks,
             stopped: false,
@@ -128,6 +131,9 @@ impl Watch {
         loop {
             self.driver.next(PAUSE, &mut events)?;
             self.take(&mut events);
+            if self.kernel_mapped.is_due(&mut self.session) {
+                self.look_in_kernel();
+            }
             if settled.elapsed() >= SETTLE {
                 self.session.settle(&mut sinks(&mut self.sinks));
                 settled = Instant::now();
@@ -219,6 +225,15 @@ impl Watch {
         let Some(mode) = memory.paging_mode() else { return };
         if let Some(ram) = memory.ram() {
             self.mapped.look(&mut self.session, &wanted, mode, ram);
+        }
+    }
+
+    /// Reads what the kernel has mapped, where it may explain what ran.
+    fn look_in_kernel(&mut self) {
+        let Some(memory) = &mut self.memory else { return };
+        let Some(mode) = memory.paging_mode() else { return };
+        if let Some(ram) = memory.ram() {
+            self.kernel_mapped.look(&mut self.session, mode, ram);
         }
     }
 

@@ -351,6 +351,8 @@ impl<'a> Check<'a> {
 
     fn explain(&mut self, site: &Site, value: &Value) {
         self.mark(site);
+        let told = value.fixes.iter().filter(|fix| self.was_told(site, fix)).count();
+        self.result.confirmed = self.result.confirmed.saturating_add(told);
         if !self.differs(site) {
             return;
         }
@@ -359,6 +361,18 @@ impl<'a> Check<'a> {
             ..used
         });
         self.result.uses.extend(used);
+    }
+
+    /// Whether the page shows this field whole, and another page said where the section is that it refers to.
+    fn was_told(&self, site: &Site, fix: &Fix) -> bool {
+        let Target::Unknown(unknown) = fix.to else {
+            return false;
+        };
+        let about = self.part.values.unknowns.get(usize::from(unknown));
+        let offset = i64::from(site.at).saturating_add(i64::from(fix.at));
+        matches!(about, Some(Unknown::Section { .. }))
+            && self.solver.get(unknown).is_some()
+            && self.field_shown(offset, fix.form).is_some()
     }
 
     /// What changed a site: the part's own bytes with their fields moved are a relocation, whoever else may rewrite them.

@@ -1,6 +1,7 @@
 //! From rewrites to the sites of a part: what overlaps becomes one site, and equal sets of values are kept once.
 
 use std::collections::HashMap;
+use std::ops::Range;
 
 use super::alternative::Alternative;
 use super::bytes;
@@ -8,6 +9,7 @@ use super::content::{self, Content, How, Rewrite, Stage};
 use super::image::Image;
 use super::insn;
 use super::tables::branch;
+use super::torn;
 use crate::site::{Fix, Form, Site, SiteKind, Target, Value, Values};
 
 /// Longest site: bounds the work on a hostile image.
@@ -31,6 +33,8 @@ pub(crate) struct Recipe<'a> {
     pub(crate) moving: SiteKind,
     /// What a direct paravirt call can go to.
     pub(crate) paravirt: Target,
+    /// The pages of the code that does the rewriting: see [`super::torn`].
+    pub(crate) writer: Range<u64>,
 }
 
 /// One range of overlapping rewrites and moving fields.
@@ -70,7 +74,7 @@ impl Recipe<'_> {
                 skipped.outside = skipped.outside.saturating_add(1);
                 continue;
             }
-            let (Some(values), Ok(at), Ok(short)) = (
+            let (Some(mut values), Ok(at), Ok(short)) = (
                 self.values(&cluster, site_len),
                 u32::try_from(cluster.va.saturating_sub(va)),
                 u16::try_from(site_len),
@@ -78,6 +82,11 @@ impl Recipe<'_> {
                 skipped.too_many_contents = skipped.too_many_contents.saturating_add(1);
                 continue;
             };
+            if cluster.va < self.writer.end && self.writer.start < cluster.end && !cluster.rewrites.is_empty()
+            {
+                let own = self.image.raw(cluster.va, site_len).unwrap_or(&[]);
+                values.extend(torn::between(&values, own));
+            }
             let kind = cluster
                 .rewrites
                 .iter()

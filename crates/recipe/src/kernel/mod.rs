@@ -24,6 +24,7 @@ mod parts;
 pub(crate) mod pokes;
 pub(crate) mod retpoline;
 pub(crate) mod tables;
+mod torn;
 
 use crate::bzimage;
 use crate::error::RecipeError;
@@ -112,6 +113,7 @@ fn of_payload(payload: &[u8], version: Option<&str>) -> Result<(Object, Skipped)
         rewrites,
         moving: SiteKind::Kaslr,
         paravirt: tables::Link::paravirt(&names),
+        writer: torn::writer(&names),
     };
     let mut skipped = Skipped::default();
     let mut parts = parts::text(&elf, &recipe, &names, &unknowns, &mut skipped);

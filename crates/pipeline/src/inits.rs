@@ -1,0 +1,206 @@
+//! Initialisation code of modules, which is too short for content windows.
+//!
+//! A driver's init function is often one call with three arguments: some ten bytes between fields that loading it fills
+//! in, so that no window of it is free of fields. But it begins where its page begins and the rest of the page is zeros,
+//! and the modules of one kernel release are a few thousand. So the bytes outside fields of all of them are compared
+//! with the page, which takes microseconds; what agrees is then compared field by field, like any candidate.
+//!
+//! Many drivers share one init function but for its fields. Then all that fit are named, until the rest of the module
+//! decides.
+
+use std::collections::{BTreeMap, HashMap};
+
+use nephoscope_catalog::{Catalog, ObjectId, ReadError};
+use nephoscope_guest::PAGE_SIZE;
+use nephoscope_inventory::Place;
+use nephoscope_recipe::{ObjectKind, Part, PartKind, SiteKind};
+
+/// Releases that are kept: it stops a guest that starts one kernel after the other.
+const MAX_RELEASES: usize = 8;
+/// Init parts per release: more than any release has modules.
+const MAX_INITS: usize = 64 << 10;
+
+/// One init part.
+#[derive(Debug)]
+struct Init {
+    object: ObjectId,
+    number: u16,
+    /// Up to its last byte that is not zero or in a field.
+    bytes: Vec<u8>,
+    /// Its fields, as ranges of `bytes`, sorted.
+    fields: Vec<(usize, usize)>,
+}
+
+/// The init parts that one page can be.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct Alike {
+    /// Those that it equals.
+    pub(crate) places: Vec<Place>,
+    /// Sites of the first of them that differ from the file.
+    pub(crate) sites: Option<Vec<(SiteKind, u32, u32)>>,
+    /// Those that it would equal if symbols that they refer to were known.
+    pub(crate) undecided: u64,
+    /// How often all were compared.
+    pub(crate) tries: u8,
+}
+
+/// Pages whose init parts are remembered: it stops a guest that loads modules for ever.
+const MAX_REMEMBERED: usize = 4096;
+
+/// The init parts of the releases that run here.
+#[derive(Debug, Default)]
+pub(crate) struct Inits {
+    releases: BTreeMap<String, Vec<Init>>,
+    remembered: HashMap<[u8; 32], Alike>,
+}
+
+impl Inits {
+    /// What a page with this digest was found to be.
+    pub(crate) fn remembered(&self, digest: &[u8; 32]) -> Option<Alike> {
+        self.remembered.get(digest).cloned()
+    }
+
+    /// Remembers it.
+    pub(crate) fn remember(&mut self, digest: [u8; 32], alike: Alike) {
+        if self.remembered.len() >= MAX_REMEMBERED {
+            self.remembered.clear();
+        }
+        self.remembered.insert(digest, alike);
+    }
+
+    /// The machine was reset: the kernel may lie elsewhere now.
+    pub(crate) fn clear(&mut self) {
+        self.remembered.clear();
+    }
+
+    /// The init parts of this release that the page can be, by what is outside of their fields.
+    pub(crate) fn like(
+        &mut self,
+        catalog: &Catalog,
+        release: &str,
+        page: &[u8; PAGE_SIZE],
+    ) -> Result<Vec<(ObjectId, u16)>, ReadError> {
+        if !self.releases.contains_key(release) {
+            if self.releases.len() >= MAX_RELEASES {
+                self.releases.clear();
+            }
+            self.releases.insert(release.to_owned(), read(catalog, release)?);
+        }
+        let used = page.iter().rposition(|byte| *byte != 0).map_or(0, |at| at + 1);
+        let inits = self.releases.get(release).map_or(&[][..], Vec::as_slice);
+        Ok(inits
+            .iter()
+            .filter(|init| used <= init.bytes.len() && init.agrees(page))
+            .map(|init| (init.object, init.number))
+            .collect())
+    }
+}
+
+fn read(catalog: &Catalog, release: &str) -> Result<Vec<Init>, ReadError> {
+    let mut inits = Vec::new();
+    for object in catalog.objects_of_kind(ObjectKind::KernelModule)? {
+        let info = catalog.object(object)?;
+        if info.facts.kernel_release.as_deref() != Some(release) {
+            continue;
+        }
+        for (number, about) in (0_u16..).zip(&info.parts) {
+            let short = about.len <= PAGE_SIZE as u64;
+            if about.kind == PartKind::ModuleInit && short && inits.len() < MAX_INITS {
+                inits.push(Init::of(object, number, &*catalog.part(object, number)?));
+            }
+        }
+    }
+    Ok(inits)
+}
+
+impl Init {
+    fn of(object: ObjectId, number: u16, part: &Part) -> Self {
+        let index = |at: u32| usize::try_from(at).unwrap_or(usize::MAX);
+        let fields: Vec<(usize, usize)> = part
+            .sites
+            .iter()
+            .map(|site| {
+                (
+                    index(site.at),
+                    index(site.at).saturating_add(usize::from(site.len)),
+                )
+            })
+            .collect();
+        let used = part
+            .bytes
+            .iter()
+            .rposition(|byte| *byte != 0)
+            .map_or(0, |at| at + 1);
+        let end = fields.last().map_or(used, |(_, end)| used.max(*end));
+        let bytes = part
+            .bytes
+            .get(..end.min(part.bytes.len()))
+            .unwrap_or(&[])
+            .to_vec();
+        Self {
+            object,
+            number,
+            bytes,
+            fields,
+        }
+    }
+
+    fn agrees(&self, page: &[u8; PAGE_SIZE]) -> bool {
+        let mut from = 0;
+        let ends = [(self.bytes.len(), self.bytes.len())];
+        for (start, end) in self.fields.iter().chain(&ends) {
+            if self.bytes.get(from..*start) != page.get(from..*start) {
+                return false;
+            }
+            from = *end;
+        }
+        true
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use nephoscope_recipe::{Placement, Site, SiteKind, Values};
+
+    /// `mov rdi, field; jmp field`, in a page of its own.
+    fn part() -> Part {
+        let mut bytes = vec![0; PAGE_SIZE];
+        bytes[..3].copy_from_slice(&[0x48, 0xc7, 0xc7]);
+        bytes[7] = 0xe9;
+        let site = |at| Site {
+            at,
+            len: 4,
+            kind: SiteKind::Relocation,
+            set: 0,
+        };
+        Part {
+            kind: PartKind::ModuleInit,
+            name: "init".into(),
+            link: 0,
+            placement: Placement::Aligned(4096),
+            bytes,
+            sites: vec![site(3), site(8)],
+            values: Values::default(),
+        }
+    }
+
+    fn page(code: &[u8]) -> [u8; PAGE_SIZE] {
+        let mut page = [0; PAGE_SIZE];
+        page[..code.len()].copy_from_slice(code);
+        page
+    }
+
+    #[test]
+    fn fields_may_hold_anything_and_nothing_else_may() {
+        let init = Init::of(ObjectId(1), 0, &part());
+        assert_eq!(init.bytes.len(), 12, "the field at the end is part of it");
+        let code = [0x48, 0xc7, 0xc7, 1, 2, 3, 4, 0xe9, 5, 6, 7, 8];
+        assert!(init.agrees(&page(&code)));
+        for at in [0, 1, 2, 7] {
+            let mut other = code;
+            other[at] ^= 1;
+            assert!(!init.agrees(&page(&other)), "byte {at}");
+        }
+    }
+}
