@@ -84,7 +84,7 @@ impl Loaded {
 
 /// The fields that a directory of base relocations names. What is malformed ends them, and what overlaps is left out: a
 /// field that is no site must then be as linked, which names nothing wrongly.
-fn sites(directory: &[u8], ahead: u64, len: usize) -> Vec<Site> {
+pub(super) fn sites(directory: &[u8], ahead: u64, len: usize) -> Vec<Site> {
     let blocks = RelocationBlockIterator::new(directory).map_while(Result::ok);
     let mut sites: Vec<Site> = blocks
         .flatten()

@@ -18,6 +18,9 @@ mod te;
 mod volume;
 mod walk;
 
+#[cfg(test)]
+mod tests;
+
 pub(super) use image::Loaded;
 pub(super) use pe::loaded as pe_image;
 pub(super) use walk::parts;
