@@ -12,7 +12,7 @@
 use object::pe::{IMAGE_REL_BASED_DIR64, IMAGE_REL_BASED_HIGHLOW};
 use object::read::pe::RelocationBlockIterator;
 
-use super::{MAX_LOADED_BYTES, MAX_RELOCATIONS};
+use super::{MAX_LOADED_BYTES, MAX_RELOCATIONS, vectors};
 use crate::firmware::part;
 use crate::kernel::bytes::{index, put};
 use crate::object::Part;
@@ -62,31 +62,64 @@ impl Loaded {
 
     /// The part, for people under this name.
     pub(in crate::firmware) fn part(self, name: &str) -> Part {
-        let moved = |form| {
-            let fix = Fix {
-                at: 0,
-                form,
-                to: Target::Own,
-                addend: 0,
-            };
-            vec![Value {
-                fixes: vec![fix],
-                ..Value::own()
-            }]
-        };
+        let mut sets = vec![
+            vec![moved(Form::Abs32, Vec::new())],
+            vec![moved(Form::Abs64, Vec::new())],
+        ];
+        let mut sites = self.sites;
+        for table in vectors::tables(&self.bytes) {
+            let set = u32::try_from(sets.len()).unwrap_or(u32::MAX);
+            let entry = self.link.wrapping_add(table.entry).to_le_bytes();
+            sets.push(vec![Value::own(), moved(Form::Abs64, entry.to_vec())]);
+            sites.extend(table.fields.iter().map(|at| Site {
+                at: *at,
+                len: 8,
+                kind: SiteKind::SelfModified,
+                set,
+            }));
+        }
         let values = Values {
-            sets: vec![moved(Form::Abs32), moved(Form::Abs64)],
+            sets,
             ..Values::default()
         };
-        part(name, self.link, &self.bytes, self.sites, values)
+        part(name, self.link, &self.bytes, apart(sites), values)
     }
+}
+
+/// A field that moves with the image.
+fn moved(form: Form, bytes: Vec<u8>) -> Value {
+    let fix = Fix {
+        at: 0,
+        form,
+        to: Target::Own,
+        addend: 0,
+    };
+    Value {
+        bytes,
+        fixes: vec![fix],
+        ..Value::own()
+    }
+}
+
+/// Sorted, without those that overlap one before them.
+fn apart(mut sites: Vec<Site>) -> Vec<Site> {
+    sites.sort_by_key(|site| site.at);
+    let mut end = 0;
+    sites.retain(|site| {
+        let apart = site.at >= end;
+        if apart {
+            end = site.at.saturating_add(u32::from(site.len));
+        }
+        apart
+    });
+    sites
 }
 
 /// The fields that a directory of base relocations names. What is malformed ends them, and what overlaps is left out: a
 /// field that is no site must then be as linked, which names nothing wrongly.
 pub(super) fn sites(directory: &[u8], ahead: u64, len: usize) -> Vec<Site> {
     let blocks = RelocationBlockIterator::new(directory).map_while(Result::ok);
-    let mut sites: Vec<Site> = blocks
+    let sites = blocks
         .flatten()
         .take(MAX_RELOCATIONS)
         .filter_map(|field| {
@@ -105,14 +138,5 @@ pub(super) fn sites(directory: &[u8], ahead: u64, len: usize) -> Vec<Site> {
             })
         })
         .collect();
-    sites.sort_by_key(|site| site.at);
-    let mut end = 0;
-    sites.retain(|site| {
-        let apart = site.at >= end;
-        if apart {
-            end = site.at.saturating_add(u32::from(site.len));
-        }
-        apart
-    });
-    sites
+    apart(sites)
 }

@@ -15,6 +15,7 @@ mod image;
 mod pe;
 mod section;
 mod te;
+mod vectors;
 mod volume;
 mod walk;
 

@@ -24,7 +24,10 @@ fn lay_out<Pe: ImageNtHeaders>(file: &[u8]) -> Option<Loaded> {
     let head = file.get(..index(optional.size_of_headers().into()))?;
     let mut pieces = vec![Piece { at: 0, bytes: head }];
     for section in sections.iter() {
-        let (at, raw) = (section.virtual_address.get(LE), section.pointer_to_raw_data.get(LE));
+        let (at, raw) = (
+            section.virtual_address.get(LE),
+            section.pointer_to_raw_data.get(LE),
+        );
         let raw_len = section.size_of_raw_data.get(LE);
         // A virtual size of none, or one that is larger than what there is, means all of it.
         let len = match section.virtual_size.get(LE) {
@@ -37,9 +40,11 @@ fn lay_out<Pe: ImageNtHeaders>(file: &[u8]) -> Option<Loaded> {
             bytes: file.get(from..from.checked_add(index(len.into()))?)?,
         });
     }
-    let relocations = directories.get(IMAGE_DIRECTORY_ENTRY_BASERELOC).map_or(0..0, |directory| {
-        let from = u64::from(directory.virtual_address.get(LE));
-        from..from.saturating_add(directory.size.get(LE).into())
-    });
+    let relocations = directories
+        .get(IMAGE_DIRECTORY_ENTRY_BASERELOC)
+        .map_or(0..0, |directory| {
+            let from = u64::from(directory.virtual_address.get(LE));
+            from..from.saturating_add(directory.size.get(LE).into())
+        });
     Loaded::lay_out(optional.image_base(), &pieces, relocations, 0)
 }

@@ -32,7 +32,11 @@ pub(super) fn loaded(file: &[u8]) -> Option<Loaded> {
     for header in file.get(HEADER..head_len)?.chunks_exact(SECTION) {
         let word = |at: usize| u32_at(header, at).map(u64::from);
         let (virtual_len, raw_len) = (word(8)?, word(16)?);
-        let len = if virtual_len == 0 { raw_len } else { virtual_len.min(raw_len) };
+        let len = if virtual_len == 0 {
+            raw_len
+        } else {
+            virtual_len.min(raw_len)
+        };
         let from = index(word(20)?.checked_sub(ahead)?);
         pieces.push(Piece {
             at: word(12)?.checked_sub(ahead)?,

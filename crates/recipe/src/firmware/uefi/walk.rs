@@ -54,7 +54,13 @@ impl Walk {
                 if let Some(base) = flash {
                     self.unpack(file.content.len())?;
                     let link = base.wrapping_add(wide(file.at));
-                    let raw = part(&file.name.to_string(), link, file.content, Vec::new(), Values::default());
+                    let raw = part(
+                        &file.name.to_string(),
+                        link,
+                        file.content,
+                        Vec::new(),
+                        Values::default(),
+                    );
                     self.push(raw)?;
                 }
             }

@@ -28,7 +28,10 @@ pub(super) const FIELDS: [u64; 2] = [0x20, 0x80];
 /// `.text` with its fields, and the directory that names them.
 pub(super) fn pieces(seed: u64) -> (Vec<u8>, Vec<u8>) {
     let mut text = code(TEXT_LEN, seed);
-    fields(&mut text, &[(0x20, LINK + TEXT + 1, 4), (0x80, LINK + TEXT + 2, 8)]);
+    fields(
+        &mut text,
+        &[(0x20, LINK + TEXT + 1, 4), (0x80, LINK + TEXT + 2, 8)],
+    );
     let mut reloc = vec![0; 12];
     fields(
         &mut reloc,
@@ -72,7 +75,12 @@ pub(super) fn pe(seed: u64) -> Vec<u8> {
         let len = len as u64;
         fields(
             &mut file,
-            &[(at + 8, len, 4), (at + 12, va, 4), (at + 16, len, 4), (at + 20, raw, 4)],
+            &[
+                (at + 8, len, 4),
+                (at + 12, va, 4),
+                (at + 16, len, 4),
+                (at + 20, raw, 4),
+            ],
         );
     }
     file[0x200..0x200 + TEXT_LEN].copy_from_slice(&text);
@@ -104,7 +112,12 @@ pub(super) fn te(seed: u64) -> Vec<u8> {
         let len = bytes.len() as u64;
         fields(
             &mut file,
-            &[(at + 8, len, 4), (at + 12, va, 4), (at + 16, len, 4), (at + 20, va, 4)],
+            &[
+                (at + 8, len, 4),
+                (at + 12, va, 4),
+                (at + 16, len, 4),
+                (at + 20, va, 4),
+            ],
         );
         let from = va as usize - ahead;
         file[from..from + bytes.len()].copy_from_slice(bytes);
@@ -132,7 +145,8 @@ pub(super) fn lzma(sections: &[u8]) -> Vec<u8> {
     let options = liblzma::stream::LzmaOptions::new_preset(1).unwrap();
     let stream = liblzma::stream::Stream::new_lzma_encoder(&options).unwrap();
     let mut plain = liblzma::read::XzEncoder::new_stream(sections, stream);
-    let mut content = b"\x98\x58\x4e\xee\x14\x39\x59\x42\x9d\x6e\xdc\x7b\xd7\x94\x03\xcf\x18\0\x01\0".to_vec();
+    let mut content =
+        b"\x98\x58\x4e\xee\x14\x39\x59\x42\x9d\x6e\xdc\x7b\xd7\x94\x03\xcf\x18\0\x01\0".to_vec();
     std::io::Read::read_to_end(&mut plain, &mut content).unwrap();
     section(0x02, &content)
 }

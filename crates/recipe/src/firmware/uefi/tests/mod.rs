@@ -1,5 +1,6 @@
 mod limits;
 mod made;
+mod vectors;
 
 use super::parts;
 use crate::error::RecipeError;
@@ -37,7 +38,10 @@ fn images_are_found_in_flash_and_in_what_is_compressed_there() {
     assert_eq!(names, ["First", guid, "Second", guid]);
     let reset = &parts[3];
     assert_eq!(reset.bytes, code(0x100, 4));
-    let at = flash.windows(0x100).position(|window| window == reset.bytes).unwrap();
+    let at = flash
+        .windows(0x100)
+        .position(|window| window == reset.bytes)
+        .unwrap();
     assert_eq!(reset.link, 0x1_0000_0000 - (flash.len() - at) as u64);
 }
 
@@ -49,14 +53,22 @@ fn an_image_is_laid_out_at_its_sections_addresses() {
     assert_eq!((first.link, first.bytes.len()), (LINK, 0x200c));
     assert_eq!(first.bytes[TEXT as usize..][..TEXT_LEN], text);
     assert_eq!(first.bytes[0x2000..], reloc);
-    assert!(first.bytes[TEXT as usize + TEXT_LEN..0x2000].iter().all(|b| *b == 0));
+    assert!(
+        first.bytes[TEXT as usize + TEXT_LEN..0x2000]
+            .iter()
+            .all(|b| *b == 0)
+    );
 }
 
 #[test]
 fn base_relocations_are_sites() {
     for part in &found(&flash())[..3] {
         let text = LINK + TEXT - part.link;
-        let sites: Vec<_> = part.sites.iter().map(|s| (u64::from(s.at), s.len, s.set)).collect();
+        let sites: Vec<_> = part
+            .sites
+            .iter()
+            .map(|s| (u64::from(s.at), s.len, s.set))
+            .collect();
         assert_eq!(sites, [(text + FIELDS[0], 4, 0), (text + FIELDS[1], 8, 1)]);
     }
 }
@@ -96,7 +108,13 @@ fn a_volume_of_variables_has_no_images() {
     let mut flash = volume(&[file(DRIVER, &section(0x10, &pe(1)))]);
     flash[16] ^= 1;
     flash[50] ^= 1;
-    let sum = |bytes: &[u8]| bytes.as_chunks().0.iter().fold(0, |s: u16, w| s.wrapping_add(u16::from_le_bytes(*w)));
+    let sum = |bytes: &[u8]| {
+        bytes
+            .as_chunks()
+            .0
+            .iter()
+            .fold(0, |s: u16, w| s.wrapping_add(u16::from_le_bytes(*w)))
+    };
     let off = sum(&flash[..72]);
     let was = u16::from_le_bytes([flash[50], flash[51]]);
     flash[50..52].copy_from_slice(&was.wrapping_sub(off).to_le_bytes());
