@@ -7,7 +7,8 @@
 //!  candidates: parts that lie over this page already, then parts that the page's windows point to
 //!  one of them explains all that executed                       ► identified (all that do are named)
 //!  each executed range is explained by one, and lies in a run
-//!  of its bytes that says where it is from                      ► identified, as pieces of several files
+//!  of its bytes that says where it is from                      ► identified, as pieces (all that do are named)
+//!  the same, with the fields of a part that lies elsewhere      ► identified: it copied that code out of itself
 //!  the nearest explains most of what executed                   ► modified
 //! ```
 //!
@@ -20,7 +21,7 @@ use nephoscope_catalog::{Catalog, ObjectId, ReadError};
 use nephoscope_guest::{Gva, PAGE_SIZE};
 use nephoscope_inventory::{Identified, Modified, Place, Verdict};
 use nephoscope_recipe::floating::Supposed;
-use nephoscope_recipe::{Comparison, Part, Placement, Solver, Unknown};
+use nephoscope_recipe::{Comparison, Part, PartKind, Placement, Solver, Unknown};
 
 use crate::identify::{Question, tally};
 use crate::nearest;
@@ -32,8 +33,6 @@ const MAX_PLACED: usize = 512;
 const MAX_COMPARED: usize = 48;
 /// Of the parts that windows point to, as many are looked at; those that cannot float are left out of them.
 const MAX_POINTED_TO: usize = 512;
-/// Pieces of different files in one page.
-const MAX_PIECES: usize = 8;
 /// Fewer executed bytes that are equal than this, and a page is not called a modified one.
 const MIN_NEAR: usize = 64;
 
@@ -61,6 +60,8 @@ struct Candidate {
     solver: Solver,
     /// Another page found it at this place.
     vouched: bool,
+    /// Where this page of the part is whose fields it has: elsewhere, for code that was copied after it was relocated.
+    fields: Option<Gva>,
 }
 
 /// A candidate, and what it explains.
@@ -81,16 +82,16 @@ impl Floating {
         catalog: &Catalog,
         question: &Question<'_>,
     ) -> Result<Option<Verdict>, ReadError> {
-        // At a kernel's addresses whole pages are known.
-        if question.paging && question.va.is_high_half() {
-            return Ok(None);
-        }
         let candidates = self.candidates(catalog, question)?;
-        let explained = whole(&candidates, question).or_else(|| pieces(&candidates, question));
+        let mut copies = Vec::new();
+        let explained = explain(&candidates, question).or_else(|| {
+            copies = self.copies(&candidates, question.va);
+            explain(&copies, question)
+        });
         let Some(explained) = explained else {
             return Ok(near(&candidates, question).map(Verdict::Modified));
         };
-        for found in &explained {
+        for found in explained.iter().filter(|found| found.by.fields.is_none()) {
             self.place(found, question.va);
         }
         let mut places: Vec<Place> = explained.iter().map(|found| found.by.place()).collect();
@@ -114,6 +115,9 @@ impl Floating {
                 continue;
             }
             let part = catalog.part(placed.object, placed.number)?;
+            if !may_lie_here(&part, question) {
+                continue;
+            }
             if usize::try_from(at.max(0)).is_ok_and(|at| at < part.bytes.len()) {
                 found.push(Candidate {
                     object: placed.object,
@@ -122,6 +126,7 @@ impl Floating {
                     at,
                     solver: placed.solver.clone(),
                     vouched: true,
+                    fields: None,
                 });
             }
             if found.len() >= MAX_COMPARED {
@@ -139,6 +144,9 @@ impl Floating {
                 continue;
             }
             let part = catalog.part(pointed.object, pointed.part)?;
+            if !may_lie_here(&part, question) {
+                continue;
+            }
             let base = question.va.0.wrapping_add_signed(pointed.at.wrapping_neg());
             let solver = at_base(&part, base);
             found.push(Candidate {
@@ -148,9 +156,28 @@ impl Floating {
                 at: pointed.at,
                 solver,
                 vouched: false,
+                fields: None,
             });
         }
         Ok(found)
+    }
+
+    /// The candidates with the fields of the same part where it was found elsewhere.
+    fn copies(&self, candidates: &[Candidate], va: Gva) -> Vec<Candidate> {
+        let copies = candidates.iter().filter(|c| !c.part.sites.is_empty()).flat_map(|c| {
+            let base = va.0.wrapping_add_signed(c.at.wrapping_neg());
+            let same = move |p: &&Placed| (p.object, p.number) == (c.object, c.number) && p.base != base;
+            self.placed.iter().filter(same).map(|placed| Candidate {
+                object: c.object,
+                number: c.number,
+                part: c.part.clone(),
+                at: c.at,
+                solver: placed.solver.clone(),
+                vouched: c.vouched,
+                fields: Some(Gva(placed.base.wrapping_add_signed(c.at))),
+            })
+        });
+        copies.take(MAX_COMPARED).collect()
     }
 
     /// Remembers where a part was found, and what it told.
@@ -176,6 +203,11 @@ impl Floating {
     }
 }
 
+/// At a kernel's addresses whole pages of the kernel are known; of what floats, only firmware is called there.
+fn may_lie_here(part: &Part, question: &Question<'_>) -> bool {
+    part.kind == PartKind::Firmware || !(question.paging && question.va.is_high_half())
+}
+
 /// What is known of a part by its place alone.
 fn at_base(part: &Part, base: u64) -> Solver {
     let mut solver = Solver::default();
@@ -192,7 +224,7 @@ impl Candidate {
         Supposed {
             part: &self.part,
             at: self.at,
-            va: va.0,
+            va: self.fields.unwrap_or(va).0,
             solver: &self.solver,
         }
     }
@@ -211,6 +243,11 @@ impl Candidate {
     }
 }
 
+/// The candidates that explain all that executed, alone or together.
+fn explain<'a>(candidates: &'a [Candidate], question: &Question<'_>) -> Option<Vec<Explained<'a>>> {
+    whole(candidates, question).or_else(|| pieces(candidates, question))
+}
+
 /// Every candidate that explains all that executed. Those that the page itself vouches for come before those that only
 /// another page does.
 fn whole<'a>(candidates: &'a [Candidate], question: &Question<'_>) -> Option<Vec<Explained<'a>>> {
@@ -223,30 +260,25 @@ fn whole<'a>(candidates: &'a [Candidate], question: &Question<'_>) -> Option<Vec
     [anchored, vouched].into_iter().find(|found| !found.is_empty())
 }
 
-/// One candidate for each executed range, each vouched for by what is around the range.
+/// Every candidate that explains some of the executed ranges, each vouched for by what is around it, if together they
+/// explain all.
 fn pieces<'a>(candidates: &'a [Candidate], question: &Question<'_>) -> Option<Vec<Explained<'a>>> {
-    let mut pieces: Vec<(&Candidate, Vec<(u16, u16)>)> = Vec::new();
-    for range in question.executed {
-        let fits = |candidate: &Candidate| {
-            let supposed = candidate.supposed(question.va);
+    let mut unexplained: Vec<(u16, u16)> = question.executed.to_vec();
+    let mut pieces = Vec::new();
+    for candidate in candidates {
+        let supposed = candidate.supposed(question.va);
+        let fits = |range: &(u16, u16)| {
             supposed.explains(question.bytes, &[*range]).is_some()
                 && (candidate.vouched || supposed.is_anchored_around(question.bytes, *range))
         };
-        if let Some((_, ranges)) = pieces.iter_mut().find(|(candidate, _)| fits(candidate)) {
-            ranges.push(*range);
-            continue;
+        let ranges: Vec<(u16, u16)> = question.executed.iter().copied().filter(fits).collect();
+        // What ranges tell of one part must agree.
+        if let Some(piece) = candidate.explains(question, &ranges) {
+            unexplained.retain(|range| !ranges.contains(range));
+            pieces.push(piece);
         }
-        let candidate = candidates.iter().find(|candidate| fits(candidate))?;
-        if pieces.len() >= MAX_PIECES {
-            return None;
-        }
-        pieces.push((candidate, vec![*range]));
     }
-    // What ranges tell of one part must agree.
-    pieces
-        .into_iter()
-        .map(|(candidate, ranges)| candidate.explains(question, &ranges))
-        .collect()
+    unexplained.is_empty().then_some(pieces)
 }
 
 /// The candidate that most of what executed equals, if it is most of it.
