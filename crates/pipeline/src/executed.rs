@@ -15,16 +15,18 @@
 //! Few bytes are explained by many parts, so a part must be vouched for: by a window's worth of it in this page at this
 //! displacement, or by another page that found it lying at the same place.
 
-use std::sync::Arc;
+mod candidate;
+#[cfg(test)]
+mod tests;
 
 use nephoscope_catalog::{Catalog, ObjectId, ReadError};
-use nephoscope_guest::{Gva, PAGE_SIZE};
-use nephoscope_inventory::{Identified, Modified, Place, Verdict};
-use nephoscope_recipe::floating::Supposed;
-use nephoscope_recipe::{Comparison, Part, PartKind, Placement, Solver, Unknown};
+use nephoscope_guest::Gva;
+use nephoscope_inventory::{Identified, Place, Verdict};
+use nephoscope_recipe::{Part, PartKind, Placement, Solver, Unknown};
 
 use crate::identify::{Question, tally};
 use crate::nearest;
+use candidate::{Candidate, Explained, explain, near};
 
 /// Pieces that were found, at most so many: more than any machine has of firmware. It stops a guest that copies one
 /// about for ever; the oldest goes.
@@ -33,9 +35,6 @@ const MAX_PLACED: usize = 512;
 const MAX_COMPARED: usize = 48;
 /// Of the parts that windows point to, as many are looked at; those that cannot float are left out of them.
 const MAX_POINTED_TO: usize = 512;
-/// Fewer executed bytes that are equal than this, and a page is not called a modified one.
-const MIN_NEAR: usize = 64;
-
 /// Where pieces of firmware and boot code lie in this guest.
 #[derive(Debug, Default)]
 pub(crate) struct Floating {
@@ -49,25 +48,6 @@ struct Placed {
     base: u64,
     /// What its pages told of what it refers to.
     solver: Solver,
-}
-
-/// A part that may be in the page.
-struct Candidate {
-    object: ObjectId,
-    number: u16,
-    part: Arc<Part>,
-    at: i64,
-    solver: Solver,
-    /// Another page found it at this place.
-    vouched: bool,
-    /// Where this page of the part is whose fields it has: elsewhere, for code that was copied after it was relocated.
-    fields: Option<Gva>,
-}
-
-/// A candidate, and what it explains.
-struct Explained<'a> {
-    by: &'a Candidate,
-    comparison: Comparison,
 }
 
 impl Floating {
@@ -164,19 +144,22 @@ impl Floating {
 
     /// The candidates with the fields of the same part where it was found elsewhere.
     fn copies(&self, candidates: &[Candidate], va: Gva) -> Vec<Candidate> {
-        let copies = candidates.iter().filter(|c| !c.part.sites.is_empty()).flat_map(|c| {
-            let base = va.0.wrapping_add_signed(c.at.wrapping_neg());
-            let same = move |p: &&Placed| (p.object, p.number) == (c.object, c.number) && p.base != base;
-            self.placed.iter().filter(same).map(|placed| Candidate {
-                object: c.object,
-                number: c.number,
-                part: c.part.clone(),
-                at: c.at,
-                solver: placed.solver.clone(),
-                vouched: c.vouched,
-                fields: Some(Gva(placed.base.wrapping_add_signed(c.at))),
-            })
-        });
+        let copies = candidates
+            .iter()
+            .filter(|c| !c.part.sites.is_empty())
+            .flat_map(|c| {
+                let base = va.0.wrapping_add_signed(c.at.wrapping_neg());
+                let same = move |p: &&Placed| (p.object, p.number) == (c.object, c.number) && p.base != base;
+                self.placed.iter().filter(same).map(|placed| Candidate {
+                    object: c.object,
+                    number: c.number,
+                    part: c.part.clone(),
+                    at: c.at,
+                    solver: placed.solver.clone(),
+                    vouched: c.vouched,
+                    fields: Some(Gva(placed.base.wrapping_add_signed(c.at))),
+                })
+            });
         copies.take(MAX_COMPARED).collect()
     }
 
@@ -217,88 +200,4 @@ fn at_base(part: &Part, base: u64) -> Solver {
         }
     }
     solver
-}
-
-impl Candidate {
-    fn supposed(&self, va: Gva) -> Supposed<'_> {
-        Supposed {
-            part: &self.part,
-            at: self.at,
-            va: self.fields.unwrap_or(va).0,
-            solver: &self.solver,
-        }
-    }
-
-    fn place(&self) -> Place {
-        Place {
-            object: self.object,
-            part: Some(self.number),
-            link: self.part.link.wrapping_add_signed(self.at),
-        }
-    }
-
-    fn explains(&self, question: &Question<'_>, ranges: &[(u16, u16)]) -> Option<Explained<'_>> {
-        let comparison = self.supposed(question.va).explains(question.bytes, ranges)?;
-        Some(Explained { by: self, comparison })
-    }
-}
-
-/// The candidates that explain all that executed, alone or together.
-fn explain<'a>(candidates: &'a [Candidate], question: &Question<'_>) -> Option<Vec<Explained<'a>>> {
-    whole(candidates, question).or_else(|| pieces(candidates, question))
-}
-
-/// Every candidate that explains all that executed. Those that the page itself vouches for come before those that only
-/// another page does.
-fn whole<'a>(candidates: &'a [Candidate], question: &Question<'_>) -> Option<Vec<Explained<'a>>> {
-    let all = candidates
-        .iter()
-        .filter_map(|candidate| candidate.explains(question, question.executed));
-    let (anchored, others): (Vec<_>, Vec<_>) =
-        all.partition(|found| found.by.supposed(question.va).is_anchored(question.bytes));
-    let vouched: Vec<_> = others.into_iter().filter(|found| found.by.vouched).collect();
-    [anchored, vouched].into_iter().find(|found| !found.is_empty())
-}
-
-/// Every candidate that explains some of the executed ranges, each vouched for by what is around it, if together they
-/// explain all.
-fn pieces<'a>(candidates: &'a [Candidate], question: &Question<'_>) -> Option<Vec<Explained<'a>>> {
-    let mut unexplained: Vec<(u16, u16)> = question.executed.to_vec();
-    let mut pieces = Vec::new();
-    for candidate in candidates {
-        let supposed = candidate.supposed(question.va);
-        let fits = |range: &(u16, u16)| {
-            supposed.explains(question.bytes, &[*range]).is_some()
-                && (candidate.vouched || supposed.is_anchored_around(question.bytes, *range))
-        };
-        let ranges: Vec<(u16, u16)> = question.executed.iter().copied().filter(fits).collect();
-        // What ranges tell of one part must agree.
-        if let Some(piece) = candidate.explains(question, &ranges) {
-            unexplained.retain(|range| !ranges.contains(range));
-            pieces.push(piece);
-        }
-    }
-    unexplained.is_empty().then_some(pieces)
-}
-
-/// The candidate that most of what executed equals, if it is most of it.
-fn near(candidates: &[Candidate], question: &Question<'_>) -> Option<Modified> {
-    let compared = candidates.iter().filter_map(|candidate| {
-        let comparison = candidate
-            .supposed(question.va)
-            .compare(question.bytes, question.executed);
-        let different = comparison.differences.len();
-        let near = comparison.equal_bytes >= MIN_NEAR
-            && comparison.outside == 0
-            && different > 0
-            && different <= comparison.equal_bytes / 4
-            && different <= PAGE_SIZE / 4;
-        near.then_some((different, candidate, comparison))
-    });
-    let (_, candidate, comparison) = compared.min_by_key(|(different, ..)| *different)?;
-    let differences = comparison.differences.iter();
-    Some(Modified {
-        nearest: candidate.place(),
-        differences: nearest::runs(differences.map(|d| (d.offset, d.before, d.after))),
-    })
 }
