@@ -9,14 +9,17 @@ use nephoscope_e2e::command::{output_of, privileged, run_logged};
 use nephoscope_e2e::{Step, cache, qemu};
 
 /// Packages of the machine's own suites.
-const PACKAGES: [&str; 7] = [
+const PACKAGES: [&str; 10] = [
     "busybox-static",
     "ca-certificates",
     "debian-archive-keyring",
     "e2fsprogs",
     "gcc",
+    "ipxe-qemu",
     "libc6-dev",
     "mmdebstrap",
+    "ovmf",
+    "seabios",
 ];
 
 /// The suite that has a QEMU with the plugin interface that we need, and the package.

@@ -14,13 +14,15 @@ pub(crate) fn may_hold_code(head: &[u8], path: &str) -> bool {
     let mz = head.starts_with(b"MZ");
     // Documentation/arch/x86/boot.rst: "HdrS" at 0x202.
     let linux = head.get(0x202..0x206) == Some(b"HdrS");
+    // A firmware volume: PI specification, volume 3, 3.2.1. In other flash files volumes begin later.
+    let volume = head.get(40..44) == Some(b"_FVH");
     let option_rom = head.starts_with(&[0x55, 0xaa]);
     let name = path.rsplit('/').next().unwrap_or(path);
     let module = name.contains(".ko.");
     let firmware = [".bin", ".fd", ".rom", ".img", ".mod"]
         .iter()
         .any(|suffix| name.ends_with(suffix));
-    elf || mz || linux || option_rom || module || firmware
+    elf || mz || linux || volume || option_rom || module || firmware
 }
 
 /// What a file is; `None` if it holds no code.

@@ -7,23 +7,26 @@
 //!  candidates: parts that lie over this page already, then parts that the page's windows point to
 //!  one of them explains all that executed                       ► identified (all that do are named)
 //!  each executed range is explained by one, and lies in a run
-//!  of its bytes that says where it is from                      ► identified, as pieces of several files
+//!  of its bytes that says where it is from                      ► identified, as pieces (all that do are named)
+//!  the same, with the fields of a part that lies elsewhere      ► identified: it copied that code out of itself
 //!  the nearest explains most of what executed                   ► modified
 //! ```
 //!
 //! Few bytes are explained by many parts, so a part must be vouched for: by a window's worth of it in this page at this
 //! displacement, or by another page that found it lying at the same place.
 
-use std::sync::Arc;
+mod candidate;
+#[cfg(test)]
+mod tests;
 
 use nephoscope_catalog::{Catalog, ObjectId, ReadError};
-use nephoscope_guest::{Gva, PAGE_SIZE};
-use nephoscope_inventory::{Identified, Modified, Place, Verdict};
-use nephoscope_recipe::floating::Supposed;
-use nephoscope_recipe::{Comparison, Part, Placement, Solver, Unknown};
+use nephoscope_guest::Gva;
+use nephoscope_inventory::{Identified, Place, Verdict};
+use nephoscope_recipe::{Part, PartKind, Placement, Solver, Unknown};
 
 use crate::identify::{Question, tally};
 use crate::nearest;
+use candidate::{Candidate, Explained, explain, near};
 
 /// Pieces that were found, at most so many: more than any machine has of firmware. It stops a guest that copies one
 /// about for ever; the oldest goes.
@@ -32,11 +35,6 @@ const MAX_PLACED: usize = 512;
 const MAX_COMPARED: usize = 48;
 /// Of the parts that windows point to, as many are looked at; those that cannot float are left out of them.
 const MAX_POINTED_TO: usize = 512;
-/// Pieces of different files in one page.
-const MAX_PIECES: usize = 8;
-/// Fewer executed bytes that are equal than this, and a page is not called a modified one.
-const MIN_NEAR: usize = 64;
-
 /// Where pieces of firmware and boot code lie in this guest.
 #[derive(Debug, Default)]
 pub(crate) struct Floating {
@@ -52,23 +50,6 @@ struct Placed {
     solver: Solver,
 }
 
-/// A part that may be in the page.
-struct Candidate {
-    object: ObjectId,
-    number: u16,
-    part: Arc<Part>,
-    at: i64,
-    solver: Solver,
-    /// Another page found it at this place.
-    vouched: bool,
-}
-
-/// A candidate, and what it explains.
-struct Explained<'a> {
-    by: &'a Candidate,
-    comparison: Comparison,
-}
-
 impl Floating {
     /// The machine was reset.
     pub(crate) fn clear(&mut self) {
@@ -81,16 +62,16 @@ impl Floating {
         catalog: &Catalog,
         question: &Question<'_>,
     ) -> Result<Option<Verdict>, ReadError> {
-        // At a kernel's addresses whole pages are known.
-        if question.paging && question.va.is_high_half() {
-            return Ok(None);
-        }
         let candidates = self.candidates(catalog, question)?;
-        let explained = whole(&candidates, question).or_else(|| pieces(&candidates, question));
+        let mut copies = Vec::new();
+        let explained = explain(&candidates, question).or_else(|| {
+            copies = self.copies(&candidates, question.va);
+            explain(&copies, question)
+        });
         let Some(explained) = explained else {
             return Ok(near(&candidates, question).map(Verdict::Modified));
         };
-        for found in &explained {
+        for found in explained.iter().filter(|found| found.by.fields.is_none()) {
             self.place(found, question.va);
         }
         let mut places: Vec<Place> = explained.iter().map(|found| found.by.place()).collect();
@@ -114,6 +95,9 @@ impl Floating {
                 continue;
             }
             let part = catalog.part(placed.object, placed.number)?;
+            if !may_lie_here(&part, question) {
+                continue;
+            }
             if usize::try_from(at.max(0)).is_ok_and(|at| at < part.bytes.len()) {
                 found.push(Candidate {
                     object: placed.object,
@@ -122,6 +106,7 @@ impl Floating {
                     at,
                     solver: placed.solver.clone(),
                     vouched: true,
+                    fields: None,
                 });
             }
             if found.len() >= MAX_COMPARED {
@@ -139,6 +124,9 @@ impl Floating {
                 continue;
             }
             let part = catalog.part(pointed.object, pointed.part)?;
+            if !may_lie_here(&part, question) {
+                continue;
+            }
             let base = question.va.0.wrapping_add_signed(pointed.at.wrapping_neg());
             let solver = at_base(&part, base);
             found.push(Candidate {
@@ -148,9 +136,31 @@ impl Floating {
                 at: pointed.at,
                 solver,
                 vouched: false,
+                fields: None,
             });
         }
         Ok(found)
+    }
+
+    /// The candidates with the fields of the same part where it was found elsewhere.
+    fn copies(&self, candidates: &[Candidate], va: Gva) -> Vec<Candidate> {
+        let copies = candidates
+            .iter()
+            .filter(|c| !c.part.sites.is_empty())
+            .flat_map(|c| {
+                let base = va.0.wrapping_add_signed(c.at.wrapping_neg());
+                let same = move |p: &&Placed| (p.object, p.number) == (c.object, c.number) && p.base != base;
+                self.placed.iter().filter(same).map(|placed| Candidate {
+                    object: c.object,
+                    number: c.number,
+                    part: c.part.clone(),
+                    at: c.at,
+                    solver: placed.solver.clone(),
+                    vouched: c.vouched,
+                    fields: Some(Gva(placed.base.wrapping_add_signed(c.at))),
+                })
+            });
+        copies.take(MAX_COMPARED).collect()
     }
 
     /// Remembers where a part was found, and what it told.
@@ -176,6 +186,11 @@ impl Floating {
     }
 }
 
+/// At a kernel's addresses whole pages of the kernel are known; of what floats, only firmware is called there.
+fn may_lie_here(part: &Part, question: &Question<'_>) -> bool {
+    part.kind == PartKind::Firmware || !(question.paging && question.va.is_high_half())
+}
+
 /// What is known of a part by its place alone.
 fn at_base(part: &Part, base: u64) -> Solver {
     let mut solver = Solver::default();
@@ -185,88 +200,4 @@ fn at_base(part: &Part, base: u64) -> Solver {
         }
     }
     solver
-}
-
-impl Candidate {
-    fn supposed(&self, va: Gva) -> Supposed<'_> {
-        Supposed {
-            part: &self.part,
-            at: self.at,
-            va: va.0,
-            solver: &self.solver,
-        }
-    }
-
-    fn place(&self) -> Place {
-        Place {
-            object: self.object,
-            part: Some(self.number),
-            link: self.part.link.wrapping_add_signed(self.at),
-        }
-    }
-
-    fn explains(&self, question: &Question<'_>, ranges: &[(u16, u16)]) -> Option<Explained<'_>> {
-        let comparison = self.supposed(question.va).explains(question.bytes, ranges)?;
-        Some(Explained { by: self, comparison })
-    }
-}
-
-/// Every candidate that explains all that executed. Those that the page itself vouches for come before those that only
-/// another page does.
-fn whole<'a>(candidates: &'a [Candidate], question: &Question<'_>) -> Option<Vec<Explained<'a>>> {
-    let all = candidates
-        .iter()
-        .filter_map(|candidate| candidate.explains(question, question.executed));
-    let (anchored, others): (Vec<_>, Vec<_>) =
-        all.partition(|found| found.by.supposed(question.va).is_anchored(question.bytes));
-    let vouched: Vec<_> = others.into_iter().filter(|found| found.by.vouched).collect();
-    [anchored, vouched].into_iter().find(|found| !found.is_empty())
-}
-
-/// One candidate for each executed range, each vouched for by what is around the range.
-fn pieces<'a>(candidates: &'a [Candidate], question: &Question<'_>) -> Option<Vec<Explained<'a>>> {
-    let mut pieces: Vec<(&Candidate, Vec<(u16, u16)>)> = Vec::new();
-    for range in question.executed {
-        let fits = |candidate: &Candidate| {
-            let supposed = candidate.supposed(question.va);
-            supposed.explains(question.bytes, &[*range]).is_some()
-                && (candidate.vouched || supposed.is_anchored_around(question.bytes, *range))
-        };
-        if let Some((_, ranges)) = pieces.iter_mut().find(|(candidate, _)| fits(candidate)) {
-            ranges.push(*range);
-            continue;
-        }
-        let candidate = candidates.iter().find(|candidate| fits(candidate))?;
-        if pieces.len() >= MAX_PIECES {
-            return None;
-        }
-        pieces.push((candidate, vec![*range]));
-    }
-    // What ranges tell of one part must agree.
-    pieces
-        .into_iter()
-        .map(|(candidate, ranges)| candidate.explains(question, &ranges))
-        .collect()
-}
-
-/// The candidate that most of what executed equals, if it is most of it.
-fn near(candidates: &[Candidate], question: &Question<'_>) -> Option<Modified> {
-    let compared = candidates.iter().filter_map(|candidate| {
-        let comparison = candidate
-            .supposed(question.va)
-            .compare(question.bytes, question.executed);
-        let different = comparison.differences.len();
-        let near = comparison.equal_bytes >= MIN_NEAR
-            && comparison.outside == 0
-            && different > 0
-            && different <= comparison.equal_bytes / 4
-            && different <= PAGE_SIZE / 4;
-        near.then_some((different, candidate, comparison))
-    });
-    let (_, candidate, comparison) = compared.min_by_key(|(different, ..)| *different)?;
-    let differences = comparison.differences.iter();
-    Some(Modified {
-        nearest: candidate.place(),
-        differences: nearest::runs(differences.map(|d| (d.offset, d.before, d.after))),
-    })
 }

@@ -67,19 +67,7 @@ impl Format {
     }
 
     fn read(self, reader: impl Read, limit: usize) -> Result<Vec<u8>, RecipeError> {
-        let mut out = Vec::new();
-        let most = u64::try_from(limit).unwrap_or(u64::MAX).saturating_add(1);
-        reader
-            .take(most)
-            .read_to_end(&mut out)
-            .map_err(|e| self.error(&e))?;
-        if out.len() > limit {
-            return Err(RecipeError::TooLarge {
-                what: "a decompressed file",
-                limit,
-            });
-        }
-        Ok(out)
+        read(reader, limit, &|e| self.error(e))
     }
 
     fn lz4(self, data: &[u8], limit: usize) -> Result<Vec<u8>, RecipeError> {
@@ -110,6 +98,33 @@ impl Format {
             reason: reason.to_string(),
         }
     }
+}
+
+/// A stream of the older `.lzma` format, as firmware has it: it bears no magic number. At most `limit` bytes.
+pub(crate) fn lzma(data: &[u8], limit: usize) -> Result<Vec<u8>, RecipeError> {
+    let error = |e: &dyn std::fmt::Display| RecipeError::Compression {
+        format: "lzma",
+        reason: e.to_string(),
+    };
+    let stream = liblzma::stream::Stream::new_lzma_decoder(MAX_XZ_MEMORY).map_err(|e| error(&e))?;
+    read(liblzma::read::XzDecoder::new_stream(data, stream), limit, &error)
+}
+
+fn read(
+    reader: impl Read,
+    limit: usize,
+    error: &dyn Fn(&dyn std::fmt::Display) -> RecipeError,
+) -> Result<Vec<u8>, RecipeError> {
+    let mut out = Vec::new();
+    let most = u64::try_from(limit).unwrap_or(u64::MAX).saturating_add(1);
+    reader.take(most).read_to_end(&mut out).map_err(|e| error(&e))?;
+    if out.len() > limit {
+        return Err(RecipeError::TooLarge {
+            what: "a decompressed file",
+            limit,
+        });
+    }
+    Ok(out)
 }
 
 #[cfg(test)]

@@ -43,6 +43,8 @@ pub enum SiteKind {
     Kaslr,
     /// A module's or firmware's relocation.
     Relocation,
+    /// An instruction that boot code or firmware completes before it executes it.
+    SelfModified,
 }
 
 /// One place: bytes `[at, at + len)` of its part. The sites of one part are sorted and do not overlap: where

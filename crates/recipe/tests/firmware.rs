@@ -120,3 +120,169 @@ fn option_roms_are_recognised() {
         }
     }
 }
+
+/// The images of a flash file.
+fn flash(name: &str) -> Option<Vec<Part>> {
+    let object = installed(&format!("/usr/share/OVMF/{name}"))?;
+    assert_eq!(object.kind, ObjectKind::Firmware);
+    Some(object.parts)
+}
+
+/// The flash file unpacked by nothing but the `xz` program and its own magic numbers: what follows the GUID of the
+/// compressed section.
+fn unpacked(name: &str) -> Vec<u8> {
+    let file = std::fs::read(format!("/usr/share/OVMF/{name}")).unwrap();
+    let guid = b"\x98\x58\x4e\xee\x14\x39\x59\x42\x9d\x6e\xdc\x7b\xd7\x94\x03\xcf";
+    let at = file.windows(16).position(|window| window == guid).unwrap() + 20;
+    let mut command = std::process::Command::new("xz");
+    command.args(["--decompress", "--stdout", "--format=lzma"]);
+    command
+        .stdin(std::process::Stdio::piped())
+        .stdout(std::process::Stdio::piped());
+    command.stderr(std::process::Stdio::null());
+    let mut child = command.spawn().unwrap();
+    let mut input = child.stdin.take().unwrap();
+    // It ends before what it is given does, and says so.
+    let feeder = std::thread::spawn(move || std::io::Write::write_all(&mut input, &file[at..]).is_ok());
+    let output = child.wait_with_output().unwrap();
+    let _ = feeder.join();
+    [
+        std::fs::read(format!("/usr/share/OVMF/{name}")).unwrap(),
+        output.stdout,
+    ]
+    .concat()
+}
+
+/// Every header of an image in these bytes.
+fn headers(bytes: &[u8]) -> usize {
+    let is_header = |at: &usize| {
+        let word = |at: usize| {
+            bytes
+                .get(at..at + 4)
+                .map(|w| u32::from_le_bytes(w.try_into().unwrap()))
+        };
+        let new = word(at + 0x3c).unwrap_or(u32::MAX) as usize;
+        bytes[*at..].starts_with(b"MZ") && new < 0x1000 && word(at + new) == Some(0x4550)
+    };
+    (0..bytes.len()).step_by(4).filter(is_header).count()
+}
+
+#[test]
+fn every_image_of_ovmf_is_a_part() {
+    for name in [
+        "OVMF_CODE.fd",
+        "OVMF_CODE.secboot.fd",
+        "OVMF_CODE_4M.fd",
+        "OVMF_CODE_4M.secboot.fd",
+    ] {
+        let Some(parts) = flash(name) else { return };
+        let images = parts.iter().filter(|part| part.bytes.starts_with(b"MZ")).count();
+        assert_eq!(images, headers(&unpacked(name)), "{name}");
+        assert!(images > 100, "{name}");
+        assert_eq!(parts.len(), images + 1, "{name}: and the reset vector");
+        for named in ["SecMain", "PeiCore", "DxeCore", "Shell"] {
+            assert!(parts.iter().any(|part| part.name == named), "{name} {named}");
+        }
+    }
+    assert_eq!(
+        recognise(&std::fs::read("/usr/share/OVMF/OVMF_VARS_4M.fd").unwrap(), "x").unwrap(),
+        None
+    );
+}
+
+/// The image at another base by its own directory, and not by the recipe.
+fn relocated(part: &Part, base: u64) -> Vec<u8> {
+    let word = |at: usize| u32::from_le_bytes(part.bytes[at..at + 4].try_into().unwrap()) as usize;
+    let optional = word(0x3c) + 24;
+    let wide = part.bytes[optional + 1] == 2;
+    let directory = optional + if wide { 112 } else { 96 } + 5 * 8;
+    let (mut at, len) = (word(directory), word(directory + 4));
+    let end = at + len;
+    let mut bytes = part.bytes.clone();
+    while at + 8 <= end {
+        let (page, size) = (word(at), word(at + 4));
+        for entry in (at + 8..at + size).step_by(2) {
+            let entry = u16::from_le_bytes(part.bytes[entry..entry + 2].try_into().unwrap());
+            let (at, width) = (
+                page + usize::from(entry & 0xfff),
+                [0, 0, 0, 4, 0, 0, 0, 0, 0, 0, 8][usize::from(entry >> 12)],
+            );
+            let mut field = [0; 8];
+            field[..width].copy_from_slice(&bytes[at..at + width]);
+            let moved = u64::from_le_bytes(field).wrapping_add(base.wrapping_sub(part.link));
+            bytes[at..at + width].copy_from_slice(&moved.to_le_bytes()[..width]);
+        }
+        at += size;
+    }
+    bytes
+}
+
+#[test]
+fn images_of_ovmf_are_explained_wherever_they_were_loaded() {
+    let Some(parts) = flash("OVMF_CODE_4M.fd") else {
+        return;
+    };
+    let solver = Solver::default();
+    let mut seed = 1_u64;
+    let mut fields = 0;
+    for part in parts.iter().filter(|part| part.bytes.starts_with(b"MZ")) {
+        seed = seed.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1);
+        let base = (seed >> 33) & 0x7fff_f000;
+        let bytes = relocated(part, base);
+        fields += part.sites.len();
+        for at in (0..bytes.len().saturating_sub(PAGE_SIZE)).step_by(PAGE_SIZE) {
+            let mut page: [u8; PAGE_SIZE] = bytes[at..at + PAGE_SIZE].try_into().unwrap();
+            let supposed = Supposed {
+                part,
+                at: at as i64,
+                va: base + at as u64,
+                solver: &solver,
+            };
+            assert!(
+                supposed.explains(&page, &[(0, 4096)]).is_some(),
+                "{} {at:#x}",
+                part.name
+            );
+            let flipped = (seed >> 20) as usize % PAGE_SIZE;
+            page[flipped] ^= 1 << (seed % 8);
+            assert!(
+                supposed.explains(&page, &[(0, 4096)]).is_none(),
+                "{} {at:#x} {flipped:#x}",
+                part.name
+            );
+        }
+    }
+    assert!(fields > 5000, "{fields}");
+}
+
+#[test]
+fn the_uefi_driver_of_an_option_rom_is_a_part() {
+    let Some(object) = installed("/usr/lib/ipxe/qemu/efi-virtio.rom") else {
+        return;
+    };
+    let names: Vec<&str> = object.parts.iter().map(|part| part.name.as_str()).collect();
+    assert_eq!(names, ["rom", "efi"]);
+    assert!(object.parts[1].bytes.starts_with(b"MZ") && object.parts[1].sites.len() > 100);
+}
+
+#[test]
+fn flash_that_is_cut_or_damaged_is_survived() {
+    let Ok(file) = std::fs::read("/usr/share/OVMF/OVMF_CODE_4M.fd") else {
+        return;
+    };
+    let whole = recognise(&file, "x").unwrap().unwrap().parts.len();
+    for quarter in 1..4 {
+        let cut = recognise(&file[..file.len() * quarter / 4], "x");
+        assert!(!cut.is_ok_and(|object| object.is_some_and(|o| o.parts.len() >= whole)));
+    }
+    let mut seed = 1_u64;
+    for _ in 0..8 {
+        let mut damaged = file.clone();
+        for _ in 0..4 {
+            seed = seed.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1);
+            let at = (seed >> 33) as usize % damaged.len();
+            damaged[at] ^= 1 << (seed % 8);
+        }
+        let _ = recognise(&damaged, "x");
+    }
+}

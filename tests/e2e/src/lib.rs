@@ -13,6 +13,7 @@ pub mod cache;
 pub mod command;
 pub mod guest;
 pub mod image;
+pub mod initramfs;
 pub mod living;
 pub mod progress;
 pub mod qemu;

@@ -20,6 +20,9 @@ use super::inputs::{FILE_GUESS, Plan, Tree, Unit};
 use super::store::Store;
 use super::summary::{Progress, Tally, one};
 
+/// Why a file that was named is refused, if nothing else is wrong with it.
+const NO_CODE: &str = "holds no code of a known kind";
+
 /// A file that may hold code, whole.
 struct Job {
     bytes: Vec<u8>,
@@ -33,8 +36,8 @@ enum Destination {
     Package(Arc<Package>),
     /// In a tree, owned by what its database says.
     Tree(Arc<Tree>),
-    /// By itself.
-    File,
+    /// By itself; whether somebody named it, and not only the folder that it is in.
+    File { named: bool },
 }
 
 /// A package that is being unpacked.
@@ -256,7 +259,6 @@ impl Shop<'_> {
             .unwrap_or_else(|_| path.to_owned())
             .display()
             .to_string();
-        let before = self.tally.no_code.load(Ordering::Relaxed);
         let result = File::open(path).map_err(|e| e.to_string()).and_then(|mut file| {
             let len = file.metadata().map_err(|e| e.to_string())?.len();
             self.read(
@@ -264,20 +266,18 @@ impl Shop<'_> {
                 len,
                 absolute.clone(),
                 &absolute,
-                || Destination::File,
+                || Destination::File { named },
                 sender,
             )
         });
         match result {
             Err(error) => self.tally.refuse(&absolute, "", error),
-            Ok(()) if named && self.tally.no_code.load(Ordering::Relaxed) > before => {
-                self.tally.refuse(&absolute, "", "holds no code of a known kind");
-            }
-            Ok(()) => {}
+            Ok(false) if named => self.tally.refuse(&absolute, "", NO_CODE),
+            Ok(_) => {}
         }
     }
 
-    /// Reads a file whole, if its start looks like code, and hands it on.
+    /// Reads a file whole, if its start looks like code, and hands it on. False if it does not.
     fn read(
         &self,
         bytes: &mut dyn Read,
@@ -286,7 +286,7 @@ impl Shop<'_> {
         input: &str,
         to: impl FnOnce() -> Destination,
         sender: &Sender<Job>,
-    ) -> Result<(), String> {
+    ) -> Result<bool, String> {
         let mut whole = Vec::new();
         let broken = |e: std::io::Error| format!("{path}: {e}");
         bytes
@@ -295,12 +295,12 @@ impl Shop<'_> {
             .map_err(broken)?;
         if !formats::may_hold_code(&whole, &path) {
             one(&self.tally.no_code);
-            return Ok(());
+            return Ok(false);
         }
         if len > MAX_FILE_BYTES {
             self.tally
                 .refuse(input, &path, format!("larger than {MAX_FILE_BYTES} bytes"));
-            return Ok(());
+            return Ok(true);
         }
         // The length is a claim; the vector grows with what is really there.
         bytes
@@ -318,7 +318,7 @@ impl Shop<'_> {
         } else if let Err(TrySendError::Full(job) | TrySendError::Disconnected(job)) = sender.try_send(job) {
             self.job(job);
         }
-        Ok(())
+        Ok(true)
     }
 
     fn job(&self, job: Job) {
@@ -339,6 +339,9 @@ impl Shop<'_> {
                 Ok(Some(encoded)) => lock(&self.store).insert(&encoded)?,
                 Ok(None) => {
                     one(&self.tally.no_code);
+                    if let Destination::File { named: true } = job.to {
+                        self.tally.refuse(&job.path, "", NO_CODE);
+                    }
                     return Ok(());
                 }
                 Err(error) => {
@@ -358,7 +361,7 @@ impl Shop<'_> {
                 };
                 lock(&self.store).place(&digest, source, path)?;
             }
-            Destination::File => {
+            Destination::File { .. } => {
                 let source = Source {
                     package: None,
                     origin: "file".to_owned(),
@@ -427,7 +430,7 @@ impl Destination {
         match self {
             Self::Package(package) => &package.name,
             Self::Tree(tree) => &tree.name,
-            Self::File => path,
+            Self::File { .. } => path,
         }
     }
 }

@@ -2,6 +2,7 @@
 //!
 //! ```text
 //!  55 AA …                  option ROM: its images, each as it is copied
+//!  _FVH                     UEFI flash: its images, each as it is once loaded
 //!  … far jump at the end    system BIOS: the image, and SeaBIOS's initialisation code, which moves itself
 //! ```
 //!
@@ -10,6 +11,7 @@
 mod bios;
 mod option_rom;
 mod seabios;
+mod uefi;
 
 use crate::error::RecipeError;
 use crate::object::{Facts, Object, ObjectKind, Part, PartKind, Placement};
@@ -29,7 +31,8 @@ pub fn recognise(file: &[u8]) -> Result<Option<Object>, RecipeError> {
     if file.starts_with(&option_rom::SIGNATURE) {
         return Ok(option_rom::parts(file)?.map(object));
     }
-    Ok(bios::parts(file).map(object))
+    let parts = uefi::parts(file)?.or_else(|| bios::parts(file));
+    Ok(parts.map(object))
 }
 
 fn object(parts: Vec<Part>) -> Object {

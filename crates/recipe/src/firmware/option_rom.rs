@@ -7,7 +7,7 @@
 //!
 //! PCI Firmware Specification 3.0, section 5.1. An ISA ROM has the first line only.
 
-use super::part;
+use super::{part, uefi};
 use crate::error::RecipeError;
 use crate::kernel::bytes::{u16_at, u32_at};
 use crate::object::Part;
@@ -20,6 +20,10 @@ pub(super) const SIGNATURE: [u8; 2] = [0x55, 0xaa];
 const PCIR: u32 = 0x5249_4350;
 /// Code type: x86, as a BIOS runs it.
 const X86: u8 = 0;
+/// Code type: a UEFI image, as its firmware loads it.
+const UEFI: u8 = 3;
+/// `EFI_PCI_EXPANSION_ROM_HEADER_EFISIGNATURE`, at 4.
+const UEFI_SIGNATURE: u32 = 0x0ef1;
 /// More images than a ROM has: one per kind of machine.
 const MAX_IMAGES: usize = 16;
 const BLOCK: usize = 512;
@@ -32,7 +36,7 @@ struct Header {
     last: bool,
 }
 
-/// The images that x86 can run; `None` if it is no option ROM at all.
+/// The images that x86 can run, and UEFI; `None` if it is no option ROM at all.
 pub(super) fn parts(file: &[u8]) -> Result<Option<Vec<Part>>, RecipeError> {
     let mut parts = Vec::new();
     let mut at = 0_usize;
@@ -56,12 +60,22 @@ pub(super) fn parts(file: &[u8]) -> Result<Option<Vec<Part>>, RecipeError> {
         if header.code.is_none_or(|code| code == X86) {
             parts.push(part("rom", 0, image, Vec::new(), Values::default()));
         }
+        if header.code == Some(UEFI) {
+            parts.extend(uefi_image(image).map(|image| image.part("efi")));
+        }
         if header.last {
             break;
         }
         at = at.saturating_add(header.len);
     }
     Ok((!parts.is_empty()).then_some(parts))
+}
+
+/// UEFI specification 2.10, 14.4.2: compression at 0x14, offset of the image at 0x16. Compressed images are not read.
+fn uefi_image(image: &[u8]) -> Option<uefi::Loaded> {
+    let plain = u32_at(image, 4) == Some(UEFI_SIGNATURE) && u16_at(image, 0x14) == Some(0);
+    let file = image.get(usize::from(u16_at(image, 0x16)?)..)?;
+    plain.then(|| uefi::pe_image(file)).flatten()
 }
 
 fn header(image: &[u8]) -> Option<Header> {

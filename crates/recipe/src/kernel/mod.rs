@@ -23,6 +23,7 @@ mod names;
 mod parts;
 pub(crate) mod pokes;
 pub(crate) mod retpoline;
+mod setup;
 pub(crate) mod tables;
 mod torn;
 
@@ -55,11 +56,8 @@ pub fn recognise_counting(file: &[u8]) -> Result<(Object, Skipped), RecipeError>
     }
     let boot = bzimage::open(file)?;
     let (mut object, skipped) = of_payload(&boot.payload, boot.version.as_deref())?;
-    for (name, bytes) in [
-        ("setup", boot.setup),
-        ("decompressor.head", boot.head),
-        ("decompressor", boot.tail),
-    ] {
+    object.parts.push(setup::part(boot.setup));
+    for (name, bytes) in [("decompressor.head", boot.head), ("decompressor", boot.tail)] {
         if !bytes.is_empty() {
             object.parts.push(boot_code(name, bytes));
         }

@@ -1,0 +1,184 @@
+//! Pages of OVMF as it runs, if it is installed: judged by a catalog of its files.
+
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use nephoscope_catalog::{Adder, Catalog};
+use nephoscope_guest::{Gva, PAGE_SIZE, PageBytes, Privilege};
+use nephoscope_inventory::Verdict;
+use nephoscope_recipe::{Form, Part};
+
+use super::Floating;
+use crate::identify::Question;
+
+/// One file's catalog and its object's parts.
+struct Flash {
+    catalog: Catalog,
+    parts: Vec<Arc<Part>>,
+    _folder: tempfile::TempDir,
+}
+
+fn flash(paths: &[&str]) -> Option<Flash> {
+    if let Some(missing) = paths.iter().find(|path| !Path::new(path).is_file()) {
+        println!("skipped: {missing} is not installed");
+        return None;
+    }
+    let folder = tempfile::tempdir().unwrap();
+    let mut adder = Adder::new(folder.path()).unwrap();
+    adder
+        .add(&paths.iter().map(PathBuf::from).collect::<Vec<_>>())
+        .unwrap();
+    adder.commit().unwrap();
+    let catalog = Catalog::open(folder.path()).unwrap();
+    let object = catalog
+        .objects_of_kind(nephoscope_recipe::ObjectKind::Firmware)
+        .unwrap()[0];
+    let count = catalog.object(object).unwrap().parts.len();
+    let parts = (0..count).map(|number| catalog.part(object, number as u16).unwrap());
+    Some(Flash {
+        parts: parts.collect(),
+        catalog,
+        _folder: folder,
+    })
+}
+
+fn ovmf() -> Option<Flash> {
+    flash(&["/usr/share/OVMF/OVMF_CODE_4M.fd"])
+}
+
+/// What the first page of a part with a field in it shows that lies at `base` and has the fields of one at `fields`:
+/// the page's offset in the part, and the page.
+fn page(part: &Part, base: u64, fields: u64) -> (usize, PageBytes) {
+    let first = part.sites.iter().find(|site| site.at >= 0x400).unwrap();
+    let from = (first.at as usize) & !(PAGE_SIZE - 1);
+    assert_eq!(base % PAGE_SIZE as u64, 0);
+    let mut bytes = part.bytes.clone();
+    for site in &part.sites {
+        let value = &part.values.sets[site.set as usize];
+        let [value] = value.as_slice() else { continue };
+        let (at, len) = (site.at as usize, value.fixes[0].form.len());
+        let mut field = [0; 8];
+        field[..len].copy_from_slice(&bytes[at..at + len]);
+        let moved = u64::from_le_bytes(field).wrapping_add(fields.wrapping_sub(part.link));
+        bytes[at..at + len].copy_from_slice(&moved.to_le_bytes()[..len]);
+    }
+    bytes.resize(bytes.len().next_multiple_of(PAGE_SIZE) + PAGE_SIZE, 0);
+    (
+        from,
+        PageBytes::from_slice(&bytes[from..from + PAGE_SIZE]).unwrap(),
+    )
+}
+
+/// The verdict's word.
+fn ask(
+    flash: &Flash,
+    floating: &mut Floating,
+    va: u64,
+    bytes: &PageBytes,
+    executed: &[(u16, u16)],
+) -> &'static str {
+    let question = Question {
+        bytes,
+        digest: [0; 32],
+        va: Gva(va),
+        paging: true,
+        privilege: Privilege::Supervisor,
+        executed,
+        neighbours: &[],
+        origin: String::new(),
+    };
+    let verdict = floating.identify(&flash.catalog, &question).unwrap();
+    verdict.as_ref().map_or("unknown", Verdict::word)
+}
+
+/// An image with fields of 32 bits in its code.
+fn with_fields(flash: &Flash) -> &Part {
+    let fits = |part: &&Arc<Part>| {
+        let early = part
+            .sites
+            .iter()
+            .filter(|site| (0x400..0x3000).contains(&site.at));
+        part.bytes.len() > 0x4000
+            && early
+                .filter(|s| part.values.sets[s.set as usize][0].fixes[0].form == Form::Abs32)
+                .count()
+                > 8
+    };
+    flash.parts.iter().find(fits).expect("an image with fields")
+}
+
+const WHOLE: [(u16, u16); 1] = [(0, 4096)];
+
+#[test]
+fn an_image_is_found_wherever_it_was_loaded_if_its_fields_are_of_there() {
+    let Some(flash) = ovmf() else { return };
+    let part = with_fields(&flash);
+    for base in [0x3f00_0000, 0x7654_3000, 0xffff_fffe_0040_0000] {
+        let (at, bytes) = page(part, base, base);
+        let mut floating = Floating::default();
+        assert_eq!(
+            ask(&flash, &mut floating, base + at as u64, &bytes, &WHOLE),
+            "identified"
+        );
+        let (_, bytes) = page(part, base, base + 0x1000);
+        assert_eq!(
+            ask(&flash, &mut Floating::default(), base + at as u64, &bytes, &WHOLE),
+            "modified"
+        );
+    }
+}
+
+#[test]
+fn code_that_an_image_copied_out_of_itself_has_the_fields_of_that_image() {
+    let Some(flash) = ovmf() else { return };
+    let part = with_fields(&flash);
+    let (image, copy) = (0x3f00_0000, 0x9_0000);
+    let mut floating = Floating::default();
+    let (at, copied) = page(part, copy, image);
+    let va = copy + at as u64;
+    assert_eq!(
+        ask(&flash, &mut floating, va, &copied, &WHOLE),
+        "modified",
+        "no image is known there"
+    );
+    let (at, bytes) = page(part, image, image);
+    assert_eq!(
+        ask(&flash, &mut floating, image + at as u64, &bytes, &WHOLE),
+        "identified"
+    );
+    assert_eq!(ask(&flash, &mut floating, va, &copied, &WHOLE), "identified");
+    let mut flipped = copied.clone();
+    flipped[100] ^= 1;
+    assert_eq!(ask(&flash, &mut floating, va, &flipped, &WHOLE), "modified");
+    let (_, elsewhere) = page(part, copy, image + 0x1000);
+    assert_eq!(ask(&flash, &mut floating, va, &elsewhere, &WHOLE), "modified");
+}
+
+#[test]
+fn a_page_of_pieces_names_every_file_that_has_them() {
+    let files = [
+        "/usr/share/OVMF/OVMF_CODE_4M.fd",
+        "/usr/share/OVMF/OVMF_CODE_4M.secboot.fd",
+    ];
+    let Some(flash) = flash(&files) else { return };
+    // Two images one after the other in one page, each with its fields, as they lie in a volume.
+    let [first, second] = [4, 5].map(|number| &flash.parts[number].bytes[0x400..0xc00]);
+    let page: Vec<u8> = [first, second].concat();
+    let page = PageBytes::from_slice(&page).unwrap();
+    let question = Question {
+        bytes: &page,
+        digest: [0; 32],
+        va: Gva(0x82_7000),
+        paging: true,
+        privilege: Privilege::Supervisor,
+        executed: &[(0x100, 0x120), (0x900, 0x920)],
+        neighbours: &[],
+        origin: String::new(),
+    };
+    let Some(Verdict::Identified(found)) = Floating::default().identify(&flash.catalog, &question).unwrap()
+    else {
+        panic!("not identified");
+    };
+    let objects: std::collections::BTreeSet<_> = found.places.iter().map(|place| place.object).collect();
+    assert_eq!(objects.len(), 2, "{:?}", found.places);
+}
