@@ -10,6 +10,7 @@
 
 pub mod apt;
 pub mod cache;
+pub mod catalog;
 pub mod command;
 pub mod guest;
 pub mod image;
@@ -18,6 +19,7 @@ pub mod progress;
 pub mod qemu;
 pub mod truth;
 
+pub use catalog::Catalog;
 pub use guest::{Guest, Kernel, Options, Output, Watched};
 pub use image::Image;
 pub use progress::Step;
