@@ -1,6 +1,7 @@
 //! The tasks that people and CI run: `cargo xtask help`.
 
 mod build;
+mod demo;
 mod qemu11;
 mod setup;
 mod test;
@@ -37,6 +38,7 @@ enum Task {
     },
     /// Build the Debian guest, when the cache does not hold it.
     Guest,
+    Demo(demo::DemoArgs),
 }
 
 fn main() -> ExitCode {
@@ -55,6 +57,7 @@ fn run(task: Task) -> anyhow::Result<()> {
         Task::Qemu11 => qemu11::run().map(|program| println!("{}", program.display())),
         Task::Build { release } => build::run(release).map(|built| println!("{}", built.program.display())),
         Task::Test { filter } => test::run(&filter),
+        Task::Demo(arguments) => demo::run(&arguments),
         Task::Guest => {
             setup::run()?;
             println!("{}", Image::ensure()?.root().display());
