@@ -1,5 +1,6 @@
 //! The tasks that people and CI run: `cargo xtask help`.
 
+mod bench;
 mod build;
 mod demo;
 mod qemu11;
@@ -39,6 +40,8 @@ enum Task {
     /// Build the Debian guest, when the cache does not hold it.
     Guest,
     Demo(demo::DemoArgs),
+    #[command(subcommand)]
+    Bench(bench::Bench),
 }
 
 fn main() -> ExitCode {
@@ -58,6 +61,7 @@ fn run(task: Task) -> anyhow::Result<()> {
         Task::Build { release } => build::run(release).map(|built| println!("{}", built.program.display())),
         Task::Test { filter } => test::run(&filter),
         Task::Demo(arguments) => demo::run(&arguments),
+        Task::Bench(bench) => bench::run(&bench),
         Task::Guest => {
             setup::run()?;
             println!("{}", Image::ensure()?.root().display());
