@@ -45,15 +45,16 @@ impl Planting<'_> {
             let (status, _) = self.guest.http_get("/")?;
             ensure!(status == 200, "the patched server answers {status}");
             arrival = self.arrivals.wait(REQUEST_EVERY, |finding| {
-                Ok((finding["rule"] == "modified-code").then_some(()))
+                let wanted = finding["rule"] == "modified-code" && patch.is_of_it(&finding["evidence"]);
+                Ok(wanted.then_some(()))
             })?;
         }
         let found = match arrival {
             None => Err(format!("nothing within {} s", PATIENCE.as_secs())),
             Some((arrival, ())) => {
-                let space = self.address_space(&arrival.finding)?;
+                let report = self.control.report()?;
                 patch
-                    .compare(&arrival.finding, &space)
+                    .compare(&arrival.finding, &report)
                     .map_err(|error| format!("{error:#}"))
                     .and_then(|equal| self.sighting(&arrival, begun, equal))
             }
@@ -89,24 +90,33 @@ impl Patch {
         })
     }
 
-    /// Whether the finding and its address space tell of this patch and of nothing else.
-    fn compare(&self, finding: &Value, space: &Value) -> Result<String> {
+    /// Whether the finding and the report tell of this patch, in one address space of this program, and of no other change
+    /// of it.
+    fn compare(&self, finding: &Value, report: &Value) -> Result<String> {
+        let changed = list(report, "address_spaces").iter().flat_map(|space| {
+            let pages = list(space, "modified").iter();
+            pages
+                .filter(|page| self.is_of_it(page))
+                .map(move |page| (space, page))
+        });
+        let changed: Vec<(&Value, &Value)> = changed.collect();
+        let [(space, page)] = changed.as_slice() else {
+            bail!("{} changed pages of {} in the report", changed.len(), self.path)
+        };
+        ensure!(
+            space["id"] == finding["address_space"],
+            "another address space: {}",
+            space["id"]
+        );
         let program = space["program"]["path"].as_str().unwrap_or_default();
         ensure!(merged(program) == merged(&self.path), "found in {program:?}");
-        let [page] = list(space, "modified") else {
-            bail!(
-                "{} modified pages in the address space",
-                list(space, "modified").len()
-            )
-        };
         ensure!(
             page["page"] == finding["evidence"]["page"],
             "another page: {page}"
         );
         ensure!(address(&page["va"]) == Some(self.page), "found at {}", page["va"]);
-        for told in [page, &finding["evidence"]] {
-            let path = told["path"].as_str().unwrap_or_default();
-            ensure!(merged(path) == merged(&self.path), "taken for {path:?}");
+        for told in [*page, &finding["evidence"]] {
+            ensure!(self.is_of_it(told), "taken for {}", told["path"]);
             let mut found = Vec::new();
             for run in list(told, "differences") {
                 let offset = run["offset"].as_u64().context("a difference without an offset")?;
@@ -119,6 +129,11 @@ impl Patch {
             "{}, at the address where it was patched",
             words(&self.changes)
         ))
+    }
+
+    /// Whether something is told of the patched file.
+    fn is_of_it(&self, told: &Value) -> bool {
+        merged(told["path"].as_str().unwrap_or_default()) == merged(&self.path)
     }
 }
 
