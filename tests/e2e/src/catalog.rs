@@ -32,13 +32,15 @@ impl Catalog {
     ///
     /// Its key holds the digest of the program: any change of a recipe or of the format is another program, and no
     /// catalog that an older one made is taken for the new one's. A change elsewhere in the program costs a catalog too; that
-    /// is cheaper than a wrong one.
+    /// is cheaper than a wrong one. The guest's list of packages is in it as well: a guest that was removed from the cache
+    /// and built again may have got a newer kernel under the same key.
     ///
     /// # Errors
     /// When the program cannot be run, refuses part of the guest, or cannot write.
     pub fn ensure(image: &Image, program: &Path) -> Result<Self> {
         let firmware = firmware()?;
-        let mut parts = vec![image.key().into_bytes(), digest(program)?];
+        let packages = digest(&image.root().join("var/lib/dpkg/status"))?;
+        let mut parts = vec![image.key().into_bytes(), packages, digest(program)?];
         for path in &firmware {
             parts.push(path.as_os_str().as_encoded_bytes().to_vec());
             parts.push(digest(path)?);
