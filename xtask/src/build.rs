@@ -64,6 +64,7 @@ pub(crate) fn workspace() -> PathBuf {
     here.parent().unwrap_or(here).to_path_buf()
 }
 
-fn target_folder() -> PathBuf {
+/// Where cargo puts what it builds.
+pub(crate) fn target_folder() -> PathBuf {
     std::env::var_os("CARGO_TARGET_DIR").map_or_else(|| workspace().join("target"), PathBuf::from)
 }

@@ -1,6 +1,8 @@
 //! The tasks that people and CI run: `cargo xtask help`.
 
+mod bench;
 mod build;
+mod demo;
 mod qemu11;
 mod setup;
 mod test;
@@ -37,6 +39,9 @@ enum Task {
     },
     /// Build the Debian guest, when the cache does not hold it.
     Guest,
+    Demo(demo::DemoArgs),
+    #[command(subcommand)]
+    Bench(bench::Bench),
 }
 
 fn main() -> ExitCode {
@@ -55,6 +60,8 @@ fn run(task: Task) -> anyhow::Result<()> {
         Task::Qemu11 => qemu11::run().map(|program| println!("{}", program.display())),
         Task::Build { release } => build::run(release).map(|built| println!("{}", built.program.display())),
         Task::Test { filter } => test::run(&filter),
+        Task::Demo(arguments) => demo::run(&arguments),
+        Task::Bench(bench) => bench::run(&bench),
         Task::Guest => {
             setup::run()?;
             println!("{}", Image::ensure()?.root().display());

@@ -85,7 +85,7 @@ pub fn mirror() -> Result<String> {
 /// # Errors
 /// When apt cannot be asked.
 pub fn proxy_options() -> Result<Vec<String>> {
-    let dump = output_of(&mut Command::new("apt-config").args(["dump", "Acquire"]))?;
+    let dump = output_of(Command::new("apt-config").args(["dump", "Acquire"]))?;
     Ok(dump
         .lines()
         .filter(|line| line.contains("Proxy") && !line.contains("\"\""))

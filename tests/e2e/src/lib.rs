@@ -9,17 +9,24 @@
 //! neither.
 
 pub mod apt;
+pub mod arrivals;
 pub mod cache;
+pub mod catalog;
 pub mod command;
+pub mod control;
 pub mod guest;
 pub mod image;
 pub mod initramfs;
 pub mod living;
+pub mod planted;
 pub mod progress;
 pub mod qemu;
 pub mod truth;
 
+pub use catalog::Catalog;
+pub use control::Control;
 pub use guest::{Guest, Kernel, Options, Output, Watched};
 pub use image::Image;
+pub use planted::Planting;
 pub use progress::Step;
 pub use truth::Truth;

@@ -1,27 +1,23 @@
 //! One boot from power-on to power-off under watch, with work, and with three programs that no catalog knows.
 
+#![allow(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    clippy::panic,
+    reason = "helpers of tests are tests"
+)]
+
 use std::collections::BTreeSet;
-use std::path::{Path, PathBuf};
-use std::process::Command;
+use std::path::PathBuf;
 use std::time::Duration;
 
-use nephoscope_e2e::{Guest, Image, Kernel, Options, Truth, Watched};
+use nephoscope_e2e::{Catalog, Guest, Image, Kernel, Options, Truth, Watched};
 use serde_json::Value;
 
 /// `cargo xtask test` says where the program is that it built.
 fn program() -> PathBuf {
     let program = std::env::var_os("NEPHOSCOPE").expect("NEPHOSCOPE is not set: run `cargo xtask test`");
     PathBuf::from(program)
-}
-
-fn catalog(image: &Image, at: &Path) {
-    let status = Command::new(program())
-        .args(["catalog", "add", "--catalog"])
-        .arg(at)
-        .arg(image.root())
-        .status()
-        .unwrap();
-    assert!(status.success(), "catalog add ended with {status}");
 }
 
 fn list<'a>(value: &'a Value, name: &str) -> &'a [Value] {
@@ -51,11 +47,10 @@ fn program_of(space: &Value) -> &str {
 fn a_boot_is_named_from_power_on_to_power_off_and_what_is_not_known_is_found() {
     let image = Image::ensure().unwrap();
     let folder = tempfile::tempdir().unwrap();
-    catalog(&image, &folder.path().join("catalog"));
     let report_file = folder.path().join("report.json");
     let watched = Watched {
         program: program(),
-        catalog: folder.path().join("catalog"),
+        catalog: Catalog::ensure(&image, &program()).unwrap().path(),
         name: format!("e2e-{}", std::process::id()),
         report: Some(report_file.clone()),
         extra: Vec::new(),

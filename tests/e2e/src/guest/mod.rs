@@ -72,9 +72,9 @@ impl Guest {
             .keep();
         let mut logs = Logs { folder, keep: true };
         let http_port = free_port()?;
-        let mut command = options.command(image, &logs.folder, http_port)?;
+        let command = options.command(image, &logs.folder, http_port)?;
         fs::write(logs.folder.join("command"), format!("{command:?}\n"))?;
-        let process = Process::start(&mut command, &logs.folder.join("emulator.log"));
+        let process = Process::start(&command, &logs.folder.join("emulator.log"));
         logs.keep = process.is_err();
         let process = process?;
         logs.keep = true;

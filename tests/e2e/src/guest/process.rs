@@ -23,10 +23,16 @@ pub(super) struct Process {
 
 impl Process {
     /// Starts `command` without input, its output in `log`.
-    pub(super) fn start(command: &mut Command, log: &Path) -> Result<Self> {
+    ///
+    /// Through `setpriv`, which becomes the command: the kernel ends it when the thread that started it ends, however
+    /// that ends. `Drop` does not run when somebody presses Ctrl-C or the harness is killed.
+    pub(super) fn start(command: &Command, log: &Path) -> Result<Self> {
         let output = File::create(log).with_context(|| format!("cannot write {}", log.display()))?;
         let name = command.get_program().to_string_lossy().into_owned();
-        let child = command
+        let child = Command::new("setpriv")
+            .args(["--pdeathsig", "TERM", "--"])
+            .arg(command.get_program())
+            .args(command.get_args())
             .stdin(Stdio::null())
             .stdout(output.try_clone()?)
             .stderr(output)

@@ -1,0 +1,36 @@
+//! What a number was measured on.
+
+use std::fs;
+use std::process::Command;
+
+use anyhow::Result;
+use nephoscope_e2e::command::output_of;
+use nephoscope_e2e::qemu;
+
+/// The machine and its software, in one line.
+pub(crate) fn describe() -> Result<String> {
+    let model = value_of("/proc/cpuinfo", "model name", ':').unwrap_or_else(|| "unknown CPU".to_owned());
+    let cpus = std::thread::available_parallelism()?;
+    let memory = value_of("/proc/meminfo", "MemTotal", ':')
+        .and_then(|text| text.split(' ').next()?.parse::<u64>().ok())
+        .map_or(0, |kib| kib.div_ceil(1 << 20));
+    let system = value_of("/etc/os-release", "PRETTY_NAME", '=').unwrap_or_default();
+    let qemu = qemu::version(&qemu::system()?)?;
+    Ok(format!(
+        "{model}, {cpus} CPUs, {memory} GiB; {}; QEMU {qemu}",
+        system.trim_matches('"')
+    ))
+}
+
+/// Today, as UTC has it.
+pub(crate) fn date() -> Result<String> {
+    Ok(output_of(Command::new("date").args(["-u", "+%F"]))?
+        .trim()
+        .to_owned())
+}
+
+fn value_of(file: &str, name: &str, separator: char) -> Option<String> {
+    let text = fs::read_to_string(file).ok()?;
+    let line = text.lines().find(|line| line.starts_with(name))?;
+    Some(line.split_once(separator)?.1.trim().to_owned())
+}
