@@ -15,6 +15,7 @@ pub mod guest;
 pub mod image;
 pub mod progress;
 pub mod qemu;
+pub mod report;
 pub mod truth;
 
 pub use guest::{Guest, Kernel, Options, Output, Watched};
