@@ -302,6 +302,8 @@ mod tests {
             va: Gva(va),
             privilege,
             paging: true,
+            bits: 64,
+            first: 0,
             digest: [0; 32],
             verdict: Arc::new(Verdict::Unknown(Unknown::default())),
             executed: vec![(0, 1)],

@@ -27,6 +27,10 @@ pub struct PageRecord {
     pub privilege: Privilege,
     /// Whether paging was on.
     pub paging: bool,
+    /// Width of the code segment that ran it first, in bits: 16, 32 or 64.
+    pub bits: u8,
+    /// The first byte that ran, from the start of the page.
+    pub first: u16,
     /// BLAKE3 of its bytes.
     pub digest: [u8; 32],
     /// What it is.
@@ -75,6 +79,8 @@ mod tests {
             va: Gva(0),
             privilege: Privilege::User,
             paging: true,
+            bits: 64,
+            first: 0,
             digest: [0; 32],
             verdict: Arc::new(Verdict::Unknown(Unknown::default())),
             executed: Vec::new(),

@@ -67,12 +67,21 @@ pub(crate) struct PageEvidence {
     pub(crate) digest: String,
     /// `user` or `supervisor`.
     pub(crate) privilege: String,
+    /// Width of the code segment that ran it first, in bits, if that is known.
+    #[serde(default)]
+    pub(crate) bits: Option<u8>,
+    /// The first byte that ran, from the start of the page, if that is known.
+    #[serde(default)]
+    pub(crate) first: Option<u16>,
     /// Executed bytes: ranges from the start of the page.
     pub(crate) executed: Vec<(u16, u16)>,
     /// Where these bytes stand, or the nearest place for a modified page.
     pub(crate) places: Vec<PlaceEvidence>,
     /// Bytes that differ from the file where they may: kind, sites, bytes.
     pub(crate) sites: Vec<(String, u32, u32)>,
+    /// Only the executed bytes were compared, because the page holds data too.
+    #[serde(default)]
+    pub(crate) executed_only: bool,
     /// What differs and may not: offset, before and after in hexadecimal.
     pub(crate) differences: Vec<(u16, String, String)>,
     /// What is known of where an unknown page came from.

@@ -87,7 +87,8 @@ impl Session {
             Event::Executed(executed) => self.inventory.executed(stamped.at_ns, executed, &mut changes),
             Event::Located { page, root, va } => self.inventory.located(root, page, va),
             Event::Extended { page, start, end } => {
-                if self.inventory.extended(page, start, end) && self.open.contains_key(&page) {
+                let known = self.inventory.extended(page, start, end);
+                if known && self.open.contains_key(&page) {
                     self.touched.insert(page);
                 }
             }
@@ -247,6 +248,8 @@ impl Session {
             va: captured.va,
             privilege: captured.privilege,
             paging: captured.paging,
+            bits: captured.bits,
+            first: captured.start,
             digest: *blake3::hash(&captured.bytes[..]).as_bytes(),
             verdict: Arc::new(Verdict::Unknown(Unknown::default())),
             executed: vec![(captured.start, captured.end)],

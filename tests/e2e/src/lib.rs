@@ -21,6 +21,7 @@ pub mod living;
 pub mod planted;
 pub mod progress;
 pub mod qemu;
+pub mod report;
 pub mod truth;
 
 pub use catalog::Catalog;

@@ -82,6 +82,7 @@ fn a_boot_is_named_from_power_on_to_power_off_and_what_is_not_known_is_found() {
     assert_eq!(guest.power_off().unwrap(), 0);
 
     let report: Value = serde_json::from_slice(&std::fs::read(&report_file).unwrap()).unwrap();
+    nephoscope_e2e::report::validate(&report).unwrap();
     assert_eq!(report["coverage"]["code"], "complete");
     assert_eq!(report["coverage"]["attribution"], "complete");
     let user = &report["pages"]["user"];
