@@ -89,7 +89,7 @@ pub fn resolve(uses: &[Use<'_>], facts: &(impl ObjectFacts + ?Sized)) -> Vec<Mod
 /// Joins modules that can be the same files and no others, wherever their parts lie. Those of several candidates are not
 /// narrowed by each other: two pages that may be of one file need not be.
 #[must_use]
-pub fn by_file(modules: Vec<Module>) -> Vec<Module> {
+pub(crate) fn by_file(modules: Vec<Module>) -> Vec<Module> {
     let mut joined: Vec<Module> = Vec::new();
     for module in modules {
         match joined
