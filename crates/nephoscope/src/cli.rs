@@ -32,6 +32,14 @@ pub(crate) enum Command {
     Run(cmd::run::RunArgs),
     /// Watch a VM that is already running with the plugin.
     Attach(cmd::attach::AttachArgs),
+    /// Say what runs in a VM: which VMs are watched, or the programs of one.
+    Ps(cmd::ps::PsArgs),
+    /// See what runs in a VM, live.
+    Top(cmd::top::TopArgs),
+    /// List what was concluded.
+    Findings(cmd::findings::FindingsArgs),
+    /// Show the evidence for a page or a finding.
+    Why(cmd::why::WhyArgs),
     /// Versions of the program and of what it works with.
     Version(cmd::version::VersionArgs),
 }

@@ -67,6 +67,12 @@ pub(crate) struct PageEvidence {
     pub(crate) digest: String,
     /// `user` or `supervisor`.
     pub(crate) privilege: String,
+    /// Width of the code segment that ran it first, in bits, if that is known.
+    #[serde(default)]
+    pub(crate) bits: Option<u8>,
+    /// The first byte that ran, from the start of the page, if that is known.
+    #[serde(default)]
+    pub(crate) first: Option<u16>,
     /// Executed bytes: ranges from the start of the page.
     pub(crate) executed: Vec<(u16, u16)>,
     /// Where these bytes stand, or the nearest place for a modified page.

@@ -36,6 +36,8 @@ pub(crate) enum Failure {
     Permission = 31,
     /// The VM has no such page or finding.
     NoSuchItem = 32,
+    /// A watch's answer, or a saved report, is not understood.
+    NotUnderstood = 33,
 }
 
 /// An error that ends the program: one line that says what to do, and the code.

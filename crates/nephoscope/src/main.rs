@@ -1,12 +1,16 @@
 //! Names the code that virtual machines really execute, from the host.
 
 mod cli;
+mod client;
 mod cmd;
 mod control;
 mod exit;
 mod monitor;
 mod qemu;
 mod runtime;
+mod source;
+mod text;
+mod view;
 
 use std::process::ExitCode;
 
@@ -16,10 +20,12 @@ fn main() -> ExitCode {
     let cli = cli::Cli::parse();
     match cmd::dispatch(cli) {
         Ok(code) => code,
+        // `nephoscope ps | head`: whoever read has read enough.
+        Err(error) if error.is::<text::Closed>() => ExitCode::SUCCESS,
         Err(error) => {
             // One line: what, why, and what to do.
             let causes: Vec<String> = error.chain().map(ToString::to_string).collect();
-            eprintln!("nephoscope: {}", causes.join(": "));
+            eprintln!("nephoscope: {}", text::escape(&causes.join(": ")));
             let failure = error
                 .downcast_ref::<exit::Exit>()
                 .map_or(exit::Failure::Other, |exit| exit.failure);

@@ -2,7 +2,7 @@
 
 use std::io;
 use std::os::unix::fs::{DirBuilderExt, PermissionsExt};
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 
 use crate::exit::{Failure, exit};
 
@@ -26,6 +26,46 @@ pub(crate) fn base() -> PathBuf {
         _ if uid.is_root() => PathBuf::from("/run/nephoscope"),
         _ => std::env::temp_dir().join(format!("nephoscope-{}", uid.as_raw())),
     }
+}
+
+/// Every VM of this user that has or had a watch, by name.
+///
+/// # Errors
+/// If the directory is there and cannot be read.
+pub(crate) fn all() -> anyhow::Result<Vec<VmDir>> {
+    let base = base();
+    let entries = match std::fs::read_dir(&base) {
+        Ok(entries) => entries,
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(Vec::new()),
+        Err(error) => {
+            let failure = if error.kind() == io::ErrorKind::PermissionDenied {
+                Failure::Permission
+            } else {
+                Failure::Other
+            };
+            let message = format!(
+                "cannot read {}: {error}: be the user who started the watch, or set NEPHOSCOPE_RUNTIME_DIR",
+                base.display()
+            );
+            return Err(exit(failure, message));
+        }
+    };
+    let mut all: Vec<VmDir> = entries
+        .flatten()
+        .filter_map(|entry| VmDir::named(entry.file_name().to_str()?).ok())
+        .filter(|vm| {
+            // What may not be looked at is there all the same.
+            let missing = |error: io::Error| {
+                matches!(
+                    error.kind(),
+                    io::ErrorKind::NotFound | io::ErrorKind::NotADirectory
+                )
+            };
+            !vm.control().symlink_metadata().is_err_and(missing)
+        })
+        .collect();
+    all.sort_by(|a, b| a.name.cmp(&b.name));
+    Ok(all)
 }
 
 /// The longest name, so that a socket's path fits its 108 bytes (`unix(7)`).

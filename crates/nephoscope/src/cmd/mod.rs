@@ -2,8 +2,12 @@
 
 pub(crate) mod attach;
 pub(crate) mod catalog;
+pub(crate) mod findings;
+pub(crate) mod ps;
 pub(crate) mod run;
+pub(crate) mod top;
 pub(crate) mod version;
+pub(crate) mod why;
 
 use std::process::ExitCode;
 
@@ -15,6 +19,10 @@ pub(crate) fn dispatch(cli: Cli) -> anyhow::Result<ExitCode> {
         Command::Catalog(args) => catalog::run(args),
         Command::Run(args) => run::run(args),
         Command::Attach(args) => attach::run(args),
+        Command::Ps(args) => ps::run(&args).map(|()| ExitCode::SUCCESS),
+        Command::Top(args) => top::run(&args),
+        Command::Findings(args) => findings::run(&args).map(|()| ExitCode::SUCCESS),
+        Command::Why(args) => why::run(&args).map(|()| ExitCode::SUCCESS),
         Command::Version(args) => version::run(args).map(|()| ExitCode::SUCCESS),
     }
 }

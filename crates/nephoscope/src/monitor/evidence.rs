@@ -21,6 +21,8 @@ pub(super) fn of(session: &Session, page: PageId) -> Option<PageEvidence> {
             Privilege::User => "user".into(),
             Privilege::Supervisor => "supervisor".into(),
         },
+        bits: Some(record.bits),
+        first: Some(record.first),
         executed: record.executed.clone(),
         places: record
             .verdict

@@ -4,17 +4,15 @@ use std::io::Write;
 
 use nephoscope_finding::{Finding, Sink, SinkError};
 
+use crate::text::escape;
+
 /// One line per finding.
 #[derive(Debug)]
 pub(super) struct Terminal;
 
 impl Sink for Terminal {
     fn emit(&mut self, finding: &Finding) -> Result<(), SinkError> {
-        let summary: String = finding
-            .summary
-            .chars()
-            .map(|c| if c.is_control() { '\u{fffd}' } else { c })
-            .collect();
+        let summary = escape(&finding.summary);
         let seconds = std::time::Duration::from_nanos(finding.at_ns).as_secs_f64();
         writeln!(
             std::io::stderr(),

@@ -1,0 +1,165 @@
+//! Text in columns. A character may take none, one or two of them.
+
+use unicode_width::{UnicodeWidthChar, UnicodeWidthStr};
+
+/// Columns that a text takes.
+#[must_use]
+pub(crate) fn width(text: &str) -> usize {
+    // Terminals go character by character; a sequence that Unicode counts as narrower may be drawn wider.
+    text.chars().map(columns).sum::<usize>().max(text.width())
+}
+
+fn columns(c: char) -> usize {
+    c.width().unwrap_or(0)
+}
+
+/// The beginning of a text that is too wide: `beginning…`.
+#[must_use]
+pub(crate) fn fit_end(text: &str, most: usize) -> String {
+    if width(text) <= most {
+        return text.to_owned();
+    }
+    let mut left = most.saturating_sub(1);
+    let kept = text.chars().take_while(|c| {
+        let fits = columns(*c) <= left;
+        left = left.saturating_sub(columns(*c));
+        fits
+    });
+    let mut out: String = kept.collect();
+    out.extend((most > 0).then_some('…'));
+    out
+}
+
+/// The end of a text that is too wide, for paths: `…/the/end`.
+#[must_use]
+pub(crate) fn fit_start(text: &str, most: usize) -> String {
+    if width(text) <= most {
+        return text.to_owned();
+    }
+    let mut left = most.saturating_sub(1);
+    let kept: Vec<char> = text
+        .chars()
+        .rev()
+        .take_while(|c| {
+            let fits = columns(*c) <= left;
+            left = left.saturating_sub(columns(*c));
+            fits
+        })
+        .collect();
+    let mut out: String = (most > 0).then_some('…').into_iter().collect();
+    out.extend(kept.into_iter().rev());
+    out
+}
+
+/// As many alternatives as fit: `a | b | +3`. Several never look like one.
+#[must_use]
+pub(crate) fn alternatives(all: &[String], most: usize) -> String {
+    for shown in (1..=all.len()).rev() {
+        let mut text = all.get(..shown).unwrap_or_default().join(" | ");
+        if shown < all.len() {
+            text.push_str(&format!(" | +{}", all.len() - shown));
+        }
+        if width(&text) <= most {
+            return text;
+        }
+    }
+    let Some(first) = all.first() else {
+        return String::new();
+    };
+    let rest = match all.len() {
+        1 => String::new(),
+        several => format!(" | +{}", several - 1),
+    };
+    let room = most.saturating_sub(width(&rest));
+    fit_end(&format!("{}{rest}", fit_version(first, room)), most)
+}
+
+/// `name version` without the end of its name: the version is what people look for.
+fn fit_version(text: &str, most: usize) -> String {
+    if let Some((name, version)) = text.split_once(' ')
+        && let Some(room) = most.checked_sub(width(version) + 1)
+        && room >= MIN_NAME
+    {
+        return format!("{} {version}", fit_end(name, room));
+    }
+    fit_end(text, most)
+}
+
+/// The least of a name that still says something.
+const MIN_NAME: usize = 4;
+
+/// Lines of at most so many columns, broken at spaces where possible.
+#[must_use]
+pub(crate) fn wrap(text: &str, most: usize) -> Vec<String> {
+    let most = most.max(2);
+    let (mut lines, mut line) = (Vec::new(), String::new());
+    for word in text.split(' ') {
+        let gap = usize::from(!line.is_empty());
+        if width(&line) + gap + width(word) <= most {
+            line.extend((gap > 0).then_some(' '));
+            line.push_str(word);
+            continue;
+        }
+        if !line.is_empty() {
+            lines.push(std::mem::take(&mut line));
+        }
+        // A word wider than a line is broken where the line ends.
+        for c in word.chars() {
+            if width(&line) + columns(c) > most {
+                lines.push(std::mem::take(&mut line));
+            }
+            line.push(c);
+        }
+    }
+    lines.push(line);
+    lines
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    #[test]
+    fn paths_keep_their_end_and_sentences_their_beginning() {
+        assert_eq!(
+            fit_start("/usr/lib/x86_64-linux-gnu/libssl.so.3", 14),
+            "…u/libssl.so.3"
+        );
+        assert_eq!(fit_end("a sentence", 5), "a se…");
+        assert_eq!([fit_end("日本", 3), fit_start("日本", 2)], ["日…", "…"]);
+    }
+
+    #[test]
+    fn several_alternatives_never_look_like_one() {
+        let all = ["openssl 3.0.15", "3.0.17", "3.1"].map(str::to_owned);
+        let shown = [40, 25, 20, 12].map(|most| alternatives(&all, most));
+        let expected = [
+            "openssl 3.0.15 | 3.0.17 | 3.1",
+            "openssl 3.0.15 | +2",
+            "openssl 3.0.15 | +2",
+            "openss… | +2",
+        ];
+        assert_eq!(shown, expected);
+        let kernel = ["linux-image-6.1.0-32-amd64 6.1.129-1".to_owned()];
+        assert_eq!(alternatives(&kernel, 24), "linux-image-6… 6.1.129-1");
+    }
+
+    #[test]
+    fn text_is_broken_at_spaces_and_words_where_the_line_ends() {
+        assert_eq!(wrap("one two three", 7), ["one two", "three"]);
+        assert_eq!(wrap("abcdefgh", 3), ["abc", "def", "gh"]);
+    }
+
+    proptest! {
+        #[test]
+        fn nothing_is_wider_than_it_may_be(text in any::<String>(), most in 2_usize..60) {
+            prop_assert!(width(&fit_end(&text, most)) <= most);
+            prop_assert!(width(&fit_start(&text, most)) <= most);
+            prop_assert!(width(&alternatives(&[text.clone(), text.clone()], most)) <= most);
+            for line in wrap(&text, most) {
+                prop_assert!(width(&line) <= most, "{line:?}");
+            }
+        }
+    }
+}
