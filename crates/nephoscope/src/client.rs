@@ -20,7 +20,7 @@ use crate::text::escape;
 /// The largest answer: it stops a peer that sends without end. A report of 10,000 processes is a tenth of it.
 const MAX_ANSWER: usize = 256 << 20;
 /// Whole answers may take as many times the time without a word: it stops a peer that sends a byte now and then.
-const PATIENCE: u32 = 12;
+const PATIENCE: u32 = 6;
 
 /// Why there is no answer.
 #[derive(Debug, thiserror::Error)]

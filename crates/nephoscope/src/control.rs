@@ -79,6 +79,9 @@ pub(crate) struct PageEvidence {
     pub(crate) places: Vec<PlaceEvidence>,
     /// Bytes that differ from the file where they may: kind, sites, bytes.
     pub(crate) sites: Vec<(String, u32, u32)>,
+    /// Only the executed bytes were compared, because the page holds data too.
+    #[serde(default)]
+    pub(crate) executed_only: bool,
     /// What differs and may not: offset, before and after in hexadecimal.
     pub(crate) differences: Vec<(u16, String, String)>,
     /// What is known of where an unknown page came from.

@@ -7,6 +7,7 @@ mod screen;
 
 use std::io::IsTerminal;
 use std::process::ExitCode;
+use std::sync::mpsc::TryRecvError;
 use std::time::Duration;
 
 use clap::Args;
@@ -50,8 +51,14 @@ pub(crate) fn run(args: &TopArgs) -> anyhow::Result<ExitCode> {
     let mut screen = screen::Screen::open()?;
     let paint = Paint::stdout();
     let code = loop {
-        while let Ok(news) = news.try_recv() {
-            app.take(news);
+        let no_news = loop {
+            match news.try_recv() {
+                Ok(news) => app.take(news),
+                Err(none) => break none,
+            }
+        };
+        if no_news == TryRecvError::Disconnected {
+            app.unasked();
         }
         screen.draw(|frame| draw::draw(frame, &mut app, paint))?;
         if let Some(signal) = screen::caught(&signal) {
@@ -62,8 +69,8 @@ pub(crate) fn run(args: &TopArgs) -> anyhow::Result<ExitCode> {
         }
     };
     drop(screen);
-    if let Some(ended) = app.ended() {
-        println!("nephoscope: {ended}");
+    if app.has_ended() {
+        println!("nephoscope: {} has ended", app.name);
     }
     Ok(ExitCode::from(code))
 }

@@ -40,6 +40,7 @@ pub(super) fn of(session: &Session, page: PageId) -> Option<PageEvidence> {
     };
     match &*record.verdict {
         Verdict::Identified(identified) => {
+            evidence.executed_only = identified.executed_only;
             evidence.sites = identified
                 .sites
                 .iter()

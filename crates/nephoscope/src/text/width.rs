@@ -54,11 +54,16 @@ pub(crate) fn fit_start(text: &str, most: usize) -> String {
 /// As many alternatives as fit: `a | b | +3`. Several never look like one.
 #[must_use]
 pub(crate) fn alternatives(all: &[String], most: usize) -> String {
-    for shown in (1..=all.len()).rev() {
+    let whole = all.join(" | ");
+    if width(&whole) <= most {
+        return whole;
+    }
+    if let Some(squeezed) = squeezed(all, most) {
+        return squeezed;
+    }
+    for shown in (1..all.len()).rev() {
         let mut text = all.get(..shown).unwrap_or_default().join(" | ");
-        if shown < all.len() {
-            text.push_str(&format!(" | +{}", all.len() - shown));
-        }
+        text.push_str(&format!(" | +{}", all.len() - shown));
         if width(&text) <= most {
             return text;
         }
@@ -73,6 +78,26 @@ pub(crate) fn alternatives(all: &[String], most: usize) -> String {
     let room = most.saturating_sub(width(&rest));
     fit_end(&format!("{}{rest}", fit_version(first, room)), most)
 }
+
+/// Versions of one package without their ends, if they still can be told apart: `openssl 3.0.15-1… | 3.0.17-1…`.
+fn squeezed(all: &[String], most: usize) -> Option<String> {
+    let (name, first) = all.first()?.split_once(' ')?;
+    let fixed = width(name) + 1 + 3 * all.len().saturating_sub(1);
+    let room = most.checked_sub(fixed)? / all.len();
+    if all.len() < 2 || room < MIN_VERSION || all.iter().skip(1).any(|other| other.contains(' ')) {
+        return None;
+    }
+    let others = all.iter().skip(1).map(String::as_str);
+    let cut: Vec<String> = std::iter::once(first)
+        .chain(others)
+        .map(|v| fit_end(v, room))
+        .collect();
+    let distinct: std::collections::BTreeSet<&String> = cut.iter().collect();
+    (distinct.len() == all.len()).then(|| format!("{name} {}", cut.join(" | ")))
+}
+
+/// The least of a version that still says something.
+const MIN_VERSION: usize = 7;
 
 /// `name version` without the end of its name: the version is what people look for.
 fn fit_version(text: &str, most: usize) -> String {
@@ -141,6 +166,10 @@ mod tests {
             "openss… | +2",
         ];
         assert_eq!(shown, expected);
+        let debian = ["openssl 3.0.15-1~deb12u1", "3.0.17-1~deb12u2"].map(str::to_owned);
+        assert_eq!(alternatives(&debian, 35), "openssl 3.0.15-1~de… | 3.0.17-1~de…");
+        let alike = ["glibc 2.36-9+deb12u10", "2.36-9+deb12u11"].map(str::to_owned);
+        assert_eq!(alternatives(&alike, 30), "glibc 2.36-9+deb12u10 | +1");
         let kernel = ["linux-image-6.1.0-32-amd64 6.1.129-1".to_owned()];
         assert_eq!(alternatives(&kernel, 24), "linux-image-6… 6.1.129-1");
     }

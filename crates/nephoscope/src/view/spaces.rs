@@ -50,18 +50,23 @@ pub(crate) fn rows(report: &Report, all: bool) -> Vec<Row> {
     spaces.into_iter().map(|space| row(space, now, mark)).collect()
 }
 
+/// Columns of the rows' cells.
+const COLUMNS: [Column; 7] = [
+    Column::right("ID"),
+    Column::flexible("PROGRAM", 2),
+    Column::flexible("PACKAGE", 3),
+    Column::right("MODS"),
+    Column::right("PAGES"),
+    Column::left("VERDICT"),
+    Column::right("AGE"),
+];
+/// The one that a narrow screen does without.
+const MODULES: usize = 3;
+
 /// The rows as a table.
 #[must_use]
 pub(crate) fn space_table(rows: &[Row]) -> Table {
-    let mut table = Table::new([
-        Column::right("ID"),
-        Column::flexible("PROGRAM", 2),
-        Column::flexible("PACKAGE", 3),
-        Column::right("MODS"),
-        Column::right("PAGES"),
-        Column::left("VERDICT"),
-        Column::right("AGE"),
-    ]);
+    let mut table = Table::new(COLUMNS);
     for row in rows {
         table.push(row.cells.clone());
     }
@@ -70,20 +75,19 @@ pub(crate) fn space_table(rows: &[Row]) -> Table {
 
 /// The same for who is active: for how long nothing was new in each.
 #[must_use]
-pub(crate) fn active_table(rows: &[Row], now: u64) -> Table {
-    let mut table = Table::new([
-        Column::right("ID"),
-        Column::flexible("PROGRAM", 2),
-        Column::flexible("PACKAGE", 3),
-        Column::right("MODS"),
-        Column::right("PAGES"),
-        Column::left("VERDICT"),
-        Column::right("AGE"),
-        Column::right("IDLE"),
-    ]);
+pub(crate) fn active_table(rows: &[Row], now: u64, narrow: bool) -> Table {
+    let mut columns = COLUMNS.to_vec();
+    columns.push(Column::right("IDLE"));
+    if narrow {
+        columns.remove(MODULES);
+    }
+    let mut table = Table::new(columns);
     for row in rows {
         let mut cells = row.cells.clone();
         cells.push(Cell::text(age(now.saturating_sub(row.last_ns))));
+        if narrow {
+            cells.remove(MODULES);
+        }
         table.push(cells);
     }
     table

@@ -84,10 +84,16 @@ impl App {
         }
     }
 
-    /// What to say if the VM has ended.
-    pub(super) fn ended(&self) -> Option<String> {
+    /// Nobody asks the watch any more.
+    pub(super) fn unasked(&mut self) {
+        if !self.ended {
+            self.trouble = Some("the watch is not asked any more: start top again".to_owned());
+        }
+    }
+
+    /// Whether the VM, or its watch, has ended.
+    pub(super) fn has_ended(&self) -> bool {
         self.ended
-            .then(|| format!("{} has ended; this is the last that was seen of it", self.name))
     }
 
     /// The address spaces in the order in which they are shown: the one with the latest news first.
@@ -268,6 +274,6 @@ mod tests {
         press(&mut app, "jk\nfa?hG\nl");
         assert_eq!(app.selected, 0);
         app.take(News::Ended);
-        assert!(app.ended().unwrap().contains("web1 has ended"));
+        assert!(app.has_ended());
     }
 }

@@ -20,6 +20,9 @@ const KEYS: [(&str, &str); 7] = [
     ("q", "quit"),
 ];
 
+/// A narrower screen does without the number of modules.
+const NARROW: usize = 90;
+
 /// Draws everything.
 pub(super) fn draw(frame: &mut Frame<'_>, app: &mut App, paint: Paint) {
     let columns = usize::from(frame.area().width);
@@ -87,7 +90,7 @@ fn items<'a>(app: &App, columns: usize, paint: Paint) -> Items<'a> {
     };
     match app.page {
         Page::Spaces => table(
-            &view::active_table(&app.rows(), view::watched_ns(report)),
+            &view::active_table(&app.rows(), view::watched_ns(report), columns < NARROW),
             columns,
             paint,
         ),
@@ -103,10 +106,8 @@ fn items<'a>(app: &App, columns: usize, paint: Paint) -> Items<'a> {
         }
         Page::Findings => {
             let newest = report.findings.iter().rev();
-            let item = |finding| {
-                let space = nephoscope_finding::Finding::clone(finding)
-                    .address_space
-                    .map(|id| view::space_name(report, id));
+            let item = |finding: &nephoscope_finding::Finding| {
+                let space = finding.address_space.map(|id| view::space_name(report, id));
                 finding_lines(finding, space.as_deref(), columns, paint)
             };
             Items {
@@ -179,9 +180,13 @@ fn visible(items: Items<'_>, selected: usize, area: Rect) -> Vec<Line<'_>> {
 }
 
 fn footer<'a>(app: &App, columns: usize, paint: Paint) -> Line<'a> {
-    if let Some(ended) = app.ended() {
-        let said = fit_end(&format!("{ended}; q quits"), columns);
-        return line(Tone::Bad, said, paint).patch_style(Style::new().add_modifier(Modifier::REVERSED));
+    if app.has_ended() {
+        let said = format!(
+            "{} has ended; this is the last that was seen of it; q quits",
+            app.name
+        );
+        return line(Tone::Bad, fit_end(&said, columns), paint)
+            .patch_style(Style::new().add_modifier(Modifier::REVERSED));
     }
     if let Some(trouble) = &app.trouble {
         let first = wrap(&escape(trouble), columns).into_iter().next();

@@ -70,25 +70,37 @@ impl View<'_> {
     fn verdict(&self) -> String {
         let page = self.page;
         let (tone, why) = match page.verdict.as_str() {
-            "identified" if page.sites.is_empty() => {
-                (Tone::Good, "every byte is what the file has".to_owned())
-            }
             "identified" => (
                 Tone::Good,
-                "every byte is what the file has, or one of the values that its places for rewriting may hold".to_owned(),
+                format!(
+                    "every {} is the file's{}",
+                    if page.executed_only {
+                        "executed byte"
+                    } else {
+                        "byte"
+                    },
+                    if page.sites.is_empty() {
+                        ""
+                    } else {
+                        ", or one that may stand where it is rewritten"
+                    }
+                ),
             ),
             "modified" => {
                 let bytes: usize = page.differences.iter().map(|(_, _, after)| after.len() / 2).sum();
                 let places = u64::try_from(page.differences.len()).unwrap_or(u64::MAX);
                 let bytes = u64::try_from(bytes).unwrap_or(u64::MAX);
                 let why = format!(
-                    "{} in {} are not what the nearest file has, where nothing may rewrite it",
+                    "{} in {} differ from the nearest file where nothing may rewrite it",
                     plural(bytes, "byte"),
                     plural(places, "place")
                 );
                 (Tone::Bad, why)
             }
-            _ => (Tone::Warn, "no catalogued file has it, or has one near it".to_owned()),
+            _ => (
+                Tone::Warn,
+                "no catalogued file has it, or has one near it".to_owned(),
+            ),
         };
         let said = format!("p{} is {}: {why}.", page.page, escape(&page.verdict));
         let lines = wrap(&said, self.columns);

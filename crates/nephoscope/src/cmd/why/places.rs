@@ -39,7 +39,7 @@ pub(super) fn lines(places: &[PlaceEvidence], all: bool, columns: usize) -> Vec<
                 alternatives(&versions, columns.saturating_sub(2))
             };
             [
-                format!("{} at {link:#x}", escape(path)),
+                format!("{}, linked at {link:#x}", escape(path)),
                 format!("{}{versions}{}", "  ", sources(&candidates)),
             ]
         })
@@ -87,7 +87,7 @@ mod tests {
         assert_eq!(
             lines(&places, false, 80),
             [
-                "/lib/libssl.so.3 at 0x1000",
+                "/lib/libssl.so.3, linked at 0x1000",
                 "  libssl3 3.0.15 | 3.0.17 (source openssl)"
             ]
         );
