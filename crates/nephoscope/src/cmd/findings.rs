@@ -9,7 +9,7 @@ use nephoscope_inventory::Report;
 
 use crate::client::{AskError, Client};
 use crate::source::{Source, read_report};
-use crate::text::{Paint, Tone, output_width, print};
+use crate::text::{Paint, Tone, output_width, print, print_json};
 use crate::view;
 
 /// List what was concluded: number, time since the watch began, severity, address space, and the conclusion.
@@ -95,21 +95,19 @@ fn show(findings: &[Finding], programs: &Programs, json: bool, say_none: bool) -
     let paint = Paint::stdout();
     // Lines are for people and wrapped on a terminal; in a pipe a finding is one line.
     let columns = std::io::IsTerminal::is_terminal(&std::io::stdout()).then(output_width);
+    if json {
+        return findings.iter().try_for_each(print_json);
+    }
     let mut out = String::new();
     for finding in findings {
-        if json {
-            out.push_str(&serde_json::to_string(finding)?);
-            out.push('\n');
-        } else {
-            let unnamed = finding.address_space.map(|id| id.to_string());
-            let space = finding
-                .address_space
-                .and_then(|id| programs.get(&id))
-                .or(unnamed.as_ref());
-            out.push_str(&view::line(finding, space.map(String::as_str), columns, paint));
-        }
+        let unnamed = finding.address_space.map(|id| id.to_string());
+        let space = finding
+            .address_space
+            .and_then(|id| programs.get(&id))
+            .or(unnamed.as_ref());
+        out.push_str(&view::line(finding, space.map(String::as_str), columns, paint));
     }
-    if findings.is_empty() && say_none && !json {
+    if findings.is_empty() && say_none {
         out.push_str(&paint.paint(Tone::Faint, "no findings"));
         out.push('\n');
     }

@@ -8,7 +8,7 @@ use nephoscope_inventory::Report;
 use crate::client::AskError;
 use crate::runtime;
 use crate::source::{Source, nobody, read_report};
-use crate::text::{Paint, Tone, output_width, print};
+use crate::text::{Paint, Tone, output_width, print, print_json};
 use crate::view;
 
 /// Say what runs in a VM.
@@ -61,7 +61,7 @@ pub(crate) fn run(args: &PsArgs) -> anyhow::Result<()> {
 
 fn show(report: &Report, args: &PsArgs) -> anyhow::Result<()> {
     if args.json {
-        return print(&format!("{}\n", serde_json::to_string(report)?));
+        return print_json(report);
     }
     print(&inventory(report, args.all, output_width(), Paint::stdout()))
 }

@@ -12,7 +12,7 @@ use crate::client::{AskError, Client};
 use crate::control::PageEvidence;
 use crate::exit::{Failure, exit};
 use crate::source::Asking;
-use crate::text::{Paint, escape_lines, output_width, print};
+use crate::text::{Paint, escape_lines, output_width, print, print_json};
 use crate::view;
 
 /// Show the evidence for a page or a finding.
@@ -72,8 +72,7 @@ pub(crate) fn run(args: &WhyArgs) -> anyhow::Result<()> {
     let (_, mut client) = args.asking.connect(Some(&args.vm))?;
     let (finding, page) = ask(&mut client, args.item, &args.vm)?;
     if args.json {
-        let value = serde_json::json!({"finding": finding, "page": page});
-        return print(&format!("{value}\n"));
+        return print_json(&serde_json::json!({"finding": finding, "page": page}));
     }
     let report = client.report().map_err(AskError::into_exit)?;
     let (columns, paint) = (output_width(), Paint::stdout());

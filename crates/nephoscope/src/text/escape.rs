@@ -29,6 +29,26 @@ pub(crate) fn escape_lines(text: &str) -> impl Iterator<Item = Cow<'_, str>> {
     text.split('\n').map(escape)
 }
 
+/// JSON that means the same and holds nothing that a terminal would obey or hide: outside its strings there is nothing
+/// of the kind, and inside, `\u001b` is the character.
+#[must_use]
+pub(crate) fn escape_json(json: &str) -> Cow<'_, str> {
+    if !json.chars().any(is_unsafe) {
+        return Cow::Borrowed(json);
+    }
+    let mut out = String::with_capacity(json.len() + 16);
+    for c in json.chars() {
+        if is_unsafe(c) {
+            for unit in c.encode_utf16(&mut [0; 2]) {
+                out.push_str(&format!("\\u{unit:04x}"));
+            }
+        } else {
+            out.push(c);
+        }
+    }
+    Cow::Owned(out)
+}
+
 /// What is not shown as it is.
 fn is_unsafe(c: char) -> bool {
     c.is_control() || is_bidi(c) || is_invisible(c)
@@ -100,6 +120,15 @@ mod tests {
     }
 
     proptest! {
+        #[test]
+        fn escaped_json_means_the_same(text in any::<String>(), hidden in "[\u{202e}\u{9b}\u{e0041}\u{7f}]{0,4}") {
+            let value = serde_json::json!([text, {hidden: "x"}]);
+            let json = value.to_string();
+            let escaped = escape_json(&json);
+            prop_assert!(!escaped.chars().any(is_unsafe));
+            prop_assert_eq!(serde_json::from_str::<serde_json::Value>(&escaped).unwrap(), value);
+        }
+
         #[test]
         fn nothing_unsafe_is_left(text in any::<String>()) {
             let escaped = escape(&text);

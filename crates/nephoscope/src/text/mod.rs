@@ -9,7 +9,7 @@ mod units;
 mod width;
 
 pub(crate) use escape::{escape, escape_lines};
-pub(crate) use output::{Closed, print, width as output_width};
+pub(crate) use output::{Closed, print, print_json, width as output_width};
 pub(crate) use style::{Paint, Tone};
 pub(crate) use table::{Cell, Column, Table};
 pub(crate) use units::{age, bytes, count, plural, seconds};

@@ -4,6 +4,9 @@ use std::fmt;
 use std::io::{ErrorKind, IsTerminal, Write};
 
 use anyhow::Context;
+use serde::Serialize;
+
+use super::escape::escape_json;
 
 /// Nobody reads any more: the program ends, and that is no error.
 #[derive(Debug)]
@@ -27,6 +30,19 @@ pub(crate) fn print(text: &str) -> anyhow::Result<()> {
         Err(error) if error.kind() == ErrorKind::BrokenPipe => Err(anyhow::Error::new(Closed)),
         other => other.context("writing to standard output"),
     }
+}
+
+/// Writes one line of JSON to standard output. On a terminal, what it would obey or hide is written as JSON escapes.
+///
+/// # Errors
+/// [`Closed`] if nobody reads it any more.
+pub(crate) fn print_json(value: &impl Serialize) -> anyhow::Result<()> {
+    let mut json = serde_json::to_string(value).context("writing JSON")?;
+    if std::io::stdout().is_terminal() {
+        json = escape_json(&json).into_owned();
+    }
+    json.push('\n');
+    print(&json)
 }
 
 /// Columns of a pipe.

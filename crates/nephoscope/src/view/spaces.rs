@@ -167,7 +167,7 @@ fn pages(space: &SpaceReport) -> u64 {
         .modules
         .iter()
         .fold(0_u64, |sum, module| sum.saturating_add(module.pages_executed));
-    // Modules count their modified pages, unless nothing else is left of them.
+    // A module counts its modified pages. Where nothing else of it ran, there is no module.
     let outside = if space.modules.iter().any(|module| module.verdict == "modified") {
         0
     } else {

@@ -9,6 +9,7 @@ use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
 use nephoscope_catalog::{Adder, Summary};
 
 use crate::exit::Failure;
+use crate::text::{escape, print_json};
 
 use super::{Place, add_failed};
 
@@ -44,7 +45,7 @@ pub(super) fn run(args: &AddArgs) -> anyhow::Result<ExitCode> {
         .progress(move |progress| {
             shown.set_length(progress.total);
             shown.set_position(progress.done);
-            shown.set_message(progress.input.clone());
+            shown.set_message(escape(&progress.input).into_owned());
         });
     if let Some(threads) = args.threads {
         adder = adder.threads(threads);
@@ -54,7 +55,7 @@ pub(super) fn run(args: &AddArgs) -> anyhow::Result<ExitCode> {
     let summary = adder.commit().map_err(|error| add_failed(&error))?;
     bar.finish_and_clear();
     if args.place.json {
-        println!("{}", serde_json::to_string(&summary)?);
+        print_json(&summary)?;
     } else {
         show(&summary, &args.place);
     }
@@ -84,7 +85,8 @@ fn show(summary: &Summary, place: &Place) {
         } else {
             format!(": {}", refusal.path)
         };
-        eprintln!("refused {}{within}: {}", refusal.input, refusal.reason);
+        let line = format!("{}{within}: {}", refusal.input, refusal.reason);
+        eprintln!("refused {}", escape(&line));
     }
     let hidden = summary
         .refused_total

@@ -4,6 +4,8 @@ use std::process::ExitCode;
 
 use clap::Args;
 
+use crate::text::print_json;
+
 use super::{Place, read_failed};
 
 /// Say how much is in a catalog.
@@ -19,7 +21,7 @@ pub(super) struct InfoArgs {
 pub(super) fn run(args: &InfoArgs) -> anyhow::Result<ExitCode> {
     let info = args.place.open()?.info().map_err(|error| read_failed(&error))?;
     if args.place.json {
-        println!("{}", serde_json::to_string(&info)?);
+        print_json(&info)?;
         return Ok(ExitCode::SUCCESS);
     }
     let mut rows = vec![("files with code".to_owned(), info.objects)];

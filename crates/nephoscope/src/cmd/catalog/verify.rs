@@ -5,6 +5,7 @@ use std::process::ExitCode;
 use clap::Args;
 
 use crate::exit::Failure;
+use crate::text::{escape, print_json};
 
 use super::{Place, open_failed};
 
@@ -20,12 +21,13 @@ pub(super) struct VerifyArgs {
 pub(super) fn run(args: &VerifyArgs) -> anyhow::Result<ExitCode> {
     let report = nephoscope_catalog::verify(&args.place.catalog).map_err(|error| open_failed(&error))?;
     if args.place.json {
-        println!("{}", serde_json::to_string(&report)?);
+        print_json(&report)?;
     } else {
         for damage in &report.damage {
-            println!("damaged: {damage}");
+            println!("damaged: {}", escape(&damage.to_string()));
         }
         for name in &report.left_over {
+            let name = escape(name);
             println!("left over: {name} (an addition that was cut short; the next `catalog add` removes it)");
         }
         let verdict = if report.is_sound() {

@@ -9,6 +9,7 @@ use nephoscope_catalog::{Catalog, ObjectId, Placement, ReadError};
 use serde::Serialize;
 
 use crate::exit::{Failure, exit};
+use crate::text::{escape, print_json};
 
 use super::{Place, read_failed};
 
@@ -53,7 +54,7 @@ pub(super) fn run(args: &WhichArgs) -> anyhow::Result<ExitCode> {
     };
     let found = found.map_err(|error| read_failed(&error))?;
     if args.place.json {
-        println!("{}", serde_json::to_string(&found)?);
+        print_json(&found)?;
     } else {
         show(&found);
     }
@@ -170,6 +171,6 @@ fn show(found: &Found) {
             [one] => format!(", page {one}"),
             many => format!(", {} pages", many.len()),
         };
-        println!("{}{pages}  {who}", answer.placement.path);
+        println!("{}{pages}  {}", escape(&answer.placement.path), escape(&who));
     }
 }

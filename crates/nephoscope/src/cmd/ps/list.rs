@@ -8,7 +8,7 @@ use serde_json::{Value, json};
 use crate::client::{AskError, Client};
 use crate::exit::exit;
 use crate::runtime::VmDir;
-use crate::text::{Cell, Column, Paint, Table, Tone, age, count, escape, output_width, print};
+use crate::text::{Cell, Column, Paint, Table, Tone, age, count, escape, output_width, print, print_json};
 use crate::view;
 
 /// A VM and what its watch answered.
@@ -43,7 +43,7 @@ pub(super) fn ask(vms: Vec<VmDir>, quiet: Duration) -> Vec<Listed> {
 pub(super) fn show(vms: Vec<Listed>, json: bool) -> anyhow::Result<()> {
     if json {
         let all: Vec<Value> = vms.iter().map(as_json).collect();
-        print(&format!("{}\n", serde_json::to_string(&all)?))?;
+        print_json(&all)?;
     } else {
         print(&table(&vms).render(output_width(), Paint::stdout()))?;
     }

@@ -291,7 +291,8 @@ mod tests {
             app.take(News::Report(Box::new(report)));
             for key in keys.chars() {
                 press(&mut app, key);
-                drawn(&mut app, columns, rows);
+                let screen = drawn(&mut app, columns, rows);
+                prop_assert!(screen.lines().all(|line| crate::text::escape(line) == line));
             }
         }
     }
