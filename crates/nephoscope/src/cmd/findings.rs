@@ -12,7 +12,9 @@ use crate::source::{Source, read_report};
 use crate::text::{Paint, Tone, output_width, print, print_json};
 use crate::view;
 
-/// List what was concluded: number, time since the watch began, severity, address space, and the conclusion.
+/// List what was concluded.
+///
+/// One line each: number, time since the watch began, severity, address space, and the conclusion.
 ///
 /// `nephoscope why VM f7` shows what a finding rests on.
 #[derive(Debug, Args)]

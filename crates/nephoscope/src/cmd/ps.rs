@@ -11,7 +11,7 @@ use crate::source::{Source, nobody, read_report};
 use crate::text::{Paint, Tone, output_width, print, print_json};
 use crate::view;
 
-/// Say what runs in a VM.
+/// Say which VMs are watched, and what runs in one.
 ///
 /// With a VM, or if only one is being watched: its address spaces, each with the program, package and version identified
 /// in it. Several versions mean that they cannot be told apart. Without, and if several are being watched: those.

@@ -19,7 +19,9 @@ use crate::text::Paint;
 
 use app::{App, Step};
 
-/// See what runs in a VM, live: coverage and rates, and its address spaces by recent activity.
+/// See what runs in a VM, live.
+///
+/// Coverage, rates, and the address spaces by recent activity.
 ///
 /// Keys: arrows or j and k select, enter shows an address space's modules, f the findings, a also what has ended, ? help, q
 /// quits.
