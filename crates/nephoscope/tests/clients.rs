@@ -268,3 +268,27 @@ fn a_reader_who_has_read_enough_is_no_error() {
         assert!(output.status.success() && output.stderr.is_empty(), "{output:?}");
     }
 }
+
+/// What `docs/usage.md` shows under a command.
+fn documented(command: &str) -> String {
+    let usage = include_str!("../../../docs/usage.md");
+    let lines = usage
+        .lines()
+        .skip_while(|line| *line != format!("    $ {command}"));
+    let block: Vec<&str> = lines
+        .skip(1)
+        .take_while(|line| line.is_empty() || line.starts_with("    "))
+        .map(|line| line.strip_prefix("    ").unwrap_or(line))
+        .collect();
+    block.join("\n").trim_end().to_owned()
+}
+
+#[test]
+fn the_documentation_shows_what_is_printed() {
+    let watches = Watches::one("web1", Answers::canned());
+    for arguments in [&["ps", "web1"][..], &["findings", "web1"], &["why", "web1", "f4"]] {
+        let printed = watches.ok(arguments);
+        let shown = documented(&format!("nephoscope {}", arguments.join(" ")));
+        assert_eq!(shown, printed.trim_end(), "docs/usage.md shows something else");
+    }
+}
