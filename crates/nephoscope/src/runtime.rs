@@ -90,6 +90,15 @@ impl VmDir {
         })
     }
 
+    /// A directory anywhere.
+    #[cfg(test)]
+    pub(crate) fn at(name: &str, path: &std::path::Path) -> Self {
+        Self {
+            name: name.to_owned(),
+            path: path.to_owned(),
+        }
+    }
+
     /// Makes it, empty, for this user alone.
     ///
     /// # Errors

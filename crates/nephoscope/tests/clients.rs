@@ -4,9 +4,8 @@
 
 mod support;
 
-use std::io::Read;
+use std::io::{BufRead, BufReader, Read};
 use std::process::Stdio;
-use std::time::Duration;
 
 use serde_json::{Value, json};
 use support::{Answers, Watches, pages, report, save, widest};
@@ -120,14 +119,16 @@ fn following_findings_shows_new_ones_and_ends_with_the_vm() {
         .stderr(Stdio::piped())
         .spawn()
         .unwrap();
-    std::thread::sleep(Duration::from_millis(600));
+    let lines = BufReader::new(child.stdout.take().unwrap()).lines();
+    let mut ids = lines.map(|line| serde_json::from_str::<Value>(&line.unwrap()).unwrap()["id"].clone());
+    let first: Vec<Value> = ids.by_ref().take(4).collect();
     let mut new = report()["findings"][3].clone();
     new["id"] = 5.into();
     canned.lock().unwrap().0["findings"]
         .as_array_mut()
         .unwrap()
         .push(new);
-    std::thread::sleep(Duration::from_millis(600));
+    let fifth = ids.next();
     // A poisoned lock ends the conversation: the watch is gone.
     let poisoner = canned.clone();
     let _ = std::thread::spawn(move || {
@@ -136,16 +137,15 @@ fn following_findings_shows_new_ones_and_ends_with_the_vm() {
     })
     .join();
     watches.remove("web1");
+    assert_eq!(
+        (first, fifth),
+        ([1, 2, 3, 4].map(Value::from).to_vec(), Some(5.into()))
+    );
+    assert_eq!(ids.next(), None, "each once");
     let status = child.wait().unwrap();
-    let (mut out, mut errors) = (String::new(), String::new());
-    child.stdout.unwrap().read_to_string(&mut out).unwrap();
+    let mut errors = String::new();
     child.stderr.unwrap().read_to_string(&mut errors).unwrap();
     assert!(status.success(), "{errors}");
-    let ids: Vec<Value> = out
-        .lines()
-        .map(|line| serde_json::from_str::<Value>(line).unwrap()["id"].clone())
-        .collect();
-    assert_eq!(ids, [1, 2, 3, 4, 5], "each once");
     assert!(errors.contains("web1 ended"), "{errors}");
 }
 
@@ -266,5 +266,29 @@ fn a_reader_who_has_read_enough_is_no_error() {
         drop(child.stdout.take());
         let output = child.wait_with_output().unwrap();
         assert!(output.status.success() && output.stderr.is_empty(), "{output:?}");
+    }
+}
+
+/// What `docs/usage.md` shows under a command.
+fn documented(command: &str) -> String {
+    let usage = include_str!("../../../docs/usage.md");
+    let lines = usage
+        .lines()
+        .skip_while(|line| *line != format!("    $ {command}"));
+    let block: Vec<&str> = lines
+        .skip(1)
+        .take_while(|line| line.is_empty() || line.starts_with("    "))
+        .map(|line| line.strip_prefix("    ").unwrap_or(line))
+        .collect();
+    block.join("\n").trim_end().to_owned()
+}
+
+#[test]
+fn the_documentation_shows_what_is_printed() {
+    let watches = Watches::one("web1", Answers::canned());
+    for arguments in [&["ps", "web1"][..], &["findings", "web1"], &["why", "web1", "f4"]] {
+        let printed = watches.ok(arguments);
+        let shown = documented(&format!("nephoscope {}", arguments.join(" ")));
+        assert_eq!(shown, printed.trim_end(), "docs/usage.md shows something else");
     }
 }

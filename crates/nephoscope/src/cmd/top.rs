@@ -52,22 +52,31 @@ pub(crate) fn run(args: &TopArgs) -> anyhow::Result<ExitCode> {
     let signal = screen::signals()?;
     let mut screen = screen::Screen::open()?;
     let paint = Paint::stdout();
+    // Only what changed is drawn: a frame of a large VM has thousands of rows to sort.
+    let mut changed = true;
     let code = loop {
         let no_news = loop {
             match news.try_recv() {
                 Ok(news) => app.take(news),
                 Err(none) => break none,
             }
+            changed = true;
         };
         if no_news == TryRecvError::Disconnected {
-            app.unasked();
+            changed |= app.unasked();
         }
-        screen.draw(|frame| draw::draw(frame, &mut app, paint))?;
+        if changed {
+            screen.draw(|frame| draw::draw(frame, &mut app, paint))?;
+            changed = false;
+        }
         if let Some(signal) = screen::caught(&signal) {
             break 128 + signal;
         }
-        if event::poll(TICK)? && app.event(&event::read()?) == Step::Quit {
-            break 0;
+        if event::poll(TICK)? {
+            if app.event(&event::read()?) == Step::Quit {
+                break 0;
+            }
+            changed = true;
         }
     };
     drop(screen);

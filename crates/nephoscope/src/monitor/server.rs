@@ -74,3 +74,65 @@ fn converse(stream: &UnixStream, watch: &Sender<Request>) -> anyhow::Result<()> 
         (&*stream).write_all(&text)?;
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::client::{AskError, Client};
+    use crate::control::PageEvidence;
+    use crate::runtime::VmDir;
+
+    /// A watch that knows page 7 and nothing else.
+    fn answer(ask: &Ask) -> Answer {
+        match ask {
+            Ask::Page { page: 7 } => Answer::Page {
+                page: Box::new(PageEvidence {
+                    page: 7,
+                    bytes: Some("90".repeat(4096)),
+                    ..PageEvidence::default()
+                }),
+            },
+            Ask::Findings { after } => Answer::Findings {
+                findings: crate::view::tests::canned()
+                    .findings
+                    .into_iter()
+                    .filter(|finding| finding.id > *after)
+                    .collect(),
+            },
+            Ask::Report => Answer::Report {
+                report: Box::new(crate::view::tests::canned()),
+            },
+            Ask::Page { .. } => Answer::Nothing {
+                why: "there is no such page".into(),
+            },
+        }
+    }
+
+    #[test]
+    fn clients_and_watches_understand_each_other_question_after_question() {
+        let dir = tempfile::tempdir().unwrap();
+        let vm = VmDir::at("web1", dir.path());
+        let requests = serve(&vm.control()).unwrap();
+        std::thread::spawn(move || {
+            for (ask, reply) in requests {
+                let _ = reply.try_send(answer(&ask));
+            }
+        });
+        let mut client = Client::connect(&vm, Duration::from_secs(20)).unwrap();
+        assert_eq!(client.report().unwrap(), crate::view::tests::canned());
+        assert_eq!(client.findings(3).unwrap().len(), 1);
+        assert_eq!(client.page(7).unwrap().bytes.unwrap().len(), 8192);
+        assert!(matches!(client.page(8), Err(AskError::Nothing(why)) if why.contains("no such page")));
+        assert_eq!(client.findings(0).unwrap().len(), 4, "the conversation goes on");
+    }
+
+    #[test]
+    fn a_watch_that_ended_is_an_end_to_its_clients() {
+        let dir = tempfile::tempdir().unwrap();
+        let vm = VmDir::at("web1", dir.path());
+        let requests = serve(&vm.control()).unwrap();
+        let mut client = Client::connect(&vm, Duration::from_secs(20)).unwrap();
+        drop(requests);
+        assert!(client.report().unwrap_err().is_end());
+    }
+}

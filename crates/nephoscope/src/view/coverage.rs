@@ -168,6 +168,21 @@ mod tests {
     }
 
     #[test]
+    fn a_complete_watch_is_said_to_be_one() {
+        let coverage = CoverageReport {
+            code: CodeCoverage::Complete,
+            attribution: Attribution::Complete,
+            intervals: vec![interval(0, 5, CodeCoverage::Complete, "")],
+        };
+        let (tone, line) = headline(&coverage);
+        assert!(
+            tone == Tone::Good && line.starts_with("coverage complete"),
+            "{line}"
+        );
+        assert_eq!(gaps(&coverage, 4), Vec::<String>::new());
+    }
+
+    #[test]
     fn every_reason_of_a_gap_is_explained() {
         // The words of `nephoscope_guest::GapReason`, as reports write them.
         let mut log = nephoscope_inventory::CoverageLog::default();

@@ -84,11 +84,13 @@ impl App {
         }
     }
 
-    /// Nobody asks the watch any more.
-    pub(super) fn unasked(&mut self) {
-        if !self.ended {
+    /// Nobody asks the watch any more. Whether that is news.
+    pub(super) fn unasked(&mut self) -> bool {
+        let news = !self.ended && self.trouble.is_none();
+        if news {
             self.trouble = Some("the watch is not asked any more: start top again".to_owned());
         }
+        news
     }
 
     /// Whether the VM, or its watch, has ended.

@@ -262,3 +262,79 @@ fn spaced(hex: &str) -> String {
     }
     out
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::control::PlaceEvidence;
+    use crate::text::width;
+    use crate::view::tests::canned;
+    use proptest::collection::vec;
+    use proptest::option;
+    use proptest::prelude::*;
+
+    /// A page as a hostile guest, package or peer might describe it.
+    fn any_page() -> impl Strategy<Value = PageEvidence> {
+        let verdict = prop_oneof![
+            Just("identified".to_owned()),
+            Just("modified".to_owned()),
+            Just("unknown".to_owned()),
+            any::<String>()
+        ];
+        let place = (any::<String>(), option::of(any::<String>()), any::<u64>());
+        let place = place.prop_map(|(path, version, link)| PlaceEvidence {
+            source: version.clone(),
+            package: Some(path.clone()),
+            path,
+            version,
+            link,
+        });
+        let code = option::of("([0-9a-f]{2}){0,600}");
+        let texts = (any::<String>(), any::<String>(), any::<String>());
+        let change = (any::<u16>(), "[0-9a-f]{0,200}", any::<String>());
+        let ran = (
+            vec(any::<(u16, u16)>(), 0..20),
+            vec(any::<(u32, Option<u64>)>(), 0..20),
+            option::of(any::<u16>()),
+        );
+        let parts = (
+            verdict,
+            vec(place, 0..6),
+            texts,
+            vec(change, 0..5),
+            ran,
+            (code.clone(), code),
+            any::<u64>(),
+        );
+        parts.prop_map(
+            |(verdict, places, texts, differences, ran, code, va)| PageEvidence {
+                verdict,
+                places,
+                va,
+                sites: vec![(texts.0.clone(), u32::MAX, 1)],
+                origin: texts.0,
+                digest: texts.1,
+                privilege: texts.2,
+                differences,
+                executed: ran.0,
+                spaces: ran.1,
+                first: ran.2,
+                bytes: code.0,
+                nearest_bytes: code.1,
+                ..PageEvidence::default()
+            },
+        )
+    }
+
+    proptest! {
+        #[test]
+        fn whatever_is_claimed_fits_and_is_escaped(page in any_page(), all: bool, columns in 80_usize..=100) {
+            let (report, paint) = (canned(), Paint::OFF);
+            let view = View { page: &page, report: &report, all, bits: None, columns, paint };
+            for line in view.text().lines() {
+                prop_assert!(width(line) <= columns, "{line:?}");
+                prop_assert_eq!(escape(line), line);
+            }
+        }
+    }
+}
