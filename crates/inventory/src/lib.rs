@@ -16,9 +16,9 @@ pub use inventory::{Change, Inventory};
 pub use modules::{Module, ObjectFacts, Use, resolve};
 pub use page::PageRecord;
 pub use report::{
-    CandidateReport, CoverageReport, DifferenceReport, ModifiedReport, ModuleReport, Names, PageCounts,
-    PagesReport, ProgramReport, Report, SCHEMA, SpaceReport, UnknownReport, VmReport, build, modules_of,
-    program_path,
+    CandidateReport, CoverageReport, DifferenceReport, KnownSpaces, ModifiedReport, ModuleReport, Names,
+    PageCounts, PagesReport, ProgramReport, Report, SCHEMA, SpaceReport, UnknownReport, VmReport, build,
+    modules_of, program_path,
 };
 pub use space::{AddressSpace, SpaceId, SpaceKind};
 pub use verdict::{Difference, Identified, Modified, Place, Unknown, Verdict};

@@ -1,6 +1,6 @@
 //! The report: the inventory as one JSON document (`docs/report.schema.json`).
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::{BTreeMap, BTreeSet, HashMap};
 
 use nephoscope_catalog::ObjectId;
 use nephoscope_finding::Finding;
@@ -200,8 +200,32 @@ pub trait Names: ObjectFacts {
     fn build_id(&self, object: ObjectId) -> Option<Vec<u8>>;
 }
 
+/// Address spaces as they were reported last: most have not changed since, and to find their modules is work.
+#[derive(Debug, Default)]
+pub struct KnownSpaces(HashMap<SpaceId, (u32, SpaceReport)>);
+
+impl KnownSpaces {
+    fn report(&mut self, space: &AddressSpace, inventory: &Inventory, names: &dyn Names) -> SpaceReport {
+        let known = self
+            .0
+            .get(&space.id)
+            .filter(|(version, _)| *version == space.version);
+        let mut report = known.map_or_else(
+            || space_report(space, inventory, names),
+            |(_, report)| report.clone(),
+        );
+        if known.is_none() {
+            self.0.insert(space.id, (space.version, report.clone()));
+        }
+        report.last_ns = space.last_ns;
+        report.ended = space.ended_ns;
+        report
+    }
+}
+
 /// Puts a report together.
 #[must_use]
+#[expect(clippy::too_many_arguments, reason = "a report is about these things")]
 pub fn build(
     vm: VmReport,
     inventory: &Inventory,
@@ -210,6 +234,7 @@ pub fn build(
     counters: BTreeMap<String, u64>,
     findings: &[Finding],
     names: &dyn Names,
+    known: &mut KnownSpaces,
 ) -> Report {
     let overall = coverage.overall();
     Report {
@@ -224,7 +249,7 @@ pub fn build(
         pages: count_pages(inventory),
         address_spaces: inventory
             .spaces()
-            .map(|space| space_report(space, inventory, names))
+            .map(|space| known.report(space, inventory, names))
             .collect(),
         findings: findings.to_vec(),
     }

@@ -9,8 +9,8 @@ use nephoscope_catalog::ObjectId;
 use nephoscope_finding::{Finding, Severity};
 use nephoscope_guest::{Coverage, Executed, Gap, GapReason, Gpa, Gva, PageId, Privilege, Root};
 use nephoscope_inventory::{
-    CandidateReport, CoverageLog, Difference, Identified, Inventory, Modified, Names, ObjectFacts,
-    PageRecord, Place, Unknown, Verdict, VmReport, build,
+    CandidateReport, CoverageLog, Difference, Identified, Inventory, KnownSpaces, Modified, Names,
+    ObjectFacts, PageRecord, Place, Unknown, Verdict, VmReport, build,
 };
 use nephoscope_recipe::ObjectKind;
 use serde_json::Value;
@@ -159,7 +159,17 @@ fn report() -> Value {
         vcpus: 2,
     };
     let counters = BTreeMap::from([("captures".to_owned(), 7)]);
-    serde_json::to_value(build(vm, &inventory, &coverage, 30, counters, &findings, &Files)).unwrap()
+    serde_json::to_value(build(
+        vm,
+        &inventory,
+        &coverage,
+        30,
+        counters,
+        &findings,
+        &Files,
+        &mut KnownSpaces::default(),
+    ))
+    .unwrap()
 }
 
 fn errors(report: &Value) -> Vec<String> {

@@ -81,3 +81,20 @@ fn it_gives_the_terminal_back_when_it_is_told_to_end() {
     wait_for(&mut child, &mut seen, LEAVE);
     assert_eq!(child.wait().unwrap().code(), Some(143));
 }
+
+#[test]
+fn it_ends_when_its_terminal_is_gone() {
+    let watches = Watches::one("web1", Answers::canned());
+    let Some(mut child) = top(&watches) else { return };
+    let mut seen = String::new();
+    wait_for(&mut child, &mut seen, "/usr/sbin/nginx");
+    let pid: u32 = seen.split_whitespace().nth(1).unwrap().parse().unwrap();
+    // The terminal's other side is killed, and with it the terminal.
+    child.kill().unwrap();
+    child.wait().unwrap();
+    let begin = Instant::now();
+    while std::path::Path::new(&format!("/proc/{pid}")).exists() {
+        assert!(begin.elapsed() < Duration::from_secs(10), "process {pid} goes on");
+        std::thread::sleep(Duration::from_millis(20));
+    }
+}

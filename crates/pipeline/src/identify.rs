@@ -20,8 +20,8 @@ use nephoscope_recipe::{Comparison, PartKind, SiteKind, Solver, compare};
 
 use crate::executed::Floating;
 use crate::images::Images;
-use crate::inits::Inits;
 use crate::nearest;
+use crate::shorts::Shorts;
 
 /// What is asked.
 #[derive(Clone, Debug)]
@@ -63,7 +63,7 @@ pub(crate) struct Identifier {
     pub(crate) catalog: Arc<Catalog>,
     pub(crate) images: Images,
     pub(crate) floating: Floating,
-    pub(crate) inits: Inits,
+    pub(crate) shorts: Shorts,
     exact: HashMap<[u8; 32], Arc<Verdict>>,
 }
 
@@ -76,7 +76,7 @@ impl Identifier {
             catalog,
             images: Images::default(),
             floating: Floating::default(),
-            inits: Inits::default(),
+            shorts: Shorts::default(),
             exact: HashMap::new(),
         }
     }
@@ -85,7 +85,7 @@ impl Identifier {
     pub(crate) fn reset(&mut self) {
         self.images.clear();
         self.floating.clear();
-        self.inits.clear();
+        self.shorts.clear();
     }
 
     /// The answer.

@@ -7,11 +7,13 @@ mod counters;
 mod executed;
 mod identify;
 mod images;
-mod inits;
 mod names;
 mod narrow;
 mod nearest;
+mod origin;
 mod session;
+mod shorts;
+mod sites;
 mod supervisor;
 
 pub use names::CatalogNames;

@@ -10,7 +10,8 @@ use nephoscope_guest::{
     CodeCaptured, Event, Gap, GapReason, Gpa, Gva, Lifecycle, PageBytes, PageId, Privilege, Root, Stamped,
 };
 use nephoscope_inventory::{
-    Change, CoverageLog, Inventory, PageRecord, Report, SpaceId, Unknown, Verdict, VmReport, build,
+    Change, CoverageLog, Inventory, KnownSpaces, PageRecord, Report, SpaceId, Unknown, Verdict, VmReport,
+    build,
 };
 use nephoscope_judge::{Draft, Judge, ModifiedCode, UnknownCode};
 
@@ -18,6 +19,8 @@ use crate::counters::Counters;
 use crate::identify::{Answer, Identifier, Question};
 use crate::names::CatalogNames;
 use crate::narrow::{Ambiguous, Narrow};
+use crate::origin;
+use crate::sites;
 
 /// Pages whose verdict may still change: their bytes are kept until then.
 const MAX_OPEN: usize = 8192;
@@ -41,6 +44,7 @@ pub struct Session {
     touched: BTreeSet<PageId>,
     kept: BTreeMap<PageId, PageBytes>,
     lacking: Option<Root>,
+    reported: KnownSpaces,
     now_ns: u64,
 }
 
@@ -68,6 +72,7 @@ impl Session {
             touched: BTreeSet::new(),
             kept: BTreeMap::new(),
             lacking: None,
+            reported: KnownSpaces::default(),
             now_ns: 0,
         }
     }
@@ -208,9 +213,10 @@ impl Session {
 
     /// The report as of now.
     #[must_use]
-    pub fn report(&self) -> Report {
+    pub fn report(&mut self) -> Report {
         let mut counters = self.counters.all();
         counters.insert("executions_dropped".into(), self.inventory.dropped());
+        counters.extend(sites::counters(&self.inventory));
         counters.insert("catalog_records_unreadable".into(), self.names.unreadable());
         for (reason, lost) in self.coverage.lost() {
             *counters
@@ -225,6 +231,7 @@ impl Session {
             counters,
             &self.findings,
             &self.names,
+            &mut self.reported,
         )
     }
 
@@ -267,11 +274,7 @@ impl Session {
         if open {
             self.keep_open(page, captured.bytes);
         } else if !identified {
-            if self.kept.len() >= MAX_KEPT {
-                self.kept.pop_first();
-                self.counters.count("evidence_dropped");
-            }
-            self.kept.insert(page, captured.bytes);
+            self.keep(page, captured.bytes);
         }
         if answer.placed {
             self.touched.extend(self.open.keys().copied());
@@ -279,6 +282,15 @@ impl Session {
         if answer.lacking {
             self.lacking = Some(root);
         }
+    }
+
+    /// Keeps bytes as evidence.
+    fn keep(&mut self, page: PageId, bytes: PageBytes) {
+        if self.kept.len() >= MAX_KEPT {
+            self.kept.pop_first();
+            self.counters.count("evidence_dropped");
+        }
+        self.kept.insert(page, bytes);
     }
 
     fn keep_open(&mut self, page: PageId, bytes: PageBytes) {
@@ -295,9 +307,13 @@ impl Session {
             return;
         };
         let answer = self.ask(&record, &bytes);
+        let identified = matches!(*answer.verdict, Verdict::Identified(_));
         self.inventory.judged(page, answer.verdict, changes);
-        if !answer.open {
-            self.open.remove(&page);
+        if !answer.open
+            && let Some(bytes) = self.open.remove(&page)
+            && !identified
+        {
+            self.keep(page, bytes);
         }
         if answer.placed {
             self.touched.extend(self.open.keys().copied());
@@ -314,7 +330,7 @@ impl Session {
             privilege: record.privilege,
             executed: &record.executed,
             neighbours: &neighbours,
-            origin: origin(record, !neighbours.is_empty()),
+            origin: origin::of(record, bytes, !neighbours.is_empty()),
         };
         self.counters.count("identifications");
         match self.identifier.ask(&question) {
@@ -413,20 +429,4 @@ impl Session {
 
 fn bias(va: Gva, link: u64) -> u64 {
     va.0.wrapping_sub(link)
-}
-
-/// One line about an unknown page.
-fn origin(record: &PageRecord, near_known: bool) -> String {
-    let written = if record.generation > 0 {
-        "written and executed again"
-    } else {
-        "first execution in its frame"
-    };
-    match (record.privilege, record.paging, record.va.is_high_half()) {
-        (Privilege::User, ..) if near_known => format!("user memory near known modules, {written}"),
-        (Privilege::User, ..) => format!("user memory away from any known module, {written}"),
-        (_, true, true) => format!("kernel memory, {written}"),
-        (_, true, false) => format!("supervisor code at a low address, with paging, {written}"),
-        _ => format!("firmware phase, without paging, {written}"),
-    }
 }

@@ -3,7 +3,7 @@
 //! ```text
 //!  what the image placed there must hold                     ► identified, or near it: modified
 //!  parts that the page's windows point to, compared with each ► identified; a single one is placed there
-//!  init parts of the running release's modules, likewise      ► identified; a single one is placed there
+//!  short parts of the running release's modules, likewise     ► identified; a single one is placed there
 //!  below the kernel: by the bytes that executed (`executed`)
 //! ```
 //!
@@ -20,12 +20,12 @@ use nephoscope_recipe::{Comparison, Part, PartKind, Placement, compare};
 
 use crate::best::Best;
 use crate::identify::{Answer, Identifier, Question, tally};
-use crate::inits::Alike;
 use crate::nearest;
+use crate::shorts::Alike;
 
 /// Parts that are compared with a page after its windows pointed to them.
 const MAX_COMPARED: usize = 12;
-/// How often all init parts are compared with one page. What they depend on is there before they run or soon after.
+/// How often all short parts are compared with one page. What they depend on is there before they run or soon after.
 const MAX_TRIES: u8 = 4;
 
 /// A part, and where a page would begin in it.
@@ -61,7 +61,7 @@ impl Identifier {
         if let Some(answer) = self.one_of(question, pointed, &mut best, &mut lacking)? {
             return Ok(answer);
         }
-        if let Some(answer) = self.init(question, &mut lacking)? {
+        if let Some(answer) = self.short(question, &mut lacking)? {
             return Ok(answer);
         }
         let floating = self.floating.identify(&self.catalog, question)?;
@@ -84,8 +84,19 @@ impl Identifier {
 
     /// A page of the kernel's address space is mapped executable and holds this. True if that placed an image.
     pub(crate) fn mapped_by_kernel(&mut self, va: Gva, bytes: &PageBytes) -> Result<bool, ReadError> {
+        if !va.is_high_half() {
+            return Ok(false);
+        }
+        let mut candidates = self.pointed_to(bytes, va)?;
+        if candidates.is_empty() {
+            for release in self.images.releases() {
+                for (object, number) in self.shorts.like(&self.catalog, &release, bytes)? {
+                    candidates.push(self.candidate(object, number)?);
+                }
+            }
+        }
         let mut equal = Vec::new();
-        for candidate in self.pointed_to(bytes, va)? {
+        for candidate in candidates {
             let comparison = self.compare(&candidate, va, bytes);
             if candidate.part.kind == PartKind::ModuleText && comparison.is_equal() {
                 equal.push((candidate, comparison));
@@ -230,9 +241,9 @@ impl Identifier {
         Ok(candidates)
     }
 
-    /// The init part of a module whose sections are where the page's fields say; else every init part of the running
+    /// The init part of a module whose sections are where the page's fields say; else every short part of the running
     /// releases that it can be.
-    fn init(&mut self, question: &Question<'_>, lacking: &mut bool) -> Result<Option<Answer>, ReadError> {
+    fn short(&mut self, question: &Question<'_>, lacking: &mut bool) -> Result<Option<Answer>, ReadError> {
         if !question.paging || !question.va.is_high_half() {
             return Ok(None);
         }
@@ -279,10 +290,10 @@ impl Identifier {
         })
     }
 
-    /// Every init part of the running releases that equals the page, and how many more would if symbols were known. That
+    /// Every short part of the running releases that equals the page, and how many more would if symbols were known. That
     /// is work, so it is remembered; while something is undecided it is done again, some times.
     fn alike(&mut self, question: &Question<'_>) -> Result<Alike, ReadError> {
-        let before = self.inits.remembered(&question.digest);
+        let before = self.shorts.remembered(&question.digest);
         if let Some(known) = before
             .as_ref()
             .filter(|known| known.undecided == 0 || known.tries >= MAX_TRIES)
@@ -294,7 +305,7 @@ impl Identifier {
             ..Alike::default()
         };
         for release in self.images.releases() {
-            for (object, number) in self.inits.like(&self.catalog, &release, question.bytes)? {
+            for (object, number) in self.shorts.like(&self.catalog, &release, question.bytes)? {
                 let candidate = self.candidate(object, number)?;
                 let comparison = self.compare(&candidate, question.va, question.bytes);
                 if comparison.is_equal() {
@@ -305,7 +316,7 @@ impl Identifier {
                 }
             }
         }
-        self.inits.remember(question.digest, alike.clone());
+        self.shorts.remember(question.digest, alike.clone());
         Ok(alike)
     }
 }

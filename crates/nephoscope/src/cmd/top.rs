@@ -50,6 +50,7 @@ pub(crate) fn run(args: &TopArgs) -> anyhow::Result<ExitCode> {
     let mut app = App::new(vm.name.clone());
     let news = poll::start(vm, client, args.asking.quiet())?;
     let signal = screen::signals()?;
+    screen::end_with_the_terminal()?;
     let mut screen = screen::Screen::open()?;
     let paint = Paint::stdout();
     // Only what changed is drawn: a frame of a large VM has thousands of rows to sort.

@@ -39,6 +39,9 @@ const SETTLE: Duration = Duration::from_millis(20);
 /// How often address spaces are looked for that ended.
 const LOOK: Duration = Duration::from_millis(200);
 
+/// How often mapped pages are read that tell versions apart.
+const NARROW: Duration = Duration::from_millis(500);
+
 /// A running watch.
 #[derive(Debug)]
 pub(crate) struct Watch {
@@ -127,7 +130,7 @@ impl Watch {
     /// If the driver cannot be believed any more.
     pub(crate) fn run(&mut self, mut gone: impl FnMut() -> bool) -> anyhow::Result<Ending> {
         let mut events = Vec::new();
-        let (mut settled, mut looked) = (Instant::now(), Instant::now());
+        let (mut settled, mut looked, mut narrowed) = (Instant::now(), Instant::now(), Instant::now());
         loop {
             self.driver.next(PAUSE, &mut events)?;
             self.take(&mut events);
@@ -140,8 +143,11 @@ impl Watch {
             }
             if looked.elapsed() >= LOOK {
                 self.look();
-                self.narrow();
                 looked = Instant::now();
+            }
+            if narrowed.elapsed() >= NARROW {
+                self.narrow();
+                narrowed = Instant::now();
             }
             self.answer();
             if self.driver.is_closed() || gone() {
@@ -161,7 +167,7 @@ impl Watch {
 
     /// The report as of now.
     #[must_use]
-    pub(crate) fn report(&self) -> Report {
+    pub(crate) fn report(&mut self) -> Report {
         self.session.report()
     }
 

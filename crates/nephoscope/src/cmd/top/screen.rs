@@ -48,6 +48,24 @@ pub(super) fn signals() -> anyhow::Result<Arc<AtomicUsize>> {
     Ok(caught)
 }
 
+/// Ends the program when the terminal is gone. `crossterm` reads a terminal that was hung up again and again without
+/// coming back, so no loop around it can notice; there is nothing to give back any more either.
+pub(super) fn end_with_the_terminal() -> anyhow::Result<()> {
+    use rustix::event::{PollFd, PollFlags, poll};
+    std::thread::Builder::new().name("hangup".into()).spawn(|| {
+        let stdin = std::io::stdin();
+        loop {
+            // Hang-up and error are told unasked.
+            let mut fds = [PollFd::new(&stdin, PollFlags::empty())];
+            let gone = poll(&mut fds, None).is_ok() && !fds[0].revents().is_empty();
+            if gone {
+                std::process::exit(128 + SIGHUP);
+            }
+        }
+    })?;
+    Ok(())
+}
+
 /// The signal that came, if one did.
 pub(super) fn caught(signal: &AtomicUsize) -> Option<u8> {
     match signal.load(Ordering::Relaxed) {

@@ -1,4 +1,4 @@
-//! Initialisation code of modules, which is too short for content windows.
+//! Short parts of modules, which content windows do not find: initialisation code, and the text of small modules.
 //!
 //! A driver's init function is often one call with three arguments: some ten bytes between fields that loading it fills
 //! in, so that no window of it is free of fields. But it begins where its page begins and the rest of the page is zeros,
@@ -17,12 +17,12 @@ use nephoscope_recipe::{ObjectKind, Part, PartKind, SiteKind};
 
 /// Releases that are kept: it stops a guest that starts one kernel after the other.
 const MAX_RELEASES: usize = 8;
-/// Init parts per release: more than any release has modules.
-const MAX_INITS: usize = 64 << 10;
+/// Short parts per release: more than any release has.
+const MAX_SHORT: usize = 64 << 10;
 
-/// One init part.
+/// One short part.
 #[derive(Debug)]
-struct Init {
+struct Short {
     object: ObjectId,
     number: u16,
     /// Up to its last byte that is not zero or in a field.
@@ -31,7 +31,7 @@ struct Init {
     fields: Vec<(usize, usize)>,
 }
 
-/// The init parts that one page can be.
+/// The short parts that one page can be.
 #[derive(Clone, Debug, Default)]
 pub(crate) struct Alike {
     /// Those that it equals.
@@ -44,17 +44,17 @@ pub(crate) struct Alike {
     pub(crate) tries: u8,
 }
 
-/// Pages whose init parts are remembered: it stops a guest that loads modules for ever.
+/// Pages whose short parts are remembered: it stops a guest that loads modules for ever.
 const MAX_REMEMBERED: usize = 4096;
 
-/// The init parts of the releases that run here.
+/// The short parts of the releases that run here.
 #[derive(Debug, Default)]
-pub(crate) struct Inits {
-    releases: BTreeMap<String, Vec<Init>>,
+pub(crate) struct Shorts {
+    releases: BTreeMap<String, Vec<Short>>,
     remembered: HashMap<[u8; 32], Alike>,
 }
 
-impl Inits {
+impl Shorts {
     /// What a page with this digest was found to be.
     pub(crate) fn remembered(&self, digest: &[u8; 32]) -> Option<Alike> {
         self.remembered.get(digest).cloned()
@@ -73,7 +73,7 @@ impl Inits {
         self.remembered.clear();
     }
 
-    /// The init parts of this release that the page can be, by what is outside of their fields.
+    /// The short parts of this release that the page can be, by what is outside of their fields.
     pub(crate) fn like(
         &mut self,
         catalog: &Catalog,
@@ -87,17 +87,17 @@ impl Inits {
             self.releases.insert(release.to_owned(), read(catalog, release)?);
         }
         let used = page.iter().rposition(|byte| *byte != 0).map_or(0, |at| at + 1);
-        let inits = self.releases.get(release).map_or(&[][..], Vec::as_slice);
-        Ok(inits
+        let shorts = self.releases.get(release).map_or(&[][..], Vec::as_slice);
+        Ok(shorts
             .iter()
-            .filter(|init| used <= init.bytes.len() && init.agrees(page))
-            .map(|init| (init.object, init.number))
+            .filter(|short| used <= short.bytes.len() && short.agrees(page))
+            .map(|short| (short.object, short.number))
             .collect())
     }
 }
 
-fn read(catalog: &Catalog, release: &str) -> Result<Vec<Init>, ReadError> {
-    let mut inits = Vec::new();
+fn read(catalog: &Catalog, release: &str) -> Result<Vec<Short>, ReadError> {
+    let mut shorts = Vec::new();
     for object in catalog.objects_of_kind(ObjectKind::KernelModule)? {
         let info = catalog.object(object)?;
         if info.facts.kernel_release.as_deref() != Some(release) {
@@ -105,15 +105,18 @@ fn read(catalog: &Catalog, release: &str) -> Result<Vec<Init>, ReadError> {
         }
         for (number, about) in (0_u16..).zip(&info.parts) {
             let short = about.len <= PAGE_SIZE as u64;
-            if about.kind == PartKind::ModuleInit && short && inits.len() < MAX_INITS {
-                inits.push(Init::of(object, number, &*catalog.part(object, number)?));
+            if matches!(about.kind, PartKind::ModuleInit | PartKind::ModuleText)
+                && short
+                && shorts.len() < MAX_SHORT
+            {
+                shorts.push(Short::of(object, number, &*catalog.part(object, number)?));
             }
         }
     }
-    Ok(inits)
+    Ok(shorts)
 }
 
-impl Init {
+impl Short {
     fn of(object: ObjectId, number: u16, part: &Part) -> Self {
         let index = |at: u32| usize::try_from(at).unwrap_or(usize::MAX);
         let fields: Vec<(usize, usize)> = part
@@ -193,7 +196,7 @@ mod tests {
 
     #[test]
     fn fields_may_hold_anything_and_nothing_else_may() {
-        let init = Init::of(ObjectId(1), 0, &part());
+        let init = Short::of(ObjectId(1), 0, &part());
         assert_eq!(init.bytes.len(), 12, "the field at the end is part of it");
         let code = [0x48, 0xc7, 0xc7, 1, 2, 3, 4, 0xe9, 5, 6, 7, 8];
         assert!(init.agrees(&page(&code)));
