@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 
 use anyhow::Result;
-use nephoscope_e2e::{Guest, Image, Options, Step, Watched};
+use nephoscope_e2e::{Guest, Image, Options, Step, Watched, guest};
 
 use super::cpu::{self, Cost, Meter};
 use super::jobs::Job;
@@ -30,8 +30,9 @@ pub(crate) struct Setting {
 }
 
 impl Setting {
-    /// Measures one pair.
+    /// Measures one pair, with no other guest of ours in between.
     pub(crate) fn pair(&self, plain_first: bool) -> Result<Pair> {
+        let _turn = guest::turn()?;
         if plain_first {
             let plain = self.guest(None)?;
             let watched = self.guest(Some(&self.watch))?;
@@ -57,6 +58,7 @@ impl Setting {
         let mut step = Step::begin(&format!("A guest, {how}"));
         let options = Options {
             watched: watch.cloned(),
+            alone: false,
             ..self.options.clone()
         };
         let mut costs = Costs::new();

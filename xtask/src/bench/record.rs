@@ -49,7 +49,7 @@ impl Record<'_> {
         writeln!(text, "- Date: {}. Guest: {}.", machine::date()?, self.guest)?;
         writeln!(
             text,
-            "- Command: `{}` ({} pairs).",
+            "- Command: `{}`: {} pair(s) of boots, all jobs in each. Instructions were not counted.",
             self.command,
             self.pairs.len()
         )?;

@@ -11,6 +11,7 @@ use std::time::Duration;
 
 use anyhow::{Result, ensure};
 use clap::Args;
+use nephoscope_e2e::guest;
 use nephoscope_e2e::planted::Case;
 use nephoscope_e2e::progress::line;
 use nephoscope_e2e::{Catalog, Guest, Image, Kernel, Options, Planting, Step, Watched};
@@ -67,9 +68,13 @@ pub(crate) fn run(arguments: &DemoArgs) -> Result<()> {
         kernel: arguments.kernel,
         smp: arguments.smp,
         watched: Some(watched),
+        alone: false,
         ..Options::default()
     };
-    let mut step = Step::begin("Booting the guest under watch (as soon as no other guest runs)");
+    let step = Step::begin("Waiting until no other guest runs");
+    let _turn = guest::turn()?;
+    step.done("");
+    let mut step = Step::begin("Booting the guest under watch");
     step.note(&format!(
         "Linux {}, {} vCPU, TCG",
         arguments.kernel.version(),
@@ -90,7 +95,7 @@ pub(crate) fn run(arguments: &DemoArgs) -> Result<()> {
     let code = guest.power_off()?;
     ensure!(code == 0, "`nephoscope run` ended with {code}");
     step.done("");
-    println!("\n{}", Shown::read(&report)?);
+    print!("\n{}", Shown::read(&report)?);
     let concluded = conclude(&cases);
     println!("The report: {}", report.display());
     concluded

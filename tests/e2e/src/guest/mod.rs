@@ -55,17 +55,22 @@ impl Drop for Logs {
     }
 }
 
+/// Waits until no other guest of this harness runs on the machine; no other one starts until what is returned is
+/// dropped. For those who start several guests in one turn, each with [`Options::alone`] off.
+///
+/// # Errors
+/// When the cache, where the lock is, cannot be written.
+pub fn turn() -> Result<fs::File> {
+    cache::lock("one-guest")
+}
+
 impl Guest {
     /// Starts a guest and returns at once; [`Guest::wait_ready`] waits until it can be used.
     ///
     /// # Errors
     /// When the image cannot be had, the emulator cannot be started, or it ends at once.
     pub fn boot(image: &Image, options: Options) -> Result<Self> {
-        let turn = if options.alone {
-            Some(cache::lock("one-guest")?)
-        } else {
-            None
-        };
+        let turn = if options.alone { Some(turn()?) } else { None };
         let folder = tempfile::Builder::new()
             .prefix("nephoscope-guest-")
             .tempdir()?
