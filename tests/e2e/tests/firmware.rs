@@ -25,21 +25,25 @@ const BOOT: Duration = Duration::from_secs(100);
 
 /// One way to boot: the files that the report must name, and QEMU's options for it.
 struct Machine {
+    kernels: &'static [Kernel],
     files: &'static [&'static str],
     options: fn(folder: &Path, kernel: &Path) -> Vec<String>,
 }
 
 const MACHINES: [Machine; 4] = [
     Machine {
+        kernels: &Kernel::ALL,
         files: &[SEABIOS],
         options: direct,
     },
     Machine {
+        kernels: &Kernel::ALL,
         files: &[OVMF],
         options: |folder, kernel| [ovmf(folder), direct(folder, kernel)].concat(),
     },
     // A network card with an option ROM that brings a UEFI driver, a display, and a second processor to wake.
     Machine {
+        kernels: &[Kernel::K6_1],
         files: &[OVMF, "/usr/lib/ipxe/qemu/efi-virtio.rom"],
         options: |folder, kernel| {
             let more = ["-smp", "2", "-device", "VGA", "-device", "virtio-net-pci"].map(str::to_owned);
@@ -47,6 +51,7 @@ const MACHINES: [Machine; 4] = [
         },
     },
     Machine {
+        kernels: &[Kernel::K6_12],
         files: &[OVMF, BOOT_LOADER],
         options: |folder, kernel| [ovmf(folder), disk(folder, kernel)].concat(),
     },
@@ -167,9 +172,9 @@ fn firmware_and_decompressor_are_named_from_the_first_instruction_on() {
     initramfs::busybox(&folder.path().join("initramfs")).unwrap();
     let _turn = cache::lock("one-guest").unwrap();
     for machine in &MACHINES {
-        for kernel in Kernel::ALL {
-            let report = boot(&image, kernel, machine, folder.path());
-            is_named(&report, machine.files, kernel);
+        for kernel in machine.kernels {
+            let report = boot(&image, *kernel, machine, folder.path());
+            is_named(&report, machine.files, *kernel);
         }
     }
 }
