@@ -82,7 +82,8 @@ impl Session {
             Event::Executed(executed) => self.inventory.executed(stamped.at_ns, executed, &mut changes),
             Event::Located { page, root, va } => self.inventory.located(root, page, va),
             Event::Extended { page, start, end } => {
-                if self.inventory.extended(page, start, end) && self.open.contains_key(&page) {
+                let known = self.inventory.extended(page, start, end);
+                if known && self.open.contains_key(&page) {
                     self.touched.insert(page);
                 }
             }

@@ -1,5 +1,11 @@
 //! Pages of OVMF as it runs, if it is installed: judged by a catalog of its files.
 
+#![allow(
+    clippy::cast_possible_truncation,
+    clippy::cast_sign_loss,
+    reason = "test data is small"
+)]
+
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
