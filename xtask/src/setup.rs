@@ -9,7 +9,7 @@ use nephoscope_e2e::command::{output_of, privileged, run_logged};
 use nephoscope_e2e::{Step, cache, qemu};
 
 /// Packages of the machine's own suites.
-const PACKAGES: [&str; 10] = [
+const PACKAGES: [&str; 11] = [
     "busybox-static",
     "ca-certificates",
     "debian-archive-keyring",
@@ -20,6 +20,7 @@ const PACKAGES: [&str; 10] = [
     "mmdebstrap",
     "ovmf",
     "seabios",
+    "systemd-boot-efi",
 ];
 
 /// The suite that has a QEMU with the plugin interface that we need, and the package.

@@ -28,9 +28,9 @@ use crate::identify::{Question, tally};
 use crate::nearest;
 use candidate::{Candidate, Explained, explain, near};
 
-/// Pieces that were found, at most so many: more than any machine has of firmware. It stops a guest that copies one
-/// about for ever; the oldest goes.
-const MAX_PLACED: usize = 512;
+/// Pieces that were found, at most so many: more than any machine has of firmware, which is 130 images that five files
+/// have. It stops a guest that copies one about for ever; the oldest goes.
+const MAX_PLACED: usize = 4096;
 /// Parts that are compared with one page.
 const MAX_COMPARED: usize = 48;
 /// Of the parts that windows point to, as many are looked at; those that cannot float are left out of them.
@@ -46,6 +46,7 @@ struct Placed {
     object: ObjectId,
     number: u16,
     base: u64,
+    len: usize,
     /// What its pages told of what it refers to.
     solver: Solver,
 }
@@ -91,24 +92,22 @@ impl Floating {
         // The latest first: what was copied over something else is what lies there now.
         for placed in self.placed.iter().rev() {
             let at = question.va.0.wrapping_sub(placed.base).cast_signed();
-            if at <= -4096 {
+            if at <= -4096 || usize::try_from(at.max(0)).is_ok_and(|at| at >= placed.len) {
                 continue;
             }
             let part = catalog.part(placed.object, placed.number)?;
             if !may_lie_here(&part, question) {
                 continue;
             }
-            if usize::try_from(at.max(0)).is_ok_and(|at| at < part.bytes.len()) {
-                found.push(Candidate {
-                    object: placed.object,
-                    number: placed.number,
-                    part,
-                    at,
-                    solver: placed.solver.clone(),
-                    vouched: true,
-                    fields: None,
-                });
-            }
+            found.push(Candidate {
+                object: placed.object,
+                number: placed.number,
+                part,
+                at,
+                solver: placed.solver.clone(),
+                vouched: true,
+                fields: None,
+            });
             if found.len() >= MAX_COMPARED {
                 break;
             }
@@ -172,17 +171,22 @@ impl Floating {
             found.comparison.learn(&mut placed.solver);
             return;
         }
-        if self.placed.len() >= MAX_PLACED {
-            self.placed.remove(0);
-        }
         let mut solver = found.by.solver.clone();
         found.comparison.learn(&mut solver);
-        self.placed.push(Placed {
+        self.remember(Placed {
             object,
             number,
             base,
+            len: found.by.part.bytes.len(),
             solver,
         });
+    }
+
+    fn remember(&mut self, placed: Placed) {
+        if self.placed.len() >= MAX_PLACED {
+            self.placed.remove(0);
+        }
+        self.placed.push(placed);
     }
 }
 

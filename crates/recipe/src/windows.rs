@@ -159,8 +159,8 @@ mod tests {
             let hash = window
                 .iter()
                 .fold(0_u64, |h, b| h.wrapping_mul(BASE).wrapping_add(u64::from(*b) + 1));
-            if distinct >= MIN_DISTINCT as usize && finish(hash) % density == 0 {
-                all.push((finish(hash), at as u32));
+            if distinct >= MIN_DISTINCT as usize && finish(hash).is_multiple_of(density) {
+                all.push((finish(hash), u32::try_from(at).unwrap()));
             }
         }
         all

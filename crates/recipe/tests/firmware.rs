@@ -1,5 +1,14 @@
 //! The firmware that comes with QEMU, if it is installed.
 
+#![allow(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    clippy::panic,
+    clippy::cast_possible_truncation,
+    clippy::cast_sign_loss,
+    reason = "helpers of tests are tests"
+)]
+
 use nephoscope_guest::PAGE_SIZE;
 use nephoscope_recipe::floating::Supposed;
 use nephoscope_recipe::{Object, ObjectKind, Part, Solver, recognise};

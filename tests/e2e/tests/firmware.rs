@@ -1,4 +1,11 @@
-//! What runs before the kernel, under watch: SeaBIOS and OVMF, each with both kernels, from the reset vector on.
+//! What runs before the kernel, under watch, from the reset vector on: SeaBIOS, OVMF and a boot loader, with both kernels.
+
+#![allow(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    clippy::panic,
+    reason = "helpers of tests are tests"
+)]
 
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
@@ -8,53 +15,93 @@ use nephoscope_e2e::{Image, Kernel, cache, initramfs, qemu};
 use rustix::process::Signal;
 use serde_json::Value;
 
-/// Where Debian's packages `seabios`, `qemu-system-data`, `ipxe-qemu` and `ovmf` have firmware.
-const FIRMWARE: [&str; 4] = [
+/// Where Debian's packages `seabios`, `qemu-system-data`, `ipxe-qemu`, `ovmf` and `systemd-boot-efi` have their files.
+const FIRMWARE: [&str; 5] = [
     "/usr/share/seabios",
     "/usr/share/qemu",
     "/usr/lib/ipxe/qemu",
     "/usr/share/OVMF",
+    "/usr/lib/systemd/boot/efi",
 ];
+const SEABIOS: &str = "/usr/share/seabios/bios-256k.bin";
+const OVMF: &str = "/usr/share/OVMF/OVMF_CODE_4M.fd";
+const BOOT_LOADER: &str = "/usr/lib/systemd/boot/efi/systemd-bootx64.efi";
+const COMMAND_LINE: &str = "console=ttyS0 quiet panic=-1";
 /// Ten times what a boot takes on two idle cores.
 const BOOT: Duration = Duration::from_secs(100);
 
-/// The firmware of one boot: the file that the report must name, and QEMU's options for it.
+/// One way to boot: the files that the report must name, and QEMU's options for it.
 struct Machine {
-    file: &'static str,
-    options: fn(&Path) -> Vec<String>,
+    kernels: &'static [Kernel],
+    files: &'static [&'static str],
+    options: fn(folder: &Path, kernel: &Path) -> Vec<String>,
 }
 
-const MACHINES: [Machine; 3] = [
+const MACHINES: [Machine; 4] = [
     Machine {
-        file: "/usr/share/seabios/bios-256k.bin",
-        options: |_| Vec::new(),
+        kernels: &Kernel::ALL,
+        files: &[SEABIOS],
+        options: direct,
     },
     Machine {
-        file: "/usr/share/OVMF/OVMF_CODE_4M.fd",
-        options: ovmf,
+        kernels: &Kernel::ALL,
+        files: &[OVMF],
+        options: |folder, kernel| [ovmf(folder), direct(folder, kernel)].concat(),
     },
     // A network card with an option ROM that brings a UEFI driver, a display, and a second processor to wake.
     Machine {
-        file: "/usr/share/OVMF/OVMF_CODE_4M.fd",
-        options: |folder| {
-            let more = ["-smp", "2", "-device", "VGA", "-device", "virtio-net-pci"];
-            ovmf(folder).into_iter().chain(more.map(str::to_owned)).collect()
+        kernels: &[Kernel::K6_1],
+        files: &[OVMF, "/usr/lib/ipxe/qemu/efi-virtio.rom"],
+        options: |folder, kernel| {
+            let more = ["-smp", "2", "-device", "VGA", "-device", "virtio-net-pci"].map(str::to_owned);
+            [ovmf(folder), direct(folder, kernel), more.to_vec()].concat()
         },
     },
+    Machine {
+        kernels: &[Kernel::K6_12],
+        files: &[OVMF, BOOT_LOADER],
+        options: |folder, kernel| [ovmf(folder), disk(folder, kernel)].concat(),
+    },
 ];
+
+/// The kernel from QEMU.
+fn direct(folder: &Path, kernel: &Path) -> Vec<String> {
+    let at = |path: &Path| path.display().to_string();
+    let options = [
+        "-kernel",
+        &at(kernel),
+        "-initrd",
+        &at(&folder.join("initramfs")),
+        "-append",
+        COMMAND_LINE,
+    ];
+    options.map(str::to_owned).to_vec()
+}
+
+/// The kernel from a disk, by a boot loader.
+fn disk(folder: &Path, kernel: &Path) -> Vec<String> {
+    let disk = folder.join("disk");
+    for path in ["EFI/BOOT", "loader/entries"] {
+        std::fs::create_dir_all(disk.join(path)).unwrap();
+    }
+    let entry = format!("title Linux\nlinux /vmlinuz\ninitrd /initrd\noptions {COMMAND_LINE}\n");
+    std::fs::write(disk.join("loader/entries/linux.conf"), entry).unwrap();
+    std::fs::write(disk.join("loader/loader.conf"), "timeout 0\n").unwrap();
+    std::fs::copy(BOOT_LOADER, disk.join("EFI/BOOT/BOOTX64.EFI")).unwrap();
+    std::fs::copy(kernel, disk.join("vmlinuz")).unwrap();
+    std::fs::copy(folder.join("initramfs"), disk.join("initrd")).unwrap();
+    let drive = format!("if=none,id=disk,format=raw,file=fat:rw:{}", disk.display());
+    let options = ["-drive", &drive, "-device", "virtio-blk-pci,drive=disk"];
+    options.map(str::to_owned).to_vec()
+}
 
 fn ovmf(folder: &Path) -> Vec<String> {
     let variables = folder.join("variables.fd");
     std::fs::copy("/usr/share/OVMF/OVMF_VARS_4M.fd", &variables).unwrap();
-    let flash = "if=pflash,format=raw";
-    vec![
-        "-machine".to_owned(),
-        "q35".to_owned(),
-        "-drive".to_owned(),
-        format!("{flash},readonly=on,file=/usr/share/OVMF/OVMF_CODE_4M.fd"),
-        "-drive".to_owned(),
-        format!("{flash},file={}", variables.display()),
-    ]
+    let code = format!("if=pflash,format=raw,readonly=on,file={OVMF}");
+    let variables = format!("if=pflash,format=raw,file={}", variables.display());
+    let options = ["-machine", "q35", "-drive", &code, "-drive", &variables];
+    options.map(str::to_owned).to_vec()
 }
 
 /// `cargo xtask test` says where the program is that it built.
@@ -86,13 +133,10 @@ fn boot(image: &Image, kernel: Kernel, machine: &Machine, folder: &Path) -> Valu
     command.arg("--").arg(qemu::system().unwrap());
     command.args(["-nodefaults", "-no-user-config", "-display", "none", "-no-reboot"]);
     command.args(["-accel", "tcg,thread=multi", "-cpu", "qemu64", "-m", "1G"]);
-    command.arg("-kernel").arg(image.kernel(kernel));
-    command.arg("-initrd").arg(at("initramfs"));
-    command.args(["-append", "console=ttyS0 quiet panic=-1"]);
     command
         .arg("-serial")
         .arg(format!("file:{}", at("serial.log").display()));
-    command.args((machine.options)(folder));
+    command.args((machine.options)(folder, &image.kernel(kernel)));
     command.stdin(Stdio::null());
     let log = std::fs::File::create(at("emulator.log")).unwrap();
     command.stdout(log.try_clone().unwrap()).stderr(log);
@@ -135,19 +179,19 @@ fn firmware_and_decompressor_are_named_from_the_first_instruction_on() {
     initramfs::busybox(&folder.path().join("initramfs")).unwrap();
     let _turn = cache::lock("one-guest").unwrap();
     for machine in &MACHINES {
-        for kernel in Kernel::ALL {
-            let report = boot(&image, kernel, machine, folder.path());
-            is_named(&report, machine.file, kernel);
+        for kernel in machine.kernels {
+            let report = boot(&image, *kernel, machine, folder.path());
+            is_named(&report, machine.files, *kernel);
         }
     }
 }
 
 /// At least 95 % are identified, nothing is called modified, and what is left has an origin.
-fn is_named(report: &Value, file: &str, kernel: Kernel) {
+fn is_named(report: &Value, files: &[&str], kernel: Kernel) {
     let pages = &report["pages"]["firmware"];
     let count = |what: &str| pages[what].as_u64().unwrap();
     let version = kernel.version();
-    println!("{file}, {version}: {pages}");
+    println!("{files:?}, {version}: {pages}");
     assert_eq!(report["coverage"]["code"], "complete");
     let spaces = list(report, "address_spaces").iter();
     let firmware = spaces.clone().find(|space| space["kind"] == "firmware").unwrap();
@@ -166,6 +210,6 @@ fn is_named(report: &Value, file: &str, kernel: Kernel) {
         .map(|m| m["path"].as_str().unwrap())
         .collect();
     let kernel = format!("/vmlinuz-{version}");
-    assert!(paths.contains(&file), "{paths:?}");
+    assert!(files.iter().all(|file| paths.contains(file)), "{paths:?}");
     assert!(paths.iter().any(|path| path.ends_with(&kernel)), "{paths:?}");
 }

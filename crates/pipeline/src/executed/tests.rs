@@ -1,14 +1,20 @@
 //! Pages of OVMF as it runs, if it is installed: judged by a catalog of its files.
 
+#![allow(
+    clippy::cast_possible_truncation,
+    clippy::cast_sign_loss,
+    reason = "test data is small"
+)]
+
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use nephoscope_catalog::{Adder, Catalog};
+use nephoscope_catalog::{Adder, Catalog, ObjectId};
 use nephoscope_guest::{Gva, PAGE_SIZE, PageBytes, Privilege};
 use nephoscope_inventory::Verdict;
-use nephoscope_recipe::{Form, Part};
+use nephoscope_recipe::{Form, Part, Solver};
 
-use super::Floating;
+use super::{Floating, MAX_PLACED, Placed};
 use crate::identify::Question;
 
 /// One file's catalog and its object's parts.
@@ -181,4 +187,20 @@ fn a_page_of_pieces_names_every_file_that_has_them() {
     };
     let objects: std::collections::BTreeSet<_> = found.places.iter().map(|place| place.object).collect();
     assert_eq!(objects.len(), 2, "{:?}", found.places);
+}
+
+#[test]
+fn max_placed_stops_a_guest_that_copies_firmware_about_for_ever() {
+    let mut floating = Floating::default();
+    for copy in 0..MAX_PLACED as u64 + 10 {
+        floating.remember(Placed {
+            object: ObjectId(1),
+            number: 0,
+            base: copy << 12,
+            len: 4096,
+            solver: Solver::default(),
+        });
+    }
+    assert_eq!(floating.placed.len(), MAX_PLACED);
+    assert_eq!(floating.placed[0].base, 10 << 12, "the oldest went");
 }

@@ -12,6 +12,15 @@
 //!
 //! Exit code 1: a page differs, or a mutation went unseen.
 
+#![allow(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    clippy::panic,
+    clippy::cast_possible_truncation,
+    clippy::cast_sign_loss,
+    reason = "helpers of tests are tests: this checks recipes against a guest"
+)]
+
 mod check;
 mod cpio;
 mod guest;

@@ -2,6 +2,7 @@
 //!
 //! ```text
 //!  55 AA …                  option ROM: its images, each as it is copied
+//!  MZ … PE, for UEFI        a boot loader, as it is once loaded
 //!  _FVH                     UEFI flash: its images, each as it is once loaded
 //!  … far jump at the end    system BIOS: the image, and SeaBIOS's initialisation code, which moves itself
 //! ```
@@ -30,6 +31,9 @@ pub fn recognise(file: &[u8]) -> Result<Option<Object>, RecipeError> {
     }
     if file.starts_with(&option_rom::SIGNATURE) {
         return Ok(option_rom::parts(file)?.map(object));
+    }
+    if let Some(image) = uefi::application(file) {
+        return Ok(Some(object(vec![image.part("efi")])));
     }
     let parts = uefi::parts(file)?.or_else(|| bios::parts(file));
     Ok(parts.map(object))

@@ -202,6 +202,11 @@ fn site(at: usize, set: u32) -> Option<Site> {
 }
 
 #[cfg(test)]
+#[allow(
+    clippy::cast_possible_truncation,
+    clippy::cast_sign_loss,
+    reason = "test data is small"
+)]
 mod tests {
     use super::*;
 

@@ -89,6 +89,11 @@ fn site(at: u16, len: u16, set: u32) -> Site {
 }
 
 #[cfg(test)]
+#[allow(
+    clippy::cast_possible_truncation,
+    clippy::cast_sign_loss,
+    reason = "test data is small"
+)]
 mod tests {
     use super::*;
     use crate::compare::Solver;

@@ -23,7 +23,7 @@ mod walk;
 mod tests;
 
 pub(super) use image::Loaded;
-pub(super) use pe::loaded as pe_image;
+pub(super) use pe::{application, loaded as pe_image};
 pub(super) use walk::parts;
 
 /// Images and raw files of one flash file. It stops a file of nothing but tiny images; OVMF has 130.

@@ -1,19 +1,47 @@
 //! PE32 and PE32+ images.
 
 use object::LittleEndian as LE;
-use object::pe::{IMAGE_DIRECTORY_ENTRY_BASERELOC, ImageDosHeader, ImageNtHeaders32, ImageNtHeaders64};
+use object::pe::{
+    IMAGE_DIRECTORY_ENTRY_BASERELOC, IMAGE_NT_OPTIONAL_HDR32_MAGIC, IMAGE_NT_OPTIONAL_HDR64_MAGIC,
+    IMAGE_SUBSYSTEM_EFI_APPLICATION, IMAGE_SUBSYSTEM_EFI_BOOT_SERVICE_DRIVER, IMAGE_SUBSYSTEM_EFI_ROM,
+    IMAGE_SUBSYSTEM_EFI_RUNTIME_DRIVER, ImageDosHeader, ImageNtHeaders32, ImageNtHeaders64, Subsystem,
+};
 use object::read::pe::{ImageNtHeaders, ImageOptionalHeader, optional_header_magic};
 
 use super::image::{Loaded, Piece};
 use crate::kernel::bytes::index;
 
+/// What a UEFI image says that it is for.
+const SUBSYSTEMS: [Subsystem; 4] = [
+    IMAGE_SUBSYSTEM_EFI_APPLICATION,
+    IMAGE_SUBSYSTEM_EFI_BOOT_SERVICE_DRIVER,
+    IMAGE_SUBSYSTEM_EFI_RUNTIME_DRIVER,
+    IMAGE_SUBSYSTEM_EFI_ROM,
+];
+
 /// The image in this file, loaded; `None` if there is none.
 pub(in crate::firmware) fn loaded(file: &[u8]) -> Option<Loaded> {
     match optional_header_magic(file).ok()? {
-        object::pe::IMAGE_NT_OPTIONAL_HDR32_MAGIC => lay_out::<ImageNtHeaders32>(file),
-        object::pe::IMAGE_NT_OPTIONAL_HDR64_MAGIC => lay_out::<ImageNtHeaders64>(file),
+        IMAGE_NT_OPTIONAL_HDR32_MAGIC => lay_out::<ImageNtHeaders32>(file),
+        IMAGE_NT_OPTIONAL_HDR64_MAGIC => lay_out::<ImageNtHeaders64>(file),
         _ => None,
     }
+}
+
+/// The same, if it says that it is for UEFI: other PE files are loaded by other rules.
+pub(in crate::firmware) fn application(file: &[u8]) -> Option<Loaded> {
+    let subsystem = match optional_header_magic(file).ok()? {
+        IMAGE_NT_OPTIONAL_HDR32_MAGIC => subsystem::<ImageNtHeaders32>(file),
+        IMAGE_NT_OPTIONAL_HDR64_MAGIC => subsystem::<ImageNtHeaders64>(file),
+        _ => None,
+    };
+    SUBSYSTEMS.contains(&subsystem?).then(|| loaded(file)).flatten()
+}
+
+fn subsystem<Pe: ImageNtHeaders>(file: &[u8]) -> Option<Subsystem> {
+    let mut at = ImageDosHeader::parse(file).ok()?.nt_headers_offset().into();
+    let (headers, _) = Pe::parse(file, &mut at).ok()?;
+    Some(headers.optional_header().subsystem())
 }
 
 fn lay_out<Pe: ImageNtHeaders>(file: &[u8]) -> Option<Loaded> {

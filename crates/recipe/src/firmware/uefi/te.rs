@@ -45,6 +45,6 @@ pub(super) fn loaded(file: &[u8]) -> Option<Loaded> {
     }
     let link = u64_at(file, 16)?.wrapping_add(ahead);
     let (directory, size) = (u64::from(u32_at(file, 24)?), u64::from(u32_at(file, 28)?));
-    let from = directory.checked_sub(ahead).unwrap_or(0);
+    let from = directory.saturating_sub(ahead);
     Loaded::lay_out(link, &pieces, from..from.saturating_add(size), ahead)
 }

@@ -50,19 +50,13 @@ impl Walk {
     fn volume(&mut self, volume: &Volume<'_>, flash: Option<u64>, depth: usize) -> Result<(), RecipeError> {
         for file in volume.files() {
             let file = file?;
-            if file.kind == RAW {
-                if let Some(base) = flash {
-                    self.unpack(file.content.len())?;
-                    let link = base.wrapping_add(wide(file.at));
-                    let raw = part(
-                        &file.name.to_string(),
-                        link,
-                        file.content,
-                        Vec::new(),
-                        Values::default(),
-                    );
-                    self.push(raw)?;
-                }
+            if file.kind == RAW
+                && let Some(base) = flash
+            {
+                self.unpack(file.content.len())?;
+                let link = base.wrapping_add(wide(file.at));
+                let name = file.name.to_string();
+                self.push(part(&name, link, file.content, Vec::new(), Values::default()))?;
             }
             if !SECTIONED.contains(&file.kind) {
                 continue;

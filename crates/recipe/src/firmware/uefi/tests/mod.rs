@@ -1,3 +1,8 @@
+#![allow(
+    clippy::cast_possible_truncation,
+    clippy::cast_sign_loss,
+    reason = "test data is small"
+)]
 mod limits;
 mod made;
 mod vectors;
@@ -129,6 +134,54 @@ fn a_cut_flash_file_is_malformed_or_has_fewer_images() {
             assert!(parts.len() < 4, "{len:#x}");
         }
     }
+}
+
+#[test]
+fn a_file_for_uefi_is_a_part_and_one_for_something_else_is_not() {
+    use crate::firmware::recognise;
+    let mut file = pe(1);
+    for (subsystem, is_one) in [
+        (0_u16, false),
+        (2, false),
+        (10, true),
+        (11, true),
+        (12, true),
+        (13, true),
+        (14, false),
+    ] {
+        made::fields(&mut file, &[(0x58 + 68, subsystem.into(), 2)]);
+        let object = recognise(&file).unwrap();
+        assert_eq!(object.is_some(), is_one, "{subsystem}");
+        assert!(object.is_none_or(|object| object.parts[0].sites.len() == 2));
+    }
+}
+
+#[test]
+fn the_uefi_image_of_an_option_rom_is_a_part_unless_it_is_compressed() {
+    let mut rom = vec![0; 0x100];
+    rom[..2].copy_from_slice(&[0x55, 0xaa]);
+    rom[0x1c..0x20].copy_from_slice(b"PCIR");
+    made::fields(
+        &mut rom,
+        &[
+            (4, 0x0ef1, 4),
+            (0x16, 0x100, 2),
+            (0x18, 0x1c, 2),
+            (0x2c, 4, 2),
+            (0x30, 3, 1),
+            (0x31, 0x80, 1),
+        ],
+    );
+    rom.extend(pe(1));
+    rom.resize(2048, 0);
+    let parts = |rom: &[u8]| {
+        crate::firmware::recognise(rom)
+            .unwrap()
+            .map(|object| object.parts)
+    };
+    assert_eq!(parts(&rom).unwrap()[0].bytes.len(), 0x200c);
+    made::fields(&mut rom, &[(0x14, 1, 2)]);
+    assert_eq!(parts(&rom), None);
 }
 
 proptest! {
