@@ -37,6 +37,9 @@ pub(crate) extern "C" fn before_root_change(vcpu: c_uint, data: *mut c_void) {
                 .cr3(&plugin.api, buffer)
                 .map(|cr3| Root::from_cr3(cr3).0);
             plugin.leave(vcpu, &mut local, outgoing, true);
+            if let Some(outgoing) = outgoing {
+                local.recent.left(outgoing, &plugin.roots, &plugin.memory);
+            }
             let number = u8::try_from(data.addr())
                 .ok()
                 .filter(|n| (1..=16).contains(n))

@@ -1,7 +1,10 @@
 //! Telling a reused root from the address space that had it before.
 //!
 //! [`Way`] says how. It is found when user code of a root was first seen, and looked at again whenever the root is
-//! loaded.
+//! loaded. That alone would take two children of one process for one, where the kernel gives the second the frames of the
+//! first in the same order: they have the same tables at the same addresses. But between the end of the first and the
+//! start of the second the kernel takes the tables down, and its parent runs. So whenever a root is loaded, those that
+//! were left before it are looked at too ([`Recent`]).
 
 use std::collections::HashMap;
 use std::sync::Mutex;
@@ -77,6 +80,16 @@ impl Roots {
         known.incarnation
     }
 
+    /// Whether the address space that had this root last is gone: then the next one to load it is another.
+    pub(crate) fn look_again(&self, memory: &impl PhysicalMemory, root: u64) {
+        let Some(mut shard) = self.shard(root) else { return };
+        if let Some(known) = shard.get_mut(&root)
+            && known.way.is_some_and(|way| !way.holds(memory, Root(root)))
+        {
+            *known = Known::default();
+        }
+    }
+
     /// User code ran in this root: remember the way to its highest page, once.
     pub(crate) fn ran_user_code(&self, memory: &impl PhysicalMemory, root: u64, levels: u8) {
         let Some(mut shard) = self.shard(root) else { return };
@@ -84,6 +97,32 @@ impl Roots {
             && known.way.is_none()
         {
             known.way = Way::find(memory, Root(root), levels);
+        }
+    }
+}
+
+/// Roots left last on one vCPU. A process that ended is seen by its tables at the next root that is loaded, or at one of
+/// those after it where the kernel takes its time.
+#[derive(Debug, Default)]
+pub(crate) struct Recent {
+    roots: [u64; RECENT],
+    next: usize,
+}
+
+/// As many: each costs four reads of guest memory per root change.
+const RECENT: usize = 8;
+
+impl Recent {
+    /// This root was left; it and those before it are looked at.
+    pub(crate) fn left(&mut self, root: u64, roots: &Roots, memory: &impl PhysicalMemory) {
+        if !self.roots.contains(&root)
+            && let Some(slot) = self.roots.get_mut(self.next % RECENT)
+        {
+            *slot = root;
+            self.next = self.next.wrapping_add(1);
+        }
+        for root in self.roots.iter().filter(|root| **root != 0) {
+            roots.look_again(memory, *root);
         }
     }
 }
@@ -171,6 +210,31 @@ mod tests {
         roots.ran_user_code(&same_frames, 0x1000, 4);
         let third = roots.loaded(&process(0x1000, [0x3000, 0x2000, 0x4000], [511, 499, 3]), 0x1000);
         assert_ne!(second, third);
+    }
+
+    #[test]
+    fn children_of_one_process_that_get_the_same_frames_are_two() {
+        let roots = Roots::new();
+        let child = process(0x1000, [0x2000, 0x3000, 0x4000], [511, 500, 3]);
+        let mut recent = Recent::default();
+        let first = roots.loaded(&child, 0x1000);
+        roots.ran_user_code(&child, 0x1000, 4);
+        recent.left(0x1000, &roots, &child);
+        assert_eq!(roots.loaded(&child, 0x1000), first, "it only slept");
+        recent.left(0x1000, &roots, &child);
+        // The child ends: its tables are taken down. Its parent runs, and is left for the next child.
+        recent.left(0x9000, &roots, &Tables(RefCell::default()));
+        assert_ne!(roots.loaded(&child, 0x1000), first);
+    }
+
+    #[test]
+    fn roots_left_long_ago_make_room() {
+        let (roots, memory) = (Roots::new(), Tables(RefCell::default()));
+        let mut recent = Recent::default();
+        for root in 1..100 {
+            recent.left(root << 12, &roots, &memory);
+        }
+        assert!(recent.roots.contains(&(99 << 12)) && !recent.roots.contains(&(1 << 12)));
     }
 
     #[test]

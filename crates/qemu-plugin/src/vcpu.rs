@@ -6,6 +6,8 @@ use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use nephoscope_wire::RingMemory;
 
+use crate::roots::Recent;
+
 /// The root loaded on a vCPU, as far as the plugin knows.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub(crate) enum Loaded {
@@ -34,6 +36,8 @@ pub(crate) struct Vcpu {
 pub(crate) struct Local {
     /// The root.
     pub(crate) loaded: Loaded,
+    /// Roots that were left.
+    pub(crate) recent: Recent,
     /// Which page generations were already reported for which address space, by incarnation.
     pub(crate) said: Said,
     /// Where pages are seen was reported for these.
@@ -50,6 +54,7 @@ impl Vcpu {
     pub(crate) fn new(index: u16, ring: RingMemory) -> Self {
         let local = Local {
             loaded: Loaded::Unknown,
+            recent: Recent::default(),
             said: Said::default(),
             located: Said::default(),
             unmarked: HashSet::new(),
