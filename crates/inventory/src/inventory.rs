@@ -3,7 +3,7 @@
 use std::collections::{BTreeMap, HashMap};
 use std::sync::Arc;
 
-use nephoscope_guest::{Executed, Gva, PageId, Privilege, Root};
+use nephoscope_guest::{Executed, Gpa, Gva, PageId, Privilege, Root};
 
 use crate::page::PageRecord;
 use crate::space::{AddressSpace, SpaceId, SpaceKind};
@@ -117,6 +117,26 @@ impl Inventory {
             self.located_early.clear();
         }
         self.located_early.insert((root, page), va);
+    }
+
+    /// Pages that this address space executed at an address that is not known, with where they lie.
+    #[must_use]
+    pub fn unplaced(&self, space: SpaceId) -> HashMap<Gpa, PageId> {
+        let pages = self.spaces.get(&space).map(|space| space.pages.iter());
+        let unplaced = pages.into_iter().flatten().filter(|(_, va)| va.is_none());
+        unplaced
+            .filter_map(|(page, _)| Some((self.pages.get(page)?.gpa?, *page)))
+            .collect()
+    }
+
+    /// An address space sees a page that it executed here.
+    pub fn place(&mut self, space: SpaceId, page: PageId, va: Gva) {
+        if let Some(space) = self.spaces.get_mut(&space)
+            && let Some(slot @ None) = space.pages.get_mut(&page)
+        {
+            *slot = Some(va);
+            space.version += 1;
+        }
     }
 
     /// An address space maps a page whose contents are known. False if that is no news.
@@ -289,7 +309,6 @@ impl Inventory {
 mod tests {
     use super::*;
     use crate::verdict::Unknown;
-    use nephoscope_guest::Gpa;
 
     fn page(id: u64, privilege: Privilege, va: u64) -> PageRecord {
         PageRecord {
@@ -353,6 +372,27 @@ mod tests {
             inventory.executed(5, ran(i + 1, 0x1000, 1), &mut changes);
         }
         assert_eq!(inventory.dropped(), 10);
+    }
+
+    #[test]
+    fn a_page_is_placed_once_and_only_where_it_ran() {
+        let (mut inventory, mut changes) = (Inventory::default(), Vec::new());
+        inventory.captured(page(1, Privilege::User, 0x1000), &mut changes);
+        inventory.executed(5, ran(1, 0x2000, 1), &mut changes);
+        let space = SpaceId(1);
+        assert_eq!(inventory.unplaced(space), HashMap::from([(Gpa(0), PageId(1))]));
+        inventory.place(space, PageId(7), Gva(0x5000));
+        inventory.place(space, PageId(1), Gva(0x6000));
+        inventory.place(space, PageId(1), Gva(0x7000));
+        let pages: Vec<_> = inventory
+            .space(space)
+            .unwrap()
+            .pages
+            .clone()
+            .into_iter()
+            .collect();
+        assert_eq!(pages, [(PageId(1), Some(Gva(0x6000)))]);
+        assert!(inventory.unplaced(space).is_empty());
     }
 
     #[test]

@@ -1,6 +1,6 @@
 //! One watch: *take an event, identify the page, record the change, judge it, emit findings*.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::sync::Arc;
 
 use nephoscope_catalog::{Catalog, ObjectId};
@@ -10,8 +10,8 @@ use nephoscope_guest::{
     CodeCaptured, Event, Gap, GapReason, Gpa, Gva, Lifecycle, PageBytes, PageId, Privilege, Root, Stamped,
 };
 use nephoscope_inventory::{
-    Change, CoverageLog, Inventory, KnownSpaces, PageRecord, Report, SpaceId, Unknown, Verdict, VmReport,
-    build,
+    Change, CoverageLog, Inventory, KnownSpaces, PageRecord, Report, SpaceId, SpaceKind, Unknown, Verdict,
+    VmReport, build,
 };
 use nephoscope_judge::{Draft, Judge, ModifiedCode, UnknownCode};
 
@@ -149,6 +149,23 @@ impl Session {
             Ok(true) => self.touched.extend(self.open.keys().copied()),
             Ok(false) => {}
             Err(_) => self.counters.count("catalog_errors"),
+        }
+    }
+
+    /// Living address spaces with pages whose address in them is not known: a translation that serves several address
+    /// spaces tells the address of the first. With each, its root, and how often it changed.
+    pub fn unplaced(&self) -> impl Iterator<Item = (SpaceId, Root, u32)> {
+        self.inventory
+            .spaces()
+            .filter(|s| s.is_living() && s.kind == SpaceKind::User && s.pages.values().any(Option::is_none))
+            .map(|s| (s.id, s.root, s.version))
+    }
+
+    /// Says where an address space sees pages that it executed: `at` gives it for pages by where they lie.
+    pub fn place(&mut self, space: SpaceId, at: impl FnOnce(&HashMap<Gpa, PageId>) -> Vec<(PageId, Gva)>) {
+        let unplaced = self.inventory.unplaced(space);
+        for (page, va) in at(&unplaced) {
+            self.inventory.place(space, page, va);
         }
     }
 

@@ -5,6 +5,7 @@ mod kernel_mapped;
 mod liveness;
 mod mapped;
 mod memory;
+mod placing;
 mod server;
 mod sinks;
 mod watch;

@@ -19,6 +19,7 @@ use super::kernel_mapped::KernelMapped;
 use super::liveness::Liveness;
 use super::mapped::Mapped;
 use super::memory::Memory;
+use super::placing::Placing;
 use super::server::{Request, serve};
 use super::sinks::Terminal;
 use crate::control::{Answer, Ask};
@@ -49,6 +50,7 @@ pub(crate) struct Watch {
     driver: QemuPlugin,
     memory: Option<Memory>,
     liveness: Liveness,
+    placing: Placing,
     mapped: Mapped,
     kernel_mapped: KernelMapped,
     requests: Receiver<Request>,
@@ -116,6 +118,7 @@ impl Watch {
             driver,
             memory,
             liveness: Liveness::default(),
+            placing: Placing::default(),
             mapped: Mapped::default(),
             kernel_mapped: KernelMapped::default(),
             requests,
@@ -221,15 +224,18 @@ impl Watch {
         }
     }
 
-    /// Reads mapped pages where they decide between versions.
+    /// Finds where address spaces see what they ran, and reads mapped pages where they decide between versions.
     fn narrow(&mut self) {
+        let Some(memory) = &mut self.memory else { return };
+        let placing = self.placing.is_due(&self.session);
         let wanted = self.session.ambiguous();
-        let Some(memory) = self.memory.as_mut().filter(|_| !wanted.is_empty()) else {
+        if !placing && wanted.is_empty() {
             return;
-        };
+        }
         // Paging is off for moments only, while there are address spaces; the next look comes soon.
         let Some(mode) = memory.paging_mode() else { return };
         if let Some(ram) = memory.ram() {
+            self.placing.look(&mut self.session, mode, ram);
             self.mapped.look(&mut self.session, &wanted, mode, ram);
         }
     }

@@ -1,0 +1,71 @@
+//! Where do address spaces see the pages that they executed?
+//!
+//! QEMU translates position-independently: one translation of a frame serves every address space that executes it, at
+//! whatever address, so the driver tells the address of the first only. The page tables of the others have it.
+
+use std::collections::HashMap;
+
+use nephoscope_guest::{Gpa, Gva, PAGE_SIZE, PageId, PhysicalMemory, Root};
+use nephoscope_inventory::SpaceId;
+use nephoscope_isa::{Bounds, Mode, Walker, Want};
+use nephoscope_pipeline::Session;
+
+/// Work of one walk: it stops tables that never end.
+const BOUNDS: Bounds = Bounds {
+    tables: 2048,
+    leaves: 1 << 16,
+};
+/// Address spaces that are walked in one look; the next takes the others.
+const MAX_SPACES: usize = 64;
+
+/// Address spaces that were walked, and how they were then.
+#[derive(Debug, Default)]
+pub(super) struct Placing {
+    walked: HashMap<SpaceId, u32>,
+}
+
+impl Placing {
+    fn open(&self, session: &Session) -> Vec<(SpaceId, Root, u32)> {
+        session
+            .unplaced()
+            .filter(|(space, _, version)| self.walked.get(space) != Some(version))
+            .take(MAX_SPACES)
+            .collect()
+    }
+
+    /// Whether there is something to look for.
+    pub(super) fn is_due(&mut self, session: &Session) -> bool {
+        let living: HashMap<SpaceId, u32> = session.unplaced().map(|(space, _, v)| (space, v)).collect();
+        self.walked.retain(|space, _| living.contains_key(space));
+        !self.open(session).is_empty()
+    }
+
+    /// Looks for it. What is not mapped at this moment stays without an address until the address space changes.
+    pub(super) fn look(&mut self, session: &mut Session, mode: Mode, memory: &impl PhysicalMemory) {
+        let walker = Walker::new(mode, memory);
+        let Some(user) = mode.spaces().next() else { return };
+        for (space, root, version) in self.open(session) {
+            session.place(space, |unplaced| find(&walker, root, &user, unplaced));
+            self.walked.insert(space, version);
+        }
+    }
+}
+
+fn find<M: PhysicalMemory>(
+    walker: &Walker<M>,
+    root: Root,
+    user: &std::ops::RangeInclusive<Gva>,
+    unplaced: &HashMap<Gpa, PageId>,
+) -> Vec<(PageId, Gva)> {
+    let mut found = Vec::new();
+    walker.leaves(root, user, Want::Executable, BOUNDS, |leaf| {
+        let reaches = leaf.gpa.0..leaf.gpa.0.saturating_add(leaf.size_bytes);
+        if leaf.size_bytes == PAGE_SIZE as u64 {
+            found.extend(unplaced.get(&leaf.gpa).map(|page| (*page, leaf.va)));
+        } else {
+            let inside = unplaced.iter().filter(|(gpa, _)| reaches.contains(&gpa.0));
+            found.extend(inside.map(|(gpa, page)| (*page, Gva(leaf.va.0 + (gpa.0 - reaches.start)))));
+        }
+    });
+    found
+}
