@@ -25,7 +25,7 @@ use nephoscope_inventory::{Identified, Place, Verdict};
 use nephoscope_recipe::{Part, PartKind, Placement, Solver, Unknown};
 
 use crate::identify::{Question, tally};
-use crate::nearest;
+use crate::nearest::Candidate as Pointed;
 use candidate::{Candidate, Explained, explain, near};
 
 /// Pieces that were found, at most so many: more than any machine has of firmware, which is 130 images that five files
@@ -33,8 +33,6 @@ use candidate::{Candidate, Explained, explain, near};
 const MAX_PLACED: usize = 4096;
 /// Parts that are compared with one page.
 const MAX_COMPARED: usize = 48;
-/// Of the parts that windows point to, as many are looked at; those that cannot float are left out of them.
-const MAX_POINTED_TO: usize = 512;
 /// Where pieces of firmware and boot code lie in this guest.
 #[derive(Debug, Default)]
 pub(crate) struct Floating {
@@ -62,8 +60,9 @@ impl Floating {
         &mut self,
         catalog: &Catalog,
         question: &Question<'_>,
+        pointed_to: &[Pointed],
     ) -> Result<Option<Verdict>, ReadError> {
-        let candidates = self.candidates(catalog, question)?;
+        let candidates = self.candidates(catalog, question, pointed_to)?;
         let mut copies = Vec::new();
         let explained = explain(&candidates, question).or_else(|| {
             copies = self.copies(&candidates, question.va);
@@ -87,7 +86,12 @@ impl Floating {
         })))
     }
 
-    fn candidates(&self, catalog: &Catalog, question: &Question<'_>) -> Result<Vec<Candidate>, ReadError> {
+    fn candidates(
+        &self,
+        catalog: &Catalog,
+        question: &Question<'_>,
+        pointed_to: &[Pointed],
+    ) -> Result<Vec<Candidate>, ReadError> {
         let mut found: Vec<Candidate> = Vec::new();
         // The latest first: what was copied over something else is what lies there now.
         for placed in self.placed.iter().rev() {
@@ -112,7 +116,7 @@ impl Floating {
                 break;
             }
         }
-        for pointed in nearest::by_windows(catalog, question.bytes, MAX_POINTED_TO, |_| true)? {
+        for pointed in pointed_to {
             if found.len() >= MAX_COMPARED.saturating_mul(2) {
                 break;
             }

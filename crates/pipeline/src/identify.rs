@@ -20,7 +20,7 @@ use nephoscope_recipe::{Comparison, PartKind, SiteKind, Solver, compare};
 
 use crate::executed::Floating;
 use crate::images::Images;
-use crate::nearest;
+use crate::nearest::{self, Pointers};
 use crate::shorts::Shorts;
 
 /// What is asked.
@@ -64,6 +64,7 @@ pub(crate) struct Identifier {
     pub(crate) images: Images,
     pub(crate) floating: Floating,
     pub(crate) shorts: Shorts,
+    pub(crate) pointers: Pointers,
     exact: HashMap<[u8; 32], Arc<Verdict>>,
 }
 
@@ -77,6 +78,7 @@ impl Identifier {
             images: Images::default(),
             floating: Floating::default(),
             shorts: Shorts::default(),
+            pointers: Pointers::default(),
             exact: HashMap::new(),
         }
     }

@@ -1,6 +1,7 @@
 //! The nearest known page, for one that equals none.
 
 use std::collections::HashMap;
+use std::sync::Arc;
 
 use nephoscope_catalog::{Catalog, ObjectId, ReadError};
 use nephoscope_guest::{Gva, PAGE_SIZE, PageBytes};
@@ -54,6 +55,38 @@ pub(crate) fn by_windows(
     candidates.sort_unstable_by_key(|c| (std::cmp::Reverse(c.votes), c.object, c.part, c.at));
     candidates.truncate(most);
     Ok(candidates)
+}
+
+/// Candidates kept per page: as many as anybody looks at.
+const MAX_POINTED_TO: usize = 512;
+/// Pages whose candidates are remembered. A guest that makes pages without end starts it anew.
+const MAX_REMEMBERED: usize = 8192;
+
+/// What the windows of pages point to, remembered: pages that are not decided are asked about again with all that is
+/// learnt, and their windows stay what they are.
+#[derive(Debug, Default)]
+pub(crate) struct Pointers {
+    by_digest: HashMap<[u8; 32], Arc<[Candidate]>>,
+}
+
+impl Pointers {
+    /// The parts that most of the page's windows point to, best first.
+    pub(crate) fn of(
+        &mut self,
+        catalog: &Catalog,
+        digest: &[u8; 32],
+        page: &PageBytes,
+    ) -> Result<Arc<[Candidate]>, ReadError> {
+        if let Some(known) = self.by_digest.get(digest) {
+            return Ok(known.clone());
+        }
+        let candidates: Arc<[Candidate]> = by_windows(catalog, page, MAX_POINTED_TO, |_| true)?.into();
+        if self.by_digest.len() >= MAX_REMEMBERED {
+            self.by_digest.clear();
+        }
+        self.by_digest.insert(*digest, candidates.clone());
+        Ok(candidates)
+    }
 }
 
 /// The nearest page of a user program: what the neighbours' file has at this place, or what windows point to.

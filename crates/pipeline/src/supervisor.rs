@@ -57,14 +57,17 @@ impl Identifier {
         if let Some(answer) = self.placed_there(question, &mut best, &mut lacking)? {
             return Ok(answer);
         }
-        let pointed = self.pointed_to(question.bytes, question.va)?;
+        let pointers = self
+            .pointers
+            .of(&self.catalog, &question.digest, question.bytes)?;
+        let pointed = self.pointed_to(&pointers, question.va)?;
         if let Some(answer) = self.one_of(question, pointed, &mut best, &mut lacking)? {
             return Ok(answer);
         }
         if let Some(answer) = self.short(question, &mut lacking)? {
             return Ok(answer);
         }
-        let floating = self.floating.identify(&self.catalog, question)?;
+        let floating = self.floating.identify(&self.catalog, question, &pointers)?;
         let nearest = best.verdict();
         let verdict = match (floating, nearest) {
             (Some(identified @ Verdict::Identified(_)), _) => identified,
@@ -87,7 +90,8 @@ impl Identifier {
         if !va.is_high_half() {
             return Ok(false);
         }
-        let mut candidates = self.pointed_to(bytes, va)?;
+        let pointers = nearest::by_windows(&self.catalog, bytes, MAX_COMPARED, |_| true)?;
+        let mut candidates = self.pointed_to(&pointers, va)?;
         if candidates.is_empty() {
             for release in self.images.releases() {
                 for (object, number) in self.shorts.like(&self.catalog, &release, bytes)? {
@@ -224,9 +228,10 @@ impl Identifier {
         )
     }
 
-    fn pointed_to(&self, bytes: &PageBytes, va: Gva) -> Result<Vec<Candidate>, ReadError> {
+    /// Of the parts that windows point to, those that can lie here.
+    fn pointed_to(&self, pointers: &[nearest::Candidate], va: Gva) -> Result<Vec<Candidate>, ReadError> {
         let mut candidates = Vec::new();
-        for pointed in nearest::by_windows(&self.catalog, bytes, MAX_COMPARED, |_| true)? {
+        for pointed in pointers.iter().take(MAX_COMPARED) {
             let part = self.catalog.part(pointed.object, pointed.part)?;
             let floats = part.placement == Placement::Anywhere || part.kind == PartKind::UserText;
             if !floats && aligned(&part, va.0, pointed.at) {

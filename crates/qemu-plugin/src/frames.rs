@@ -32,8 +32,16 @@ pub(crate) struct Captured {
     executed: Box<[u64; PAGE_SIZE / 64]>,
 }
 
+/// A page's contents as they are now.
+pub(crate) trait PageMemory {
+    /// Whether they are these.
+    fn equals(&self, bytes: &[u8; PAGE_SIZE]) -> bool;
+    /// Copies them; `None` if they cannot be read.
+    fn read(&self, bytes: &mut [u8; PAGE_SIZE]) -> Option<()>;
+}
+
 /// What a translation found.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+#[derive(Clone, PartialEq, Eq, Debug)]
 pub(crate) enum Seen {
     /// The page is as captured; `extended` says whether these bytes are translated for the first time.
     Same {
@@ -42,7 +50,11 @@ pub(crate) enum Seen {
         extended: bool,
     },
     /// A new generation began; the caller sends the capture.
-    New { page: u64, generation: u32 },
+    New {
+        page: u64,
+        generation: u32,
+        bytes: Box<[u8; PAGE_SIZE]>,
+    },
 }
 
 const SHARDS: usize = 64;
@@ -76,23 +88,29 @@ impl Frames {
         self.shards.get(usize::try_from(spread).ok()? % SHARDS)
     }
 
-    /// A block at `[start, end)` of this page, whose contents are `now`, is about to run. `forgotten` counts frames
-    /// that had to make room.
+    /// The bytes `code` of this page, which begin at `start`, were translated and are about to run. If the capture has them
+    /// there, and all of the page is as captured (a frame that was given to another file may have some of the same code),
+    /// it goes on. Otherwise a new generation begins with the page's contents, and with `code` where it is, whatever somebody
+    /// wrote to memory since it was translated. `forgotten` counts frames that had to make room.
     pub(crate) fn translated(
         &self,
         key: FrameKey,
-        now: &[u8; PAGE_SIZE],
         start: u16,
-        end: u16,
+        code: &[u8],
+        memory: &impl PageMemory,
         forgotten: &mut u64,
     ) -> Option<Seen> {
         let mut shard = self
             .shard(key)?
             .lock()
             .unwrap_or_else(std::sync::PoisonError::into_inner);
+        let range = usize::from(start)..usize::from(start).checked_add(code.len())?;
+        let end = u16::try_from(range.end)
+            .ok()
+            .filter(|end| usize::from(*end) <= PAGE_SIZE)?;
         let mut generation = 0;
         if let Some(known) = shard.get_mut(&key) {
-            if *known.bytes == *now {
+            if known.bytes.get(range.clone()) == Some(code) && memory.equals(&known.bytes) {
                 let extended = known.extend(start, end);
                 return Some(Seen::Same {
                     page: known.page,
@@ -105,17 +123,24 @@ impl Frames {
             *forgotten += shard.len() as u64;
             shard.clear();
         }
+        let mut bytes = Box::new([0; PAGE_SIZE]);
+        memory.read(&mut bytes)?;
+        bytes.get_mut(range)?.copy_from_slice(code);
         let page = self.next_page.fetch_add(1, std::sync::atomic::Ordering::Relaxed);
         let mut captured = Captured {
             page,
             mark: None,
             generation,
-            bytes: Box::new(*now),
+            bytes: bytes.clone(),
             executed: Box::new([0; PAGE_SIZE / 64]),
         };
         captured.extend(start, end);
         shard.insert(key, captured);
-        Some(Seen::New { page, generation })
+        Some(Seen::New {
+            page,
+            generation,
+            bytes,
+        })
     }
 
     /// Gives the page a mark, unless another vCPU was faster; returns the one it has.
@@ -186,37 +211,63 @@ mod tests {
 
     const KEY: FrameKey = FrameKey::Host(0x7f00_0000_1000);
 
+    /// The block at `[start, end)` of a page with these contents is translated: page, generation, and whether that is new.
     fn translated(frames: &Frames, page: &[u8; PAGE_SIZE], start: u16, end: u16) -> Seen {
-        frames.translated(KEY, page, start, end, &mut 0).unwrap()
+        let code = &page[usize::from(start)..usize::from(end)];
+        frames.translated(KEY, start, code, page, &mut 0).unwrap()
+    }
+
+    impl PageMemory for [u8; PAGE_SIZE] {
+        fn equals(&self, bytes: &[u8; PAGE_SIZE]) -> bool {
+            self == bytes
+        }
+
+        fn read(&self, bytes: &mut [u8; PAGE_SIZE]) -> Option<()> {
+            bytes.copy_from_slice(self);
+            Some(())
+        }
+    }
+
+    struct Nothing;
+
+    impl PageMemory for Nothing {
+        fn equals(&self, _bytes: &[u8; PAGE_SIZE]) -> bool {
+            false
+        }
+
+        fn read(&self, _bytes: &mut [u8; PAGE_SIZE]) -> Option<()> {
+            None
+        }
+    }
+
+    fn number(seen: &Seen) -> (u64, u32) {
+        match seen {
+            Seen::New { page, generation, .. } => (*page, *generation),
+            Seen::Same { .. } => panic!("not new: {seen:?}"),
+        }
     }
 
     #[test]
-    fn a_page_is_captured_once_while_it_stays_as_it_is() {
+    fn a_page_is_captured_once_while_its_code_stays_as_it_is() {
         let frames = Frames::new(1024);
         let page = [0x90; PAGE_SIZE];
-        assert_eq!(
-            translated(&frames, &page, 0, 8),
-            Seen::New {
-                page: 1,
-                generation: 0
-            }
-        );
-        assert_eq!(
-            translated(&frames, &page, 0, 8),
-            Seen::Same {
-                page: 1,
-                mark: None,
-                extended: false
-            }
-        );
-        assert_eq!(
-            translated(&frames, &page, 4, 12),
-            Seen::Same {
-                page: 1,
-                mark: None,
-                extended: true
-            }
-        );
+        assert_eq!(number(&translated(&frames, &page, 0, 8)), (1, 0));
+        let same = |extended| Seen::Same {
+            page: 1,
+            mark: None,
+            extended,
+        };
+        assert_eq!(translated(&frames, &page, 0, 8), same(false));
+        assert_eq!(translated(&frames, &page, 4, 12), same(true));
+    }
+
+    #[test]
+    fn a_frame_with_another_page_that_begins_alike_is_another_generation() {
+        let frames = Frames::new(1024);
+        let mut page = [0x90; PAGE_SIZE];
+        translated(&frames, &page, 0, 8);
+        page[4095] = 0xcc;
+        assert_eq!(number(&translated(&frames, &page, 0, 8)), (2, 1));
     }
 
     #[test]
@@ -224,23 +275,33 @@ mod tests {
         let frames = Frames::new(1024);
         let mut page = [0x90; PAGE_SIZE];
         translated(&frames, &page, 0, 8);
-        page[4095] = 0xcc;
+        page[7] = 0xcc;
+        assert_eq!(number(&translated(&frames, &page, 0, 8)), (2, 1));
+        page[7] = 0x90;
         assert_eq!(
-            translated(&frames, &page, 0, 8),
-            Seen::New {
-                page: 2,
-                generation: 1
-            }
-        );
-        page[4095] = 0x90;
-        assert_eq!(
-            translated(&frames, &page, 0, 8),
-            Seen::New {
-                page: 3,
-                generation: 2
-            },
+            number(&translated(&frames, &page, 0, 8)),
+            (3, 2),
             "restored, and seen"
         );
+    }
+
+    #[test]
+    fn what_was_translated_is_captured_although_it_was_restored_meanwhile() {
+        let frames = Frames::new(1024);
+        let page = [0x90; PAGE_SIZE];
+        translated(&frames, &page, 0, 8);
+        let seen = frames.translated(KEY, 4, &[0xcc, 0xcc], &page, &mut 0);
+        let Some(Seen::New { bytes, .. }) = seen else {
+            panic!("not new")
+        };
+        assert_eq!(bytes[..8], [0x90, 0x90, 0x90, 0x90, 0xcc, 0xcc, 0x90, 0x90]);
+    }
+
+    #[test]
+    fn a_page_that_cannot_be_read_is_none_and_leaves_nothing() {
+        let frames = Frames::new(1024);
+        assert_eq!(frames.translated(KEY, 0, &[1], &Nothing, &mut 0), None);
+        assert_eq!(number(&translated(&frames, &[0; PAGE_SIZE], 0, 1)), (1, 0));
     }
 
     #[test]
@@ -259,7 +320,7 @@ mod tests {
         let frames = Frames::new(1024);
         let mut forgotten = 0;
         for i in 0..1_500 {
-            frames.translated(FrameKey::Host(i << 12), &[0; PAGE_SIZE], 0, 1, &mut forgotten);
+            frames.translated(FrameKey::Host(i << 12), 0, &[0], &[0; PAGE_SIZE], &mut forgotten);
         }
         let mut kept = 0;
         frames

@@ -62,6 +62,19 @@ pub(crate) fn copy_page(host: u64, page: &mut [u8; PAGE_SIZE]) {
     copy_host(host, page);
 }
 
+/// Whether the page at such an address holds these bytes now.
+pub(crate) fn page_equals(host: u64, bytes: &[u8; PAGE_SIZE]) -> bool {
+    // A copy of a sixteenth at a time: what the guest writes meanwhile is seen or not, and most pages that differ do so early.
+    let mut part = [0; PAGE_SIZE / 16];
+    (host..)
+        .step_by(part.len())
+        .zip(bytes.chunks_exact(part.len()))
+        .all(|(from, bytes)| {
+            copy_host(from, &mut part);
+            part == bytes
+        })
+}
+
 fn copy_host(host: u64, buf: &mut [u8]) {
     // SAFETY: the callers' addresses lie in guest RAM or ROM: `qemu_plugin_insn_haddr` of an instruction being
     // translated, rounded down to its page (QEMU's RAM blocks are page-aligned), or a range that was checked against

@@ -7,14 +7,16 @@ use crate::api::{CB_R_REGS, INLINE_STORE_U64, Insn, Tb};
 use crate::collect::{before_root_change, before_unmarked_block, pack};
 use crate::counters::Count;
 use crate::decode::{Mode, RootChange, root_change};
-use crate::frames::{FrameKey, Seen};
-use crate::memory::copy_page;
+use crate::frames::{FrameKey, PageMemory, Seen};
+use crate::memory::{copy_page, page_equals};
 use crate::plugin::{Plugin, guarded, now_ns};
 use crate::registers::CpuState;
 use crate::vcpu::{Loaded, Vcpu};
 
 /// The longest x86 instruction.
 const MAX_INSN: usize = 15;
+/// The longest block: QEMU ends one after 512 instructions (`TCG_MAX_INSNS`), or with its second page.
+const MAX_BLOCK: usize = 2 * PAGE_SIZE;
 
 /// QEMU translated a block, which is about to run.
 pub(crate) extern "C" fn on_translation(a: u64, b: u64) {
@@ -35,6 +37,36 @@ struct Piece {
     end: u16,
 }
 
+/// The contents of the page of a piece.
+struct Contents<'a> {
+    plugin: &'a Plugin,
+    piece: Piece,
+}
+
+impl PageMemory for Contents<'_> {
+    fn equals(&self, bytes: &[u8; PAGE_SIZE]) -> bool {
+        match self.piece.host {
+            Some(host) => page_equals(host, bytes),
+            None => {
+                let mut now = [0; PAGE_SIZE];
+                self.read(&mut now).is_some() && now == *bytes
+            }
+        }
+    }
+
+    fn read(&self, bytes: &mut [u8; PAGE_SIZE]) -> Option<()> {
+        match self.piece.host {
+            Some(host) => copy_page(host, bytes),
+            None => {
+                let read =
+                    |buffer: &crate::registers::Buffer| buffer.memory(&self.plugin.api, self.piece.va, bytes);
+                self.plugin.with_buffer(read)?;
+            }
+        }
+        Some(())
+    }
+}
+
 impl Plugin {
     fn translated(&self, tb: *mut Tb) {
         self.counters.add(Count::Translations, 1);
@@ -45,12 +77,37 @@ impl Plugin {
             return;
         };
         let pieces = self.pieces(tb, state);
+        let mut buffer = [0; MAX_BLOCK];
+        let code = self.code(tb, &mut buffer);
+        let mut from = 0;
         for piece in pieces.into_iter().flatten() {
-            self.piece(vcpu, tb, state, piece);
+            let to = from + usize::from(piece.end.saturating_sub(piece.start));
+            match code.get(from..to) {
+                Some(code) => self.piece(vcpu, tb, state, piece, code),
+                None => self.unreadable(vcpu),
+            }
+            from = to;
         }
         if !state.user {
             self.watch_root_changes(tb, state);
         }
+    }
+
+    /// The bytes that were translated: those that will run, whatever memory holds by now.
+    fn code<'a>(&self, tb: *mut Tb, buffer: &'a mut [u8; MAX_BLOCK]) -> &'a [u8] {
+        let mut len = 0;
+        for number in 0..(self.api.tb_n_insns)(tb) {
+            let insn = (self.api.tb_get_insn)(tb, number);
+            let Some(rest) = buffer.get_mut(len..).filter(|_| !insn.is_null()) else {
+                break;
+            };
+            let size = (self.api.insn_size)(insn);
+            if size > rest.len() || (self.api.insn_data)(insn, rest.as_mut_ptr(), size) != size {
+                break;
+            }
+            len += size;
+        }
+        buffer.get(..len).unwrap_or(&[])
     }
 
     /// Splits a block by page: a block is a run of consecutive instructions, so it has at most two pages.
@@ -111,33 +168,24 @@ impl Plugin {
         self.memory.host(nephoscope_guest::Gpa(gpa), PAGE_SIZE)
     }
 
-    fn piece(&self, vcpu: &Vcpu, tb: *mut Tb, state: CpuState, piece: Piece) {
+    fn piece(&self, vcpu: &Vcpu, tb: *mut Tb, state: CpuState, piece: Piece, code: &[u8]) {
         let root = if state.paging {
             Root::from_cr3(state.cr3).0
         } else {
             0
         };
-        let mut now = [0; PAGE_SIZE];
         let key = match piece.host {
-            Some(host) => {
-                copy_page(host, &mut now);
-                FrameKey::Host(host)
-            }
-            None => {
-                if self
-                    .with_buffer(|buffer| buffer.memory(&self.api, piece.va, &mut now))
-                    .is_none()
-                {
-                    self.unreadable(vcpu);
-                    return;
-                }
-                FrameKey::Virtual { root, va: piece.va }
-            }
+            Some(host) => FrameKey::Host(host),
+            None => FrameKey::Virtual { root, va: piece.va },
         };
         let mut forgotten = 0;
-        let seen = self
-            .frames
-            .translated(key, &now, piece.start, piece.end, &mut forgotten);
+        let seen = self.frames.translated(
+            key,
+            piece.start,
+            code,
+            &Contents { plugin: self, piece },
+            &mut forgotten,
+        );
         if forgotten > 0 {
             self.counters.add(Count::FramesForgotten, forgotten);
         }
@@ -152,11 +200,15 @@ impl Plugin {
                 }
                 (page, mark)
             }
-            Some(Seen::New { page, generation }) => {
-                self.captured(vcpu, state, key, piece, page, generation, &now);
+            Some(Seen::New {
+                page,
+                generation,
+                bytes,
+            }) => {
+                self.captured(vcpu, state, key, piece, page, generation, &bytes);
                 (page, None)
             }
-            None => return,
+            None => return self.unreadable(vcpu),
         };
         if state.user {
             let mark = mark.or_else(|| {

@@ -93,7 +93,9 @@ fn ask(
         neighbours: &[],
         origin: String::new(),
     };
-    let verdict = floating.identify(&flash.catalog, &question).unwrap();
+    let verdict = floating
+        .identify(&flash.catalog, &question, &pointed(&flash.catalog, &question))
+        .unwrap();
     verdict.as_ref().map_or("unknown", Verdict::word)
 }
 
@@ -114,6 +116,10 @@ fn with_fields(flash: &Flash) -> &Part {
 }
 
 const WHOLE: [(u16, u16); 1] = [(0, 4096)];
+
+fn pointed(catalog: &Catalog, question: &Question<'_>) -> Vec<crate::nearest::Candidate> {
+    crate::nearest::by_windows(catalog, question.bytes, 512, |_| true).unwrap()
+}
 
 #[test]
 fn an_image_is_found_wherever_it_was_loaded_if_its_fields_are_of_there() {
@@ -181,7 +187,9 @@ fn a_page_of_pieces_names_every_file_that_has_them() {
         neighbours: &[],
         origin: String::new(),
     };
-    let Some(Verdict::Identified(found)) = Floating::default().identify(&flash.catalog, &question).unwrap()
+    let Some(Verdict::Identified(found)) = Floating::default()
+        .identify(&flash.catalog, &question, &pointed(&flash.catalog, &question))
+        .unwrap()
     else {
         panic!("not identified");
     };
