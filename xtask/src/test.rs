@@ -11,6 +11,7 @@ use crate::build;
 pub(crate) fn run(filter: &[String]) -> Result<()> {
     super::setup::run()?;
     let built = build::run(false)?;
+    crate::qemu11::run()?;
     Image::ensure()?;
     let status = Command::new(std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into()))
         .args(["test", "--workspace", "--no-fail-fast", "--"])

@@ -10,6 +10,9 @@ use super::{Case, PATIENCE, Planting, address, list};
 /// A function of nginx that every request runs through.
 const FUNCTION: &str = "ngx_http_finalize_request";
 
+/// A library that every guest has and every catalog knows.
+const LIBRARY: &str = "/usr/lib/x86_64-linux-gnu/libc.so.6";
+
 /// Between two requests: with several workers, not every one reaches the one that was patched.
 const REQUEST_EVERY: Duration = Duration::from_millis(250);
 
@@ -22,6 +25,8 @@ type Change = (u64, u8, u8);
 #[derive(Debug, Clone, PartialEq, Eq)]
 struct Patch {
     path: String,
+    /// The program that runs it; empty for one that nobody knows.
+    program: String,
     /// Of the page, in the address space.
     page: u64,
     changes: Vec<Change>,
@@ -74,6 +79,45 @@ impl Planting<'_> {
     }
 }
 
+impl Planting<'_> {
+    /// Lets a program map a page of a known library, change it, run the change and restore the page at once.
+    ///
+    /// # Errors
+    /// When the guest or the watch does not answer.
+    pub fn flashed(&mut self) -> Result<Case> {
+        let begun = Instant::now();
+        let said = self.guest.run_ok(&format!("/opt/planted/flash {LIBRARY} 1"))?;
+        let patch = Patch {
+            program: String::new(),
+            ..Patch::parse(&said)?
+        };
+        let arrival = self.arrivals.wait(PATIENCE, |finding| {
+            let wanted = finding["rule"] == "modified-code" && patch.is_of_it(&finding["evidence"]);
+            Ok(wanted.then_some(()))
+        })?;
+        let found = match arrival {
+            None => Err(format!("nothing within {} s", PATIENCE.as_secs())),
+            Some((arrival, ())) => {
+                let report = self.control.report()?;
+                patch
+                    .compare(&arrival.finding, &report)
+                    .map_err(|error| format!("{error:#}"))
+                    .and_then(|equal| self.sighting(&arrival, begun, equal))
+            }
+        };
+        Ok(Case {
+            what: "a page of a library, written, executed and restored at once".to_owned(),
+            expected: format!(
+                "modified-code: {} at {:#x}, {}",
+                patch.path,
+                patch.page,
+                words(&patch.changes)
+            ),
+            found,
+        })
+    }
+}
+
 impl Patch {
     /// `PATH OFFSET ADDRESS BEFORE AFTER`
     fn parse(said: &str) -> Result<Self> {
@@ -85,6 +129,7 @@ impl Patch {
         let page = address - address % PAGE_BYTES;
         Ok(Patch {
             path: (*path).to_owned(),
+            program: (*path).to_owned(),
             page,
             changes: changes(address - page, before, after)?,
         })
@@ -109,7 +154,7 @@ impl Patch {
             space["id"]
         );
         let program = space["program"]["path"].as_str().unwrap_or_default();
-        ensure!(merged(program) == merged(&self.path), "found in {program:?}");
+        ensure!(merged(program) == merged(&self.program), "found in {program:?}");
         ensure!(
             page["page"] == finding["evidence"]["page"],
             "another page: {page}"
