@@ -86,7 +86,7 @@ impl Qemu {
 }
 
 fn parse_version(printed: &str) -> Option<String> {
-    let rest = printed.split_once("version ")?.1;
+    let rest = printed.split_once("QEMU emulator version ")?.1;
     let version: String = rest
         .chars()
         .take_while(|c| c.is_ascii_digit() || *c == '.')
@@ -138,7 +138,10 @@ mod tests {
     fn versions_of_distributions_are_read() {
         let debian = "QEMU emulator version 10.0.2 (Debian 1:10.0.2+ds-2+deb13u1~bpo12+1)\nCopyright";
         assert_eq!(parse_version(debian).as_deref(), Some("10.0.2"));
-        assert_eq!(parse_version("something else"), None);
+        assert_eq!(
+            parse_version("true (GNU coreutils) 9.1\nLicense GPLv3+: GNU GPL version 3"),
+            None
+        );
     }
 
     #[test]

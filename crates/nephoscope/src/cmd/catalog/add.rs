@@ -80,7 +80,7 @@ fn bar(json: bool) -> ProgressBar {
 
 fn show(summary: &Summary, place: &Place) {
     for refusal in summary.refused.iter().take(SHOWN) {
-        let within = if refusal.path.is_empty() {
+        let within = if refusal.path.is_empty() || refusal.path == refusal.input {
             String::new()
         } else {
             format!(": {}", refusal.path)
