@@ -3,6 +3,7 @@
 mod bench;
 mod build;
 mod demo;
+mod lint;
 mod qemu11;
 mod setup;
 mod test;
@@ -31,6 +32,8 @@ enum Task {
         #[arg(long)]
         release: bool,
     },
+    /// Formatting, clippy with warnings denied, and the layers of the crates.
+    Lint,
     /// Set everything up and run all tests, real guests included.
     Test {
         /// Passed to the test runner: names of tests, or its options.
@@ -57,6 +60,7 @@ fn main() -> ExitCode {
 fn run(task: Task) -> anyhow::Result<()> {
     match task {
         Task::Setup => setup::run(),
+        Task::Lint => lint::run(),
         Task::Qemu11 => qemu11::run().map(|program| println!("{}", program.display())),
         Task::Build { release } => build::run(release).map(|built| println!("{}", built.program.display())),
         Task::Test { filter } => test::run(&filter),

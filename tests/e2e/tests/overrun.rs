@@ -1,0 +1,136 @@
+//! A monitor that does not keep up: the guest goes on, what was lost is counted, and the report says from when to when.
+
+#![allow(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    clippy::panic,
+    reason = "helpers of tests are tests"
+)]
+
+use std::path::PathBuf;
+use std::process::{Child, Command};
+use std::time::{Duration, Instant};
+
+use nephoscope_e2e::living::list;
+use nephoscope_e2e::{Catalog, Control, Guest, Image, Options, report};
+use rustix::process::{Pid, Signal, kill_process};
+use serde_json::Value;
+
+/// `cargo xtask test` says where the program is that it built.
+fn program() -> PathBuf {
+    let program = std::env::var_os("NEPHOSCOPE").expect("NEPHOSCOPE is not set: run `cargo xtask test`");
+    PathBuf::from(program)
+}
+
+/// Attaches when the plugin is there.
+fn attach(arguments: &[&std::ffi::OsStr]) -> Child {
+    Command::new(program())
+        .arg("attach")
+        .args(arguments)
+        .spawn()
+        .unwrap()
+}
+
+fn signal(child: &Child, signal: Signal) {
+    kill_process(Pid::from_child(child), signal).unwrap();
+}
+
+#[test]
+fn a_monitor_that_was_stopped_says_from_when_to_when_it_was_blind() {
+    let image = Image::ensure().unwrap();
+    let catalog = Catalog::ensure(&image, &program()).unwrap().path();
+    let folder = tempfile::tempdir().unwrap();
+    let (socket, file) = (
+        folder.path().join("plugin.sock"),
+        folder.path().join("report.json"),
+    );
+    // A ring for a hundred captures, and vCPUs that wait for a tenth of a second only.
+    let plugin = program()
+        .parent()
+        .unwrap()
+        .join("plugins/libnephoscope-qemu-api4.so");
+    let plugin = format!(
+        "{},socket={},wait_ms=60000,ring_kib=512,full_ms=100",
+        plugin.display(),
+        socket.display()
+    );
+    let options = Options {
+        extra: vec!["-plugin".into(), plugin],
+        ..Options::default()
+    };
+    let mut guest = Guest::boot(&image, options).unwrap();
+    let deadline = Instant::now() + Duration::from_secs(30);
+    while !socket.exists() {
+        assert!(Instant::now() < deadline, "the plugin does not listen");
+        std::thread::sleep(Duration::from_millis(20));
+    }
+    let name = format!("overrun-{}", std::process::id());
+    let qmp = guest.folder().join("qmp.sock");
+    let mut monitor = attach(&[
+        "--catalog".as_ref(),
+        catalog.as_os_str(),
+        "--name".as_ref(),
+        name.as_ref(),
+        "--plugin".as_ref(),
+        socket.as_os_str(),
+        "--qmp".as_ref(),
+        qmp.as_os_str(),
+        "--report".as_ref(),
+        file.as_os_str(),
+    ]);
+    guest.wait_ready().unwrap();
+    let mut control = Control::connect(&name).unwrap();
+    let before = control.report().unwrap();
+    assert_eq!(
+        before["coverage"]["code"], "complete",
+        "until then it kept up: {}",
+        before["coverage"]
+    );
+
+    signal(&monitor, Signal::STOP);
+    let work = "/opt/nephoscope/shortlived 100; python3 /opt/nephoscope/work.py; php -r 'echo 1;'; ls -lR /usr/bin | wc";
+    guest.run_ok(work).unwrap();
+    signal(&monitor, Signal::CONT);
+    std::thread::sleep(Duration::from_secs(2));
+    guest.run_ok("/bin/true").unwrap();
+    std::thread::sleep(Duration::from_secs(1));
+
+    let after = control.report().unwrap();
+    report::validate(&after).unwrap();
+    let lost = after["counters"]["ring_lost"].as_u64().unwrap();
+    assert!(lost > 0, "{}", after["counters"]);
+    let until = |report: &Value| {
+        list(&report["coverage"], "intervals").last().unwrap()["to_ns"]
+            .as_u64()
+            .unwrap()
+    };
+    let blind: Vec<&Value> = list(&after["coverage"], "intervals")
+        .iter()
+        .filter(|interval| interval["code"] == "blind")
+        .collect();
+    assert!(!blind.is_empty(), "{}", after["coverage"]);
+    for interval in &blind {
+        assert_eq!(interval["reason"], "ring_full");
+        assert!(
+            interval["from_ns"].as_u64().unwrap() > until(&before),
+            "blind before it was stopped"
+        );
+        assert!(
+            interval["to_ns"].as_u64().unwrap() < until(&after),
+            "blind to this moment"
+        );
+    }
+    let last = list(&after["coverage"], "intervals").last().unwrap();
+    assert_eq!(last["code"], "complete", "it sees again: {last}");
+    assert_eq!(
+        after["coverage"]["code"], "blind",
+        "the worst counts for the whole"
+    );
+    println!("{lost} frames lost, {} blind interval(s)", blind.len());
+
+    assert_eq!(guest.power_off().unwrap(), 0);
+    assert!(monitor.wait().unwrap().success());
+    let saved: Value = serde_json::from_slice(&std::fs::read(&file).unwrap()).unwrap();
+    report::validate(&saved).unwrap();
+    assert_eq!(saved["coverage"]["code"], "blind");
+}
