@@ -33,6 +33,10 @@ static THREADS: OnceLock<()> = OnceLock::new();
 /// `api_version` is what this build announced. Called by what [`crate::plugin_for_api`] makes, and by nothing else.
 #[doc(hidden)]
 #[must_use]
+#[allow(
+    clippy::not_unsafe_ptr_arg_deref,
+    reason = "QEMU is the only caller, through what `plugin_for_api` makes, and passes what it documents"
+)]
 pub fn install_for(
     api_version: c_int,
     id: u64,
@@ -80,10 +84,10 @@ macro_rules! plugin_for_api {
 
 fn arguments(argc: c_int, argv: *const *const c_char) -> Vec<&'static str> {
     let count = usize::try_from(argc).unwrap_or(0);
-    // SAFETY: `argv` holds `argc` C strings that live as long as the plugin.
     let pointers = if argv.is_null() {
         &[]
     } else {
+        // SAFETY: `argv` holds `argc` C strings that live as long as the plugin.
         unsafe { std::slice::from_raw_parts(argv, count) }
     };
     pointers.iter().filter_map(|pointer| text(*pointer)).collect()

@@ -44,13 +44,13 @@ fn a_monitor_that_was_stopped_says_from_when_to_when_it_was_blind() {
         folder.path().join("plugin.sock"),
         folder.path().join("report.json"),
     );
-    // A ring for a hundred captures, and vCPUs that wait for a tenth of a second only.
+    // A ring for five hundred captures, and vCPUs that wait for a second only.
     let plugin = program()
         .parent()
         .unwrap()
         .join("plugins/libnephoscope-qemu-api4.so");
     let plugin = format!(
-        "{},socket={},wait_ms=60000,ring_kib=512,full_ms=100",
+        "{},socket={},wait_ms=60000,ring_kib=2048,full_ms=1000",
         plugin.display(),
         socket.display()
     );
@@ -88,7 +88,7 @@ fn a_monitor_that_was_stopped_says_from_when_to_when_it_was_blind() {
     );
 
     signal(&monitor, Signal::STOP);
-    let work = "/opt/nephoscope/shortlived 100; python3 /opt/nephoscope/work.py; php -r 'echo 1;'; ls -lR /usr/bin | wc";
+    let work = "/opt/nephoscope/shortlived 400; python3 /opt/nephoscope/work.py; php -r 'echo 1;'; ls -lR /usr/bin | wc";
     guest.run_ok(work).unwrap();
     signal(&monitor, Signal::CONT);
     std::thread::sleep(Duration::from_secs(2));

@@ -289,6 +289,6 @@ fn two_roots(guest: &mut Guest, control: &mut Control, other: &OtherRoot) {
     );
     assert_eq!(
         versions(space_of(&report, "/bin/xz")[0], "liblzma5"),
-        [other.version.clone()]
+        std::slice::from_ref(&other.version)
     );
 }
