@@ -104,10 +104,8 @@ fn ovmf(folder: &Path) -> Vec<String> {
     options.map(str::to_owned).to_vec()
 }
 
-/// `cargo xtask test` says where the program is that it built.
 fn program() -> PathBuf {
-    let program = std::env::var_os("NEPHOSCOPE").expect("NEPHOSCOPE is not set: run `cargo xtask test`");
-    PathBuf::from(program)
+    nephoscope_e2e::program().unwrap()
 }
 
 fn catalog(image: &Image, at: &Path) {

@@ -16,10 +16,8 @@ use nephoscope_e2e::{Catalog, Control, Guest, Image, Options, report};
 use rustix::process::{Pid, Signal, kill_process};
 use serde_json::Value;
 
-/// `cargo xtask test` says where the program is that it built.
 fn program() -> PathBuf {
-    let program = std::env::var_os("NEPHOSCOPE").expect("NEPHOSCOPE is not set: run `cargo xtask test`");
-    PathBuf::from(program)
+    nephoscope_e2e::program().unwrap()
 }
 
 /// Attaches when the plugin is there.

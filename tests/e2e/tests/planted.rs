@@ -13,10 +13,8 @@ use std::path::PathBuf;
 use nephoscope_e2e::{Catalog, Guest, Image, Kernel, Options, Planting, Watched, qemu, report};
 use serde_json::Value;
 
-/// `cargo xtask test` says where the program is that it built.
 fn program() -> PathBuf {
-    let program = std::env::var_os("NEPHOSCOPE").expect("NEPHOSCOPE is not set: run `cargo xtask test`");
-    PathBuf::from(program)
+    nephoscope_e2e::program().unwrap()
 }
 
 fn everything_planted_is_found(options: Options) -> Value {

@@ -17,10 +17,8 @@ use nephoscope_e2e::living::{list, living, merged};
 use nephoscope_e2e::{Catalog, Control, Guest, Image, Options, Step, Watched};
 use serde_json::Value;
 
-/// `cargo xtask test` says where the program is that it built.
 fn program() -> PathBuf {
-    let program = std::env::var_os("NEPHOSCOPE").expect("NEPHOSCOPE is not set: run `cargo xtask test`");
-    PathBuf::from(program)
+    nephoscope_e2e::program().unwrap()
 }
 
 fn run(command: &mut Command) {

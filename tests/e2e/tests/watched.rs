@@ -14,10 +14,8 @@ use std::time::Duration;
 use nephoscope_e2e::{Catalog, Guest, Image, Kernel, Options, Truth, Watched};
 use serde_json::Value;
 
-/// `cargo xtask test` says where the program is that it built.
 fn program() -> PathBuf {
-    let program = std::env::var_os("NEPHOSCOPE").expect("NEPHOSCOPE is not set: run `cargo xtask test`");
-    PathBuf::from(program)
+    nephoscope_e2e::program().unwrap()
 }
 
 fn list<'a>(value: &'a Value, name: &str) -> &'a [Value] {

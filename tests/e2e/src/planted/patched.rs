@@ -5,7 +5,8 @@ use std::time::{Duration, Instant};
 use anyhow::{Context, Result, bail, ensure};
 use serde_json::Value;
 
-use super::{Case, PATIENCE, Planting, address, list};
+use super::{Case, PATIENCE, Planting, Sighting, address, list};
+use crate::arrivals::Arrival;
 
 /// A function of nginx that every request runs through.
 const FUNCTION: &str = "ngx_http_finalize_request";
@@ -54,16 +55,7 @@ impl Planting<'_> {
                 Ok(wanted.then_some(()))
             })?;
         }
-        let found = match arrival {
-            None => Err(format!("nothing within {} s", PATIENCE.as_secs())),
-            Some((arrival, ())) => {
-                let report = self.control.report()?;
-                patch
-                    .compare(&arrival.finding, &report)
-                    .map_err(|error| format!("{error:#}"))
-                    .and_then(|equal| self.sighting(&arrival, begun, equal))
-            }
-        };
+        let found = self.held_to(&patch, arrival.map(|(arrival, ())| arrival), begun)?;
         Ok(Case {
             what: format!(
                 "a running nginx worker (process {worker}), one instruction rewritten through ptrace"
@@ -95,16 +87,7 @@ impl Planting<'_> {
             let wanted = finding["rule"] == "modified-code" && patch.is_of_it(&finding["evidence"]);
             Ok(wanted.then_some(()))
         })?;
-        let found = match arrival {
-            None => Err(format!("nothing within {} s", PATIENCE.as_secs())),
-            Some((arrival, ())) => {
-                let report = self.control.report()?;
-                patch
-                    .compare(&arrival.finding, &report)
-                    .map_err(|error| format!("{error:#}"))
-                    .and_then(|equal| self.sighting(&arrival, begun, equal))
-            }
-        };
+        let found = self.held_to(&patch, arrival.map(|(arrival, ())| arrival), begun)?;
         Ok(Case {
             what: "a page of a library, written, executed and restored at once".to_owned(),
             expected: format!(
@@ -115,6 +98,25 @@ impl Planting<'_> {
             ),
             found,
         })
+    }
+}
+
+impl Planting<'_> {
+    /// What came, if anything did, held to the patch.
+    fn held_to(
+        &mut self,
+        patch: &Patch,
+        arrival: Option<Arrival>,
+        begun: Instant,
+    ) -> Result<Result<Sighting, String>> {
+        let Some(arrival) = arrival else {
+            return Ok(Err(format!("nothing within {} s", PATIENCE.as_secs())));
+        };
+        let report = self.control.report()?;
+        Ok(patch
+            .compare(&arrival.finding, &report)
+            .map_err(|error| format!("{error:#}"))
+            .and_then(|equal| self.sighting(&arrival, begun, equal)))
     }
 }
 
