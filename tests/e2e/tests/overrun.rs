@@ -128,6 +128,12 @@ fn a_monitor_that_was_stopped_says_from_when_to_when_it_was_blind() {
 
     assert_eq!(guest.power_off().unwrap(), 0);
     assert!(monitor.wait().unwrap().success());
+    let ps = Command::new(program()).args(["ps", &name]).output().unwrap();
+    let said = String::from_utf8_lossy(&ps.stderr).into_owned();
+    assert!(
+        ps.status.code() == Some(30) && said.contains("no VM named"),
+        "{said}"
+    );
     let saved: Value = serde_json::from_slice(&std::fs::read(&file).unwrap()).unwrap();
     report::validate(&saved).unwrap();
     assert_eq!(saved["coverage"]["code"], "blind");

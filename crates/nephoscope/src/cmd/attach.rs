@@ -68,6 +68,8 @@ pub(crate) fn run(args: AttachArgs) -> anyhow::Result<ExitCode> {
         .or_else(|| Some(dir.qmp()).filter(|path| path.exists()));
     let mut watch = Watch::new(vm, catalog, driver, qmp, dir.control(), args.watch)?;
     watch.run(|| false)?;
+    // The VM has ended: nothing is left to attach to.
+    dir.remove();
     if let Some(path) = &args.report {
         monitor::write_report(&watch.report(), path)?;
     }
