@@ -38,10 +38,19 @@ impl Catalog {
     /// # Errors
     /// When the program cannot be run, refuses part of the guest, or cannot write.
     pub fn ensure(image: &Image, program: &Path) -> Result<Self> {
+        Self::ensure_with(image, program, &[])
+    }
+
+    /// [`Catalog::ensure`], with packages (`.deb` files) that the guest gets from another disk.
+    ///
+    /// # Errors
+    /// As [`Catalog::ensure`].
+    pub fn ensure_with(image: &Image, program: &Path, packages: &[PathBuf]) -> Result<Self> {
+        let added = packages;
         let firmware = firmware()?;
         let packages = digest(&image.root().join("var/lib/dpkg/status"))?;
         let mut parts = vec![image.key().into_bytes(), packages, digest(program)?];
-        for path in &firmware {
+        for path in firmware.iter().chain(added) {
             parts.push(path.as_os_str().as_encoded_bytes().to_vec());
             parts.push(digest(path)?);
         }
@@ -49,6 +58,9 @@ impl Catalog {
         let folder = cache::build_once(&format!("catalog-{}", cache::key(&parts)), |work| {
             let catalog = work.join("catalog");
             add(program, &catalog, &[image.root()], work, "guest")?;
+            if !added.is_empty() {
+                add(program, &catalog, added, work, "further packages")?;
+            }
             add(program, &catalog, &firmware, work, "firmware")
         })?;
         // The shipped build's and the tests', and those before them.

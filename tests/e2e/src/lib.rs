@@ -28,7 +28,7 @@ pub mod truth;
 pub use catalog::Catalog;
 pub use control::Control;
 pub use guest::{Guest, Kernel, Options, Output, Watched};
-pub use image::Image;
+pub use image::{Image, Tools};
 pub use planted::Planting;
 pub use program::program;
 pub use progress::Step;

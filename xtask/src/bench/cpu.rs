@@ -9,13 +9,40 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result};
 
+/// What a process used of the CPUs.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub(crate) struct Used {
+    /// By itself; for QEMU, that is the guest.
+    pub(crate) user: Duration,
+    /// By the kernel on its behalf.
+    pub(crate) system: Duration,
+}
+
+impl Used {
+    /// Both.
+    pub(crate) fn total(&self) -> Duration {
+        self.user.saturating_add(self.system)
+    }
+}
+
+impl Sub for Used {
+    type Output = Used;
+
+    fn sub(self, before: Used) -> Used {
+        Used {
+            user: self.user.saturating_sub(before.user),
+            system: self.system.saturating_sub(before.system),
+        }
+    }
+}
+
 /// Readings at one moment, or what lies between two of them.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub(crate) struct Cost {
     /// All threads of QEMU, the plugin's among them.
-    pub(crate) qemu: Duration,
+    pub(crate) qemu: Used,
     /// All threads of `nephoscope run`.
-    pub(crate) monitor: Duration,
+    pub(crate) monitor: Used,
     /// As a clock on the wall has it.
     pub(crate) wall: Duration,
     /// Everything that ran on the machine, ourselves included.
@@ -25,9 +52,14 @@ pub(crate) struct Cost {
 }
 
 impl Cost {
-    /// QEMU and the monitor.
+    /// QEMU and the monitor, by themselves.
+    pub(crate) fn user(&self) -> Duration {
+        self.qemu.user.saturating_add(self.monitor.user)
+    }
+
+    /// QEMU and the monitor, with what the kernel did for them.
     pub(crate) fn total(&self) -> Duration {
-        self.qemu.saturating_add(self.monitor)
+        self.qemu.total().saturating_add(self.monitor.total())
     }
 
     /// What others used, in CPUs.
@@ -50,8 +82,8 @@ impl Sub for Cost {
 
     fn sub(self, before: Cost) -> Cost {
         Cost {
-            qemu: self.qemu.saturating_sub(before.qemu),
-            monitor: self.monitor.saturating_sub(before.monitor),
+            qemu: self.qemu - before.qemu,
+            monitor: self.monitor - before.monitor,
             wall: self.wall.saturating_sub(before.wall),
             machine: self.machine.saturating_sub(before.machine),
             stolen: self.stolen.saturating_sub(before.stolen),
@@ -83,7 +115,7 @@ impl Meter {
         let (machine, stolen) = machine()?;
         Ok(Cost {
             qemu: process(self.qemu)?,
-            monitor: self.monitor.map_or(Ok(Duration::ZERO), process)?,
+            monitor: self.monitor.map_or(Ok(Used::default()), process)?,
             wall: self.begun.elapsed(),
             machine,
             stolen,
@@ -108,12 +140,15 @@ pub(crate) fn machine() -> Result<(Duration, Duration)> {
 }
 
 /// What a process used since it was started.
-fn process(pid: u32) -> Result<Duration> {
+fn process(pid: u32) -> Result<Used> {
     let text = fs::read_to_string(format!("/proc/{pid}/stat"))
         .with_context(|| format!("process {pid} has ended"))?;
     let used = field(&text, UTIME).zip(field(&text, STIME));
     let (user, system) = used.with_context(|| format!("/proc/{pid}/stat is {text:?}"))?;
-    Ok(ticks(user + system))
+    Ok(Used {
+        user: ticks(user),
+        system: ticks(system),
+    })
 }
 
 /// The QEMU that a monitor has started.

@@ -22,6 +22,29 @@ pub(crate) fn describe() -> Result<String> {
     ))
 }
 
+/// What was measured: the commit, and whether the tree differs from it.
+pub(crate) fn commit() -> Result<String> {
+    let git = |arguments: &[&str]| {
+        output_of(
+            Command::new("git")
+                .args(arguments)
+                .current_dir(crate::build::workspace()),
+        )
+    };
+    let commit = git(&["rev-parse", "--short=10", "HEAD"])?;
+    let clean = git(&[
+        "status",
+        "--porcelain",
+        "--untracked-files=no",
+        "--",
+        ":!bench",
+        ":!docs",
+    ])?
+    .is_empty();
+    let changed = if clean { "" } else { " with changes" };
+    Ok(format!("{}{changed}", commit.trim()))
+}
+
 /// Today, as UTC has it.
 pub(crate) fn date() -> Result<String> {
     Ok(output_of(Command::new("date").args(["-u", "+%F"]))?

@@ -5,9 +5,9 @@ mod cpu;
 mod jobs;
 mod machine;
 mod overhead;
-mod pair;
 mod ratio;
 mod record;
+mod turns;
 
 use anyhow::Result;
 use clap::Subcommand;

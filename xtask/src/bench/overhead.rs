@@ -6,34 +6,36 @@ use std::path::{Path, PathBuf};
 use anyhow::{Context, Result, ensure};
 use clap::Args;
 use nephoscope_e2e::progress::line;
-use nephoscope_e2e::{Catalog, Image, Options, Watched};
+use nephoscope_e2e::{Catalog, Image, Options, Tools, Watched};
 
 use super::jobs::{JOBS, Job};
-use super::pair::{Pair, Setting};
 use super::record::Record;
+use super::turns::{Setting, Turn};
 use crate::build;
 
 /// Compare a watched guest with the same guest under the same QEMU without the plugin.
 ///
-/// One pair is one boot of each, one after the other, with all jobs in each; the order alternates. A pair takes about
-/// two minutes.
+/// One run is one boot of each, with all jobs in both by turns; the order alternates. A run takes about three minutes.
 #[derive(Debug, Args)]
 pub(crate) struct OverheadArgs {
-    /// Pairs.
-    #[arg(long, value_name = "N", default_value_t = 7)]
+    /// Boots of each.
+    #[arg(long, value_name = "N", default_value_t = 10)]
     runs: usize,
-    /// Only this job: boot, processes, cpu, kernel or nginx.
-    #[arg(long, value_name = "NAME", value_parser = job)]
-    only: Option<Job>,
-    /// Write all numbers there, after each pair.
+    /// How often each job is done in one boot; `--runs 1 --repeat 10` is quick and says less of booting.
+    #[arg(long, value_name = "N", default_value_t = 1)]
+    repeat: usize,
+    /// Only these jobs: boot, processes, cpu, kernel, nginx, compile or smp4, with commas.
+    #[arg(long, value_name = "NAME", value_parser = job, value_delimiter = ',')]
+    only: Vec<Job>,
+    /// Measure QEMU with a plugin that does nothing too: what of the price is QEMU's own.
+    #[arg(long)]
+    with_noop: bool,
+    /// Write all numbers there, after each run.
     #[arg(long, value_name = "FILE")]
     json: Option<PathBuf>,
     /// Write the table there, as it stands in `bench/record`.
     #[arg(long, value_name = "FILE")]
     record: Option<PathBuf>,
-    /// The guest's virtual CPUs.
-    #[arg(long, value_name = "N", default_value_t = 1)]
-    smp: u32,
 }
 
 fn job(text: &str) -> Result<Job, String> {
@@ -45,20 +47,28 @@ fn job(text: &str) -> Result<Job, String> {
 
 /// Runs it.
 pub(crate) fn run(arguments: &OverheadArgs) -> Result<()> {
-    ensure!(arguments.runs > 0, "no pair, no ratio");
+    ensure!(arguments.runs > 0 && arguments.repeat > 0, "no pair, no ratio");
     crate::setup::run()?;
     let built = build::run(true)?;
     let image = Image::ensure()?;
-    let catalog = Catalog::ensure(&image, &built.program)?;
-    let options = Options {
-        smp: arguments.smp,
+    let jobs: Vec<Job> = JOBS
+        .into_iter()
+        .filter(|job| arguments.only.is_empty() || arguments.only.contains(job))
+        .collect();
+    let mut options = Options {
         plants: false,
         ..Options::default()
     };
+    let mut packages = Vec::new();
+    if jobs.iter().any(Job::needs_tools) {
+        let tools = Tools::ensure()?;
+        options.extra.extend(tools.drive());
+        packages = tools.packages()?;
+    }
+    let catalog = Catalog::ensure_with(&image, &built.program, &packages)?;
     let guest = format!(
-        "Linux {}, {} vCPU, {} MiB, `-accel {}`",
+        "Linux {}, {} MiB, `-accel {}`",
         options.kernel.version(),
-        options.smp,
         options.memory_mib,
         options.accel
     );
@@ -72,19 +82,20 @@ pub(crate) fn run(arguments: &OverheadArgs) -> Result<()> {
             report: None,
             extra: Vec::new(),
         },
-        jobs: arguments.only.map_or(JOBS.to_vec(), |job| vec![job]),
+        noop: arguments.with_noop.then(|| built.noop.display().to_string()),
+        jobs,
+        repeat: arguments.repeat,
     };
     let command = arguments.command();
-    let mut pairs: Vec<Pair> = Vec::new();
+    let mut turns: Vec<Turn> = Vec::new();
     for number in 0..arguments.runs {
-        line(&format!("Pair {} of {}", number + 1, arguments.runs));
-        // A, B, B, A, A, B: what drifts over time falls on both.
-        pairs.push(setting.pair(number % 2 == 0)?);
+        line(&format!("Run {} of {}", number + 1, arguments.runs));
+        setting.round(number, &mut turns)?;
         let record = Record {
             command: &command,
             guest: &guest,
             jobs: &setting.jobs,
-            pairs: &pairs,
+            turns: &turns,
         };
         if let Some(path) = &arguments.json {
             write(path, &format!("{:#}\n", record.json()?))?;
@@ -104,11 +115,15 @@ impl OverheadArgs {
     /// What to type for the same again.
     fn command(&self) -> String {
         let mut command = format!("cargo xtask bench overhead --runs {}", self.runs);
-        if let Some(job) = self.only {
-            command.push_str(&format!(" --only {}", job.name));
+        if self.repeat != 1 {
+            command.push_str(&format!(" --repeat {}", self.repeat));
         }
-        if self.smp != 1 {
-            command.push_str(&format!(" --smp {}", self.smp));
+        if !self.only.is_empty() {
+            let names: Vec<&str> = self.only.iter().map(|job| job.name).collect();
+            command.push_str(&format!(" --only {}", names.join(",")));
+        }
+        if self.with_noop {
+            command.push_str(" --with-noop");
         }
         command
     }

@@ -34,9 +34,26 @@ fn at(sorted: &[f64], quarters: usize) -> Option<f64> {
     Some((high - low).mul_add(*share, low))
 }
 
+/// Of at least one positive value.
+pub(crate) fn geometric_mean(values: impl IntoIterator<Item = f64>) -> Option<f64> {
+    let (mut sum, mut count) = (0.0, 0.0);
+    for value in values {
+        sum += value.ln();
+        count += 1.0;
+    }
+    (count > 0.0).then(|| (sum / count).exp())
+}
+
 #[cfg(test)]
 mod tests {
-    use super::Spread;
+    use super::{Spread, geometric_mean};
+
+    #[test]
+    fn twice_and_half_cancel_out() {
+        let mean = geometric_mean([2.0, 0.5, 1.0]).unwrap();
+        assert!((mean - 1.0).abs() < 1e-12, "{mean}");
+        assert_eq!(geometric_mean([]), None);
+    }
 
     #[test]
     fn a_median_lies_in_the_middle_and_quartiles_between_their_neighbours() {

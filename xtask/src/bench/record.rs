@@ -6,11 +6,11 @@ use std::time::Duration;
 use anyhow::Result;
 use serde_json::{Value, json};
 
-use super::cpu::Cost;
+use super::cpu::{Cost, Used};
 use super::jobs::Job;
 use super::machine;
-use super::pair::{Costs, Pair};
-use super::ratio::Spread;
+use super::ratio::{Spread, geometric_mean};
+use super::turns::{Side, Turn};
 
 /// Everything there is to tell.
 #[derive(Debug)]
@@ -18,121 +18,166 @@ pub(crate) struct Record<'a> {
     pub(crate) command: &'a str,
     pub(crate) guest: &'a str,
     pub(crate) jobs: &'a [Job],
-    pub(crate) pairs: &'a [Pair],
+    pub(crate) turns: &'a [Turn],
 }
 
-/// One side of a pair.
-type Side = fn(&Pair) -> &Costs;
+/// A time that is compared.
+type Of = fn(&Cost) -> Duration;
 
-/// A job's cost in each of the pairs that have it: without a watch, and with it.
-fn both<'a>(pairs: &'a [Pair], job: &Job) -> impl Iterator<Item = (&'a Cost, &'a Cost)> {
-    let name = job.name;
-    pairs
-        .iter()
-        .filter_map(move |pair| Some((pair.plain.get(name)?, pair.watched.get(name)?)))
-}
-
-fn ratio(plain: Duration, watched: Duration) -> f64 {
-    watched.as_secs_f64() / plain.as_secs_f64()
-}
+/// QEMU's threads, in user mode: the guest, with what is done in its place.
+const QEMU_USER: Of = |cost| cost.qemu.user;
+/// That and the monitor.
+const USER: Of = Cost::user;
+const WALL: Of = |cost| cost.wall;
 
 impl Record<'_> {
     /// As it stands in `bench/record`.
     pub(crate) fn markdown(&self) -> Result<String> {
+        let noop = self.turns.iter().any(|turn| turn.on(Side::Noop).is_some());
         let mut text = String::from("# What watching costs\n\n");
         text.push_str(
             "The same guest under the same QEMU, plain and behind `nephoscope run`, in alternating order; each pair's \
              ratio, and\nof all pairs the median. Of a median, what is in brackets is the least and the greatest, and \
-             after it the quartiles.\n\n",
+             after it the quartiles.\nCPU time is time in user mode.\n\n",
         );
         writeln!(text, "- Machine: {}.", machine::describe()?)?;
-        writeln!(text, "- Date: {}. Guest: {}.", machine::date()?, self.guest)?;
         writeln!(
             text,
-            "- Command: `{}`: {} pair(s) of boots, all jobs in each. Instructions were not counted.",
-            self.command,
-            self.pairs.len()
+            "- Date: {}. Commit: {}. Guest: {}.",
+            machine::date()?,
+            machine::commit()?,
+            self.guest
         )?;
-        let others = |of: Side| self.spread(of, Cost::others);
-        let stolen = |of: Side| self.spread(of, Cost::stolen_share);
+        writeln!(
+            text,
+            "- Command: `{}`. Instructions were not counted.",
+            self.command
+        )?;
+        let others = |of: Side| self.conditions(of, Cost::others);
+        let stolen = |of: Side| self.conditions(of, Cost::stolen_share);
         writeln!(
             text,
             "- CPUs that other processes used meanwhile: plain {}, watched {}; that a hypervisor took away: plain {}, \
              watched {}.\n",
-            others(|pair| &pair.plain),
-            others(|pair| &pair.watched),
-            stolen(|pair| &pair.plain),
-            stolen(|pair| &pair.watched)
+            others(Side::Plain),
+            others(Side::Watched),
+            stolen(Side::Plain),
+            stolen(Side::Watched)
         )?;
-        text.push_str(
-            "| job | plain QEMU, CPU s | QEMU CPU | QEMU and monitor CPU | wall |\n|---|---:|---|---|---|\n",
-        );
+        text.push_str("| job | pairs | plain QEMU, s | QEMU | QEMU and monitor | wall |");
+        text.push_str(if noop {
+            " QEMU with an empty plugin |\n"
+        } else {
+            "\n"
+        });
+        text.push_str("|---|---:|---:|---|---|---|");
+        text.push_str(if noop { "---|\n" } else { "\n" });
         for job in self.jobs {
-            let plain = Spread::of(both(self.pairs, job).map(|(plain, _)| plain.qemu.as_secs_f64()));
-            let column = |of: fn(&Cost) -> Duration| self.ratios(job, of).map_or("–".into(), |s| shown(&s));
-            writeln!(
+            let column = |of: Of, side: Side| self.ratios(job, of, side).map_or("–".into(), |s| shown(&s));
+            write!(
                 text,
-                "| {}: {} | {} | {} | {} | {} |",
+                "| {}: {} | {} | {:.2} | {} | {} | {} |",
                 job.name,
                 job.what,
-                plain.map_or("–".into(), |s| format!("{:.2}", s.median)),
-                column(|cost| cost.qemu),
-                column(Cost::total),
-                column(|cost| cost.wall),
+                self.of(job).count(),
+                self.median(job, QEMU_USER, Side::Plain).unwrap_or_default(),
+                column(QEMU_USER, Side::Watched),
+                column(USER, Side::Watched),
+                column(WALL, Side::Watched),
             )?;
+            text.push_str(&if noop {
+                format!(" {} |\n", column(QEMU_USER, Side::Noop))
+            } else {
+                "\n".to_owned()
+            });
         }
+        let mean = |of: Of, side: Side| {
+            let medians = self
+                .jobs
+                .iter()
+                .filter_map(|job| Some(self.ratios(job, of, side)?.median));
+            geometric_mean(medians).map_or("–".into(), |mean| format!("{mean:.3}"))
+        };
+        write!(
+            text,
+            "| geometric mean of the medians | | | {} | {} | {} |",
+            mean(QEMU_USER, Side::Watched),
+            mean(USER, Side::Watched),
+            mean(WALL, Side::Watched)
+        )?;
+        text.push_str(&if noop {
+            format!(" {} |\n", mean(QEMU_USER, Side::Noop))
+        } else {
+            "\n".to_owned()
+        });
         Ok(text)
     }
 
-    /// Every number that was read, and the medians.
+    /// For each job its ratios, and every number that was read.
+    ///
+    /// `base` and `watched` are medians in seconds, the `ratio_`s those of the pairs: of QEMU's and the monitor's time in
+    /// user mode. The objects within say the same of other times.
     pub(crate) fn json(&self) -> Result<Value> {
-        let costs = |costs: &Costs| -> Value {
-            costs
-                .iter()
-                .map(|(name, cost)| ((*name).to_owned(), cost_json(cost)))
-                .collect()
+        let (machine, date, commit) = (machine::describe()?, machine::date()?, machine::commit()?);
+        let jobs = self.jobs.iter().map(|job| {
+            let mut value = self.compared(job, USER, Side::Watched);
+            let more = json!({
+                "unit": "seconds in user mode of QEMU and the monitor",
+                "what": job.what,
+                "qemu": self.compared(job, QEMU_USER, Side::Watched),
+                "wall": self.compared(job, WALL, Side::Watched),
+                "noop": self.compared(job, QEMU_USER, Side::Noop),
+                "turns": self.of(job).map(turn_json).collect::<Vec<_>>(),
+                "machine": machine,
+                "date": date,
+                "commit": commit,
+                "guest": self.guest,
+                "command": self.command,
+            });
+            if let (Some(value), Value::Object(more)) = (value.as_object_mut(), more) {
+                value.extend(more);
+            }
+            (job.name.to_owned(), value)
+        });
+        Ok(jobs.collect())
+    }
+
+    fn of<'b>(&'b self, job: &'b Job) -> impl Iterator<Item = &'b Turn> {
+        self.turns.iter().filter(|turn| turn.job == job.name)
+    }
+
+    fn ratios(&self, job: &Job, of: Of, side: Side) -> Option<Spread> {
+        let ratios = self.of(job).filter_map(|turn| {
+            Some(of(turn.on(side)?).as_secs_f64() / of(turn.on(Side::Plain)?).as_secs_f64())
+        });
+        Spread::of(ratios)
+    }
+
+    fn median(&self, job: &Job, of: Of, side: Side) -> Option<f64> {
+        let seconds = self
+            .of(job)
+            .filter_map(|turn| Some(of(turn.on(side)?).as_secs_f64()));
+        Spread::of(seconds).map(|spread| spread.median)
+    }
+
+    fn compared(&self, job: &Job, of: Of, side: Side) -> Value {
+        let Some(ratios) = self.ratios(job, of, side) else {
+            return Value::Null;
         };
-        let pairs: Vec<Value> = self
-            .pairs
-            .iter()
-            .map(|pair| {
-                json!({
-                    "plain_first": pair.plain_first,
-                    "plain": costs(&pair.plain),
-                    "watched": costs(&pair.watched),
-                })
-            })
-            .collect();
-        let ratios: Value = self
-            .jobs
-            .iter()
-            .map(|job| {
-                let of = |of: fn(&Cost) -> Duration| self.ratios(job, of).map(|s| spread_json(&s));
-                let ratios = json!({
-                    "qemu_cpu": of(|cost| cost.qemu),
-                    "total_cpu": of(Cost::total),
-                    "wall": of(|cost| cost.wall),
-                });
-                (job.name.to_owned(), ratios)
-            })
-            .collect();
-        Ok(json!({
-            "machine": machine::describe()?,
-            "date": machine::date()?,
-            "guest": self.guest,
-            "command": self.command,
-            "pairs": pairs,
-            "ratios": ratios,
-        }))
+        json!({
+            "base": self.median(job, of, Side::Plain),
+            side.word(): self.median(job, of, side),
+            "ratio_median": ratios.median,
+            "ratio_min": ratios.min,
+            "ratio_max": ratios.max,
+            "ratio_quartiles": [ratios.quartiles.0, ratios.quartiles.1],
+            "pairs": self.of(job).filter(|turn| turn.on(side).is_some()).count(),
+        })
     }
 
-    fn ratios(&self, job: &Job, of: fn(&Cost) -> Duration) -> Option<Spread> {
-        Spread::of(both(self.pairs, job).map(|(plain, watched)| ratio(of(plain), of(watched))))
-    }
-
-    /// Of all jobs on one side of all pairs, in words.
-    fn spread(&self, side: Side, of: fn(&Cost) -> f64) -> String {
-        let costs = self.pairs.iter().flat_map(|pair| side(pair).values());
+    /// Of all jobs on one side, in words.
+    fn conditions(&self, side: Side, of: fn(&Cost) -> f64) -> String {
+        let costs = self.turns.iter().filter_map(|turn| turn.on(side));
         Spread::of(costs.map(of)).map_or("–".into(), |spread| shown(&spread))
     }
 }
@@ -147,21 +192,19 @@ fn shown(spread: &Spread) -> String {
     format!("{median:.3} [{min:.3}–{max:.3}] {first:.3}–{third:.3}")
 }
 
-fn spread_json(spread: &Spread) -> Value {
-    json!({
-        "median": spread.median,
-        "min": spread.min,
-        "max": spread.max,
-        "quartiles": [spread.quartiles.0, spread.quartiles.1],
-    })
-}
-
-fn cost_json(cost: &Cost) -> Value {
-    json!({
-        "qemu_cpu_s": cost.qemu.as_secs_f64(),
-        "monitor_cpu_s": cost.monitor.as_secs_f64(),
-        "wall_s": cost.wall.as_secs_f64(),
-        "machine_cpu_s": cost.machine.as_secs_f64(),
-        "stolen_s": cost.stolen.as_secs_f64(),
-    })
+/// In the order in which they were done.
+fn turn_json(turn: &Turn) -> Value {
+    let used =
+        |used: &Used| json!({"user_s": used.user.as_secs_f64(), "system_s": used.system.as_secs_f64()});
+    let costs = turn.costs.iter().map(|(side, cost)| {
+        json!({
+            "side": side.word(),
+            "qemu": used(&cost.qemu),
+            "monitor": used(&cost.monitor),
+            "wall_s": cost.wall.as_secs_f64(),
+            "machine_s": cost.machine.as_secs_f64(),
+            "stolen_s": cost.stolen.as_secs_f64(),
+        })
+    });
+    costs.collect()
 }

@@ -7,6 +7,7 @@ mod contents;
 mod disk;
 mod plants;
 mod root;
+mod tools;
 
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -19,6 +20,7 @@ use crate::guest::Kernel;
 use crate::progress::Step;
 use contents::{BUILDER_VERSION, CONFIGURE, EARLY_FILES, LATE_FILES, LEFT_OUT, PACKAGES};
 pub use plants::Plants;
+pub use tools::Tools;
 
 /// A built guest in the cache.
 #[derive(Debug, Clone)]
