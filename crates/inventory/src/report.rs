@@ -29,6 +29,9 @@ pub struct Report {
     pub coverage: CoverageReport,
     /// Everything counted, by name.
     pub counters: BTreeMap<String, u64>,
+    /// How the monitor was confined: each part, and how it stood.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub confinement: BTreeMap<String, String>,
     /// Pages by class and verdict.
     pub pages: PagesReport,
     /// Everyone who executed.
@@ -246,6 +249,7 @@ pub fn build(
             intervals: coverage.intervals(now_ns),
         },
         counters,
+        confinement: BTreeMap::new(),
         pages: count_pages(inventory),
         address_spaces: inventory
             .spaces()

@@ -35,4 +35,7 @@ pub(crate) enum Command {
     Findings(cmd::findings::FindingsArgs),
     Why(cmd::why::WhyArgs),
     Version(cmd::version::VersionArgs),
+    #[cfg(debug_assertions)]
+    #[command(hide = true)]
+    Confined(crate::privilege::trial::TrialArgs),
 }

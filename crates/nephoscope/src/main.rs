@@ -6,6 +6,7 @@ mod cmd;
 mod control;
 mod exit;
 mod monitor;
+mod privilege;
 mod qemu;
 mod runtime;
 mod source;

@@ -1,8 +1,12 @@
 //! Where running watches are found: one directory per VM, for its owner alone.
 
 use std::io;
+use std::os::fd::OwnedFd;
 use std::os::unix::fs::{DirBuilderExt, PermissionsExt};
 use std::path::PathBuf;
+
+use anyhow::Context;
+use rustix::fs::{AtFlags, Mode, OFlags};
 
 use crate::exit::{Failure, exit};
 
@@ -66,6 +70,26 @@ pub(crate) fn all() -> anyhow::Result<Vec<VmDir>> {
         .collect();
     all.sort_by(|a, b| a.name.cmp(&b.name));
     Ok(all)
+}
+
+/// The sockets of a VM: where the watch answers, where the plugin listens, and QEMU's monitor protocol.
+const SOCKETS: [&str; 3] = ["control.sock", "plugin.sock", "qmp.sock"];
+
+/// A VM's directory that can be removed whoever one has become.
+#[derive(Debug)]
+pub(crate) struct HeldDir {
+    fd: OwnedFd,
+    path: PathBuf,
+}
+
+impl HeldDir {
+    /// Removes the sockets, and the directory. Where that is not allowed, an empty directory stays, which is no VM.
+    pub(crate) fn remove(&self) {
+        for socket in SOCKETS {
+            let _ = rustix::fs::unlinkat(&self.fd, socket, AtFlags::empty());
+        }
+        let _ = std::fs::remove_dir(&self.path);
+    }
 }
 
 /// The longest name, so that a socket's path fits its 108 bytes (`unix(7)`).
@@ -157,29 +181,47 @@ impl VmDir {
             })
     }
 
-    /// Removes it when the watch is over.
-    pub(crate) fn remove(&self) {
-        for socket in [self.control(), self.plugin(), self.qmp()] {
-            let _ = std::fs::remove_file(socket);
-        }
-        let _ = std::fs::remove_dir(&self.path);
+    /// Keeps hold of it, to remove it when the watch is over: a monitor that is not root any more does not get there by its
+    /// path.
+    ///
+    /// # Errors
+    /// If it is not there.
+    pub(crate) fn hold(&self) -> anyhow::Result<HeldDir> {
+        let open = || {
+            rustix::fs::open(
+                &self.path,
+                OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC,
+                Mode::empty(),
+            )
+        };
+        let fd = open().with_context(|| format!("cannot open {}", self.path.display()))?;
+        Ok(HeldDir {
+            fd,
+            path: self.path.clone(),
+        })
+    }
+
+    /// The directory.
+    #[must_use]
+    pub(crate) fn path(&self) -> &std::path::Path {
+        &self.path
     }
 
     /// Where the watch answers.
     #[must_use]
     pub(crate) fn control(&self) -> PathBuf {
-        self.path.join("control.sock")
+        self.path.join(SOCKETS[0])
     }
 
     /// Where the plugin listens.
     #[must_use]
     pub(crate) fn plugin(&self) -> PathBuf {
-        self.path.join("plugin.sock")
+        self.path.join(SOCKETS[1])
     }
 
     /// Where QEMU's monitor protocol listens.
     #[must_use]
     pub(crate) fn qmp(&self) -> PathBuf {
-        self.path.join("qmp.sock")
+        self.path.join(SOCKETS[2])
     }
 }

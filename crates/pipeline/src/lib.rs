@@ -2,6 +2,8 @@
 //!
 //! [`Session`] reads as that sentence. It names no driver and no sink; the program plugs them in.
 
+#[doc(hidden)]
+pub mod bench;
 mod best;
 mod counters;
 mod executed;

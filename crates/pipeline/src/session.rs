@@ -45,6 +45,7 @@ pub struct Session {
     kept: BTreeMap<PageId, PageBytes>,
     lacking: Option<Root>,
     reported: KnownSpaces,
+    confinement: BTreeMap<String, String>,
     now_ns: u64,
 }
 
@@ -73,6 +74,7 @@ impl Session {
             kept: BTreeMap::new(),
             lacking: None,
             reported: KnownSpaces::default(),
+            confinement: BTreeMap::new(),
             now_ns: 0,
         }
     }
@@ -199,6 +201,16 @@ impl Session {
         self.coverage.add(gap);
     }
 
+    /// How the monitor itself is confined, part by part: for the report.
+    pub fn confined(&mut self, parts: BTreeMap<String, String>) {
+        self.confinement = parts;
+    }
+
+    /// A counter that somebody else keeps.
+    pub fn count(&mut self, name: &'static str, value: u64) {
+        self.counters.set(name, value);
+    }
+
     /// Time goes on without events.
     pub fn at(&mut self, now_ns: u64) {
         self.now_ns = self.now_ns.max(now_ns);
@@ -240,7 +252,7 @@ impl Session {
                 .entry(format!("lost_{}", format!("{reason:?}").to_ascii_lowercase()))
                 .or_default() += lost;
         }
-        build(
+        let mut report = build(
             self.vm.clone(),
             &self.inventory,
             &self.coverage,
@@ -249,7 +261,9 @@ impl Session {
             &self.findings,
             &self.names,
             &mut self.reported,
-        )
+        );
+        report.confinement.clone_from(&self.confinement);
+        report
     }
 
     fn captured(

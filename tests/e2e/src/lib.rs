@@ -18,6 +18,7 @@ pub mod guest;
 pub mod image;
 pub mod initramfs;
 pub mod living;
+pub mod packages;
 pub mod planted;
 mod program;
 pub mod progress;

@@ -151,6 +151,14 @@ fn process(pid: u32) -> Result<Used> {
     })
 }
 
+/// What this process's children used that have ended and were waited for.
+pub(crate) fn children() -> Result<Duration> {
+    let text = fs::read_to_string("/proc/self/stat")?;
+    let used = field(&text, CUTIME).zip(field(&text, CSTIME));
+    let (user, system) = used.with_context(|| format!("/proc/self/stat is {text:?}"))?;
+    Ok(ticks(user + system))
+}
+
 /// The QEMU that a monitor has started.
 fn child_of(parent: u32) -> Result<u32> {
     for entry in fs::read_dir("/proc")? {
@@ -171,6 +179,8 @@ fn child_of(parent: u32) -> Result<u32> {
 const PPID: usize = 4;
 const UTIME: usize = 14;
 const STIME: usize = 15;
+const CUTIME: usize = 16;
+const CSTIME: usize = 17;
 
 /// The name, which is the second field, may hold anything; the third comes after its last parenthesis.
 fn field(stat: &str, number: usize) -> Option<u64> {

@@ -2,11 +2,15 @@
 //! command and the date.
 
 mod cpu;
+mod identify;
+mod ingest;
 mod jobs;
 mod machine;
 mod overhead;
 mod ratio;
 mod record;
+mod sheet;
+mod tool;
 mod turns;
 
 use anyhow::Result;
@@ -16,11 +20,15 @@ use clap::Subcommand;
 #[derive(Debug, Subcommand)]
 pub(crate) enum Bench {
     Overhead(overhead::OverheadArgs),
+    Identify(identify::IdentifyArgs),
+    Catalog(ingest::CatalogArgs),
 }
 
 /// Runs it.
 pub(crate) fn run(bench: &Bench) -> Result<()> {
     match bench {
         Bench::Overhead(arguments) => overhead::run(arguments),
+        Bench::Identify(arguments) => identify::run(arguments),
+        Bench::Catalog(arguments) => ingest::run(arguments),
     }
 }

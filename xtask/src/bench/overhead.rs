@@ -1,15 +1,15 @@
 //! `cargo xtask bench overhead`: the same guest under the same QEMU, with and without the watch.
 
-use std::fs;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 
-use anyhow::{Context, Result, ensure};
+use anyhow::{Result, ensure};
 use clap::Args;
 use nephoscope_e2e::progress::line;
 use nephoscope_e2e::{Catalog, Image, Options, Tools, Watched};
 
 use super::jobs::{JOBS, Job};
 use super::record::Record;
+use super::sheet::write;
 use super::turns::{Setting, Turn};
 use crate::build;
 
@@ -127,8 +127,4 @@ impl OverheadArgs {
         }
         command
     }
-}
-
-fn write(path: &Path, text: &str) -> Result<()> {
-    fs::write(path, text).with_context(|| format!("cannot write {}", path.display()))
 }

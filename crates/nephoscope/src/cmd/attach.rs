@@ -8,6 +8,7 @@ use nephoscope_inventory::VmReport;
 
 use crate::exit::{Failure, exit};
 use crate::monitor::{self, Watch};
+use crate::privilege::{Account, Keep, ReportFile};
 use crate::runtime::VmDir;
 
 /// Watch a VM that is already running with the plugin.
@@ -41,6 +42,9 @@ pub(crate) struct AttachArgs {
     /// Print findings to standard error as they are made.
     #[arg(long)]
     watch: bool,
+    /// Whom the monitor becomes if root starts it, as with `run`.
+    #[arg(long, value_name = "USER")]
+    user: Option<Account>,
 }
 
 /// Runs it.
@@ -55,6 +59,7 @@ pub(crate) fn run(args: AttachArgs) -> anyhow::Result<ExitCode> {
         )
     })?;
     dir.ensure()?;
+    let held = dir.hold()?;
     let vm = VmReport {
         name: dir.name.clone(),
         vmm: "QEMU".into(),
@@ -66,12 +71,20 @@ pub(crate) fn run(args: AttachArgs) -> anyhow::Result<ExitCode> {
         .qmp
         .clone()
         .or_else(|| Some(dir.qmp()).filter(|path| path.exists()));
-    let mut watch = Watch::new(vm, catalog, driver, qmp, dir.control(), args.watch)?;
+    let mut report = args.report.as_deref().map(ReportFile::prepare).transpose()?;
+    let keep = Keep {
+        account: args.user,
+        read: vec![args.catalog.clone()],
+        write: report.iter().map(ReportFile::folder).collect(),
+        vm: Some(dir.path().to_path_buf()),
+        signals: None,
+    };
+    let mut watch = Watch::new(vm, catalog, driver, qmp, dir.control(), args.watch, &keep)?;
     watch.run(|| false)?;
     // The VM has ended: nothing is left to attach to.
-    dir.remove();
-    if let Some(path) = &args.report {
-        monitor::write_report(&watch.report(), path)?;
+    held.remove();
+    if let Some(file) = &mut report {
+        monitor::write_report(&watch.report(), file)?;
     }
     Ok(ExitCode::SUCCESS)
 }

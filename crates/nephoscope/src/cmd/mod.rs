@@ -24,5 +24,7 @@ pub(crate) fn dispatch(cli: Cli) -> anyhow::Result<ExitCode> {
         Command::Findings(args) => findings::run(&args).map(|()| ExitCode::SUCCESS),
         Command::Why(args) => why::run(&args).map(|()| ExitCode::SUCCESS),
         Command::Version(args) => version::run(args).map(|()| ExitCode::SUCCESS),
+        #[cfg(debug_assertions)]
+        Command::Confined(args) => crate::privilege::trial::run(args),
     }
 }

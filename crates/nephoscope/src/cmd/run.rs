@@ -4,6 +4,7 @@ use std::ffi::OsString;
 use std::path::PathBuf;
 use std::process::{Child, Command, ExitCode};
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use anyhow::Context;
@@ -13,6 +14,7 @@ use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM};
 
 use crate::exit::{Failure, exit};
 use crate::monitor::{self, Ending, Watch};
+use crate::privilege::{Account, Keep, ReportFile};
 use crate::qemu::{Qemu, asks_for_kvm};
 use crate::runtime::VmDir;
 
@@ -42,6 +44,10 @@ pub(crate) struct RunArgs {
     /// Print findings to standard error as they are made.
     #[arg(long)]
     watch: bool,
+    /// Whom the monitor becomes if root starts it: a name, UID or UID:GID. Left out, it is `nephoscope` if there is such a
+    /// user, else a number that nobody has. QEMU stays who it is.
+    #[arg(long, value_name = "USER")]
+    user: Option<Account>,
     /// The VM: QEMU and its arguments.
     #[arg(last = true, required = true, value_name = "QEMU")]
     command: Vec<OsString>,
@@ -67,10 +73,14 @@ pub(crate) fn run(args: RunArgs) -> anyhow::Result<ExitCode> {
             .unwrap_or_else(|| format!("vm-{}", std::process::id())),
     )?;
     dir.create()?;
-    let mut child = start(program, arguments, &plugin, &dir).inspect_err(|_| dir.remove())?;
-    let watched = watch(&args, &qemu, catalog, &dir, &mut child);
-    dir.remove();
+    let held = dir.hold()?;
+    let mut report = args.report.as_deref().map(ReportFile::prepare).transpose()?;
+    let mut child = start(program, arguments, &plugin, &dir).inspect_err(|_| held.remove())?;
+    let mut signals = Forward::take(rustix::process::Pid::from_child(&child))?;
+    let watched = watch(&args, &qemu, catalog, &dir, &mut child, &mut report, &mut signals);
+    held.remove();
     if watched.is_err() {
+        signals.start(None)?;
         // The guest goes on: the watch's trouble is not the VM's. Its exit code still counts.
         let status = child.wait().context("waiting for QEMU")?;
         eprintln!("nephoscope: the VM ended unwatched with {status}");
@@ -112,9 +122,9 @@ fn watch(
     catalog: Arc<nephoscope_catalog::Catalog>,
     dir: &VmDir,
     child: &mut Child,
+    report: &mut Option<ReportFile>,
+    signals: &mut Forward,
 ) -> anyhow::Result<ExitCode> {
-    let pid = rustix::process::Pid::from_child(child);
-    forward_signals(pid)?;
     let vm = VmReport {
         name: dir.name.clone(),
         vmm: format!("QEMU {}", qemu.version),
@@ -126,10 +136,19 @@ fn watch(
         // QEMU ended before the plugin listened: its own message is on the terminal.
         return finish(child);
     };
-    let mut watch = Watch::new(vm, catalog, driver, Some(dir.qmp()), dir.control(), args.watch)?;
+    let keep = Keep {
+        account: args.user,
+        read: vec![args.catalog.clone()],
+        write: report.iter().map(ReportFile::folder).collect(),
+        vm: Some(dir.path().to_path_buf()),
+        signals: Some(rustix::process::Pid::from_child(child)),
+    };
+    let (qmp, control) = (Some(dir.qmp()), dir.control());
+    let mut watch = Watch::new(vm, catalog, driver, qmp, control, args.watch, &keep)?;
+    signals.start(Some(watch.quit()))?;
     let ending = watch.run(|| child.try_wait().ok().flatten().is_some())?;
-    if let Some(path) = &args.report {
-        monitor::write_report(&watch.report(), path)?;
+    if let Some(file) = report {
+        monitor::write_report(&watch.report(), file)?;
     }
     if ending == Ending::Lost {
         eprintln!("nephoscope: QEMU ended without a word; the report says until when it was watched");
@@ -149,17 +168,42 @@ fn finish(child: &mut Child) -> anyhow::Result<ExitCode> {
 }
 
 /// Signals meant for the VM go to it.
-fn forward_signals(pid: rustix::process::Pid) -> anyhow::Result<()> {
-    let mut signals =
-        signal_hook::iterator::Signals::new([SIGTERM, SIGINT, SIGHUP]).context("taking signals")?;
-    std::thread::Builder::new()
-        .name("signals".into())
-        .spawn(move || {
-            for signal in signals.forever() {
-                if let Some(signal) = rustix::process::Signal::from_named_raw(signal) {
-                    let _ = rustix::process::kill_process(pid, signal);
+struct Forward {
+    to: rustix::process::Pid,
+    taken: Option<signal_hook::iterator::Signals>,
+}
+
+impl Forward {
+    /// From now on they are kept. Passing them on takes a thread, which is started when privileges were dropped.
+    fn take(to: rustix::process::Pid) -> anyhow::Result<Self> {
+        let taken =
+            signal_hook::iterator::Signals::new([SIGTERM, SIGINT, SIGHUP]).context("taking signals")?;
+        Ok(Self {
+            to,
+            taken: Some(taken),
+        })
+    }
+
+    /// Passes on those that came and those that will. A monitor that root started is not root any more and may not: then
+    /// `quit` is set.
+    fn start(&mut self, quit: Option<Arc<AtomicBool>>) -> anyhow::Result<()> {
+        let Some(mut taken) = self.taken.take() else {
+            return Ok(());
+        };
+        let to = self.to;
+        std::thread::Builder::new()
+            .name("signals".into())
+            .spawn(move || {
+                for signal in taken.forever() {
+                    let Some(signal) = rustix::process::Signal::from_named_raw(signal) else {
+                        continue;
+                    };
+                    let sent = rustix::process::kill_process(to, signal);
+                    if let (Err(rustix::io::Errno::PERM), Some(quit)) = (sent, &quit) {
+                        quit.store(true, Ordering::Relaxed);
+                    }
                 }
-            }
-        })?;
-    Ok(())
+            })?;
+        Ok(())
+    }
 }

@@ -82,6 +82,11 @@ impl Memory {
         self.read_at.elapsed() >= AGAIN && self.read_map().is_ok()
     }
 
+    /// Makes QEMU end. That it has ended already is no matter.
+    pub(super) fn quit(&mut self) {
+        let _ = self.qmp.execute("quit", None);
+    }
+
     /// What QEMU said since the last time.
     pub(super) fn events(&mut self) -> Vec<QmpEvent> {
         // Events come with answers; asking costs one round trip and finds those that are waiting.

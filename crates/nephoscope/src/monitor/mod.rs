@@ -12,7 +12,6 @@ mod watch;
 
 pub(crate) use watch::{Ending, Watch};
 
-use std::io::Write;
 use std::path::Path;
 use std::process::Child;
 use std::sync::Arc;
@@ -24,6 +23,7 @@ use nephoscope_drivers::{QemuPlugin, QemuPluginError};
 use nephoscope_inventory::Report;
 
 use crate::exit::{Failure, exit};
+use crate::privilege::ReportFile;
 
 /// Opens a catalog; what is wrong with it decides the exit code.
 pub(crate) fn open_catalog(dir: &Path) -> anyhow::Result<Arc<Catalog>> {
@@ -64,21 +64,8 @@ pub(crate) fn attach_to_child(
 }
 
 /// Writes a report whole or not at all.
-pub(crate) fn write_report(report: &Report, path: &Path) -> anyhow::Result<()> {
-    let mut partial = path.as_os_str().to_owned();
-    partial.push(".partial");
-    let write = || -> anyhow::Result<()> {
-        let mut file = std::io::BufWriter::new(std::fs::File::create(&partial)?);
-        serde_json::to_writer(&mut file, report)?;
-        file.write_all(b"\n")?;
-        file.into_inner()
-            .map_err(std::io::IntoInnerError::into_error)?
-            .sync_all()?;
-        Ok(std::fs::rename(&partial, path)?)
-    };
-    write()
-        .inspect_err(|_| {
-            let _ = std::fs::remove_file(&partial);
-        })
-        .with_context(|| format!("the report could not be written to {}", path.display()))
+pub(crate) fn write_report(report: &Report, file: &mut ReportFile) -> anyhow::Result<()> {
+    let mut text = serde_json::to_vec(report)?;
+    text.push(b'\n');
+    file.write(&text)
 }

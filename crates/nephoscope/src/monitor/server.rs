@@ -6,11 +6,13 @@ use std::os::unix::fs::PermissionsExt;
 use std::os::unix::net::{UnixListener, UnixStream};
 use std::path::Path;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 use std::sync::mpsc::{Receiver, Sender, SyncSender, channel, sync_channel};
 use std::time::Duration;
 
 use anyhow::Context;
+use rustix::fs::Uid;
+use rustix::net::sockopt::socket_peercred;
 
 use crate::control::{Answer, Ask};
 
@@ -22,18 +24,32 @@ const MAX_QUESTION: u64 = 64 << 10;
 /// Connections at once: it stops a peer that opens them without end.
 const MAX_CONNECTIONS: usize = 32;
 
-/// Serves a socket; questions arrive at the receiver.
-pub(super) fn serve(path: &Path) -> anyhow::Result<Receiver<Request>> {
+/// Makes the socket, for this user alone.
+pub(super) fn listen(path: &Path) -> anyhow::Result<UnixListener> {
     let _ = std::fs::remove_file(path);
     let listener =
         UnixListener::bind(path).with_context(|| format!("cannot listen on {}", path.display()))?;
     std::fs::set_permissions(path, std::fs::Permissions::from_mode(0o600))?;
+    Ok(listener)
+}
+
+/// Serves a socket; questions of root and of `owner` arrive at the receiver. Others are hung up on, and counted.
+pub(super) fn serve(
+    listener: UnixListener,
+    owner: Uid,
+    refused: Arc<AtomicU64>,
+) -> anyhow::Result<Receiver<Request>> {
     let (sender, receiver) = channel();
     std::thread::Builder::new()
         .name("control".into())
         .spawn(move || {
             let open = Arc::new(AtomicUsize::new(0));
             for stream in listener.incoming().flatten() {
+                let peer = socket_peercred(&stream).map(|peer| peer.uid);
+                if !peer.is_ok_and(|uid| may_ask(uid, owner)) {
+                    refused.fetch_add(1, Ordering::Relaxed);
+                    continue;
+                }
                 if open.fetch_add(1, Ordering::Relaxed) >= MAX_CONNECTIONS {
                     open.fetch_sub(1, Ordering::Relaxed);
                     continue;
@@ -49,6 +65,11 @@ pub(super) fn serve(path: &Path) -> anyhow::Result<Receiver<Request>> {
             }
         })?;
     Ok(receiver)
+}
+
+/// The folder and the socket's mode keep others out already; a folder that somebody opened does not let them in.
+fn may_ask(peer: Uid, owner: Uid) -> bool {
+    peer == owner || peer.is_root()
 }
 
 fn converse(stream: &UnixStream, watch: &Sender<Request>) -> anyhow::Result<()> {
@@ -108,11 +129,36 @@ mod tests {
         }
     }
 
+    fn serve_here(vm: &VmDir) -> Receiver<Request> {
+        serve(
+            listen(&vm.control()).unwrap(),
+            rustix::process::getuid(),
+            Arc::default(),
+        )
+        .unwrap()
+    }
+
+    #[test]
+    fn root_and_the_owner_may_ask_and_nobody_else() {
+        let (owner, somebody) = (Uid::from_raw(1000), Uid::from_raw(1001));
+        assert!(may_ask(owner, owner) && may_ask(Uid::ROOT, owner));
+        assert!(!may_ask(somebody, owner) && !may_ask(owner, Uid::ROOT));
+    }
+
+    #[test]
+    fn the_socket_is_for_its_owner_alone() {
+        let dir = tempfile::tempdir().unwrap();
+        let vm = VmDir::at("web1", dir.path());
+        let _listener = listen(&vm.control()).unwrap();
+        let mode = std::fs::metadata(vm.control()).unwrap().permissions().mode();
+        assert_eq!(mode & 0o777, 0o600);
+    }
+
     #[test]
     fn clients_and_watches_understand_each_other_question_after_question() {
         let dir = tempfile::tempdir().unwrap();
         let vm = VmDir::at("web1", dir.path());
-        let requests = serve(&vm.control()).unwrap();
+        let requests = serve_here(&vm);
         std::thread::spawn(move || {
             for (ask, reply) in requests {
                 let _ = reply.try_send(answer(&ask));
@@ -130,7 +176,7 @@ mod tests {
     fn a_watch_that_ended_is_an_end_to_its_clients() {
         let dir = tempfile::tempdir().unwrap();
         let vm = VmDir::at("web1", dir.path());
-        let requests = serve(&vm.control()).unwrap();
+        let requests = serve_here(&vm);
         let mut client = Client::connect(&vm, Duration::from_secs(20)).unwrap();
         drop(requests);
         assert!(client.report().unwrap_err().is_end());

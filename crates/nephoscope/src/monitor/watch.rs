@@ -2,6 +2,7 @@
 
 use std::path::PathBuf;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::mpsc::Receiver;
 use std::time::{Duration, Instant};
 
@@ -20,9 +21,10 @@ use super::liveness::Liveness;
 use super::mapped::Mapped;
 use super::memory::Memory;
 use super::placing::Placing;
-use super::server::{Request, serve};
+use super::server::{Request, listen, serve};
 use super::sinks::Terminal;
 use crate::control::{Answer, Ask};
+use crate::privilege::{self, Keep};
 
 /// How the watch ended.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -54,15 +56,17 @@ pub(crate) struct Watch {
     mapped: Mapped,
     kernel_mapped: KernelMapped,
     requests: Receiver<Request>,
+    refused: Arc<AtomicU64>,
+    quit: Arc<AtomicBool>,
     sinks: Vec<Terminal>,
     stopped: bool,
 }
 
 impl Watch {
-    /// Begins to watch.
+    /// Begins to watch, and drops all privileges but those to `keep`. No thread may have been started before.
     ///
     /// # Errors
-    /// If the control socket cannot be served.
+    /// If the control socket cannot be served, or root cannot be given up.
     pub(crate) fn new(
         mut vm: VmReport,
         catalog: Arc<Catalog>,
@@ -70,6 +74,7 @@ impl Watch {
         qmp: Option<PathBuf>,
         control: PathBuf,
         print_findings: bool,
+        keep: &Keep,
     ) -> anyhow::Result<Self> {
         let hello = driver.hello().clone();
         vm.vcpus = hello.vcpus;
@@ -107,7 +112,14 @@ impl Watch {
                 None
             }
         };
-        let requests = serve(&control)?;
+        let owner = rustix::process::getuid();
+        let listener = listen(&control)?;
+        // Everything is open that a watch needs.
+        let in_force = privilege::drop(keep)?;
+        in_force.tell();
+        session.confined(in_force.parts().clone());
+        let refused = Arc::new(AtomicU64::new(0));
+        let requests = serve(listener, owner, refused.clone())?;
         let sinks = if print_findings {
             vec![Terminal]
         } else {
@@ -122,6 +134,8 @@ impl Watch {
             mapped: Mapped::default(),
             kernel_mapped: KernelMapped::default(),
             requests,
+            refused,
+            quit: Arc::default(),
             sinks,
             stopped: false,
         })
@@ -153,6 +167,11 @@ impl Watch {
                 narrowed = Instant::now();
             }
             self.answer();
+            if self.quit.swap(false, Ordering::Relaxed)
+                && let Some(memory) = &mut self.memory
+            {
+                memory.quit();
+            }
             if self.driver.is_closed() || gone() {
                 break;
             }
@@ -168,9 +187,16 @@ impl Watch {
         })
     }
 
+    /// Set by somebody, it makes QEMU end as a signal would: for a monitor that may not send signals any more.
+    pub(crate) fn quit(&self) -> Arc<AtomicBool> {
+        self.quit.clone()
+    }
+
     /// The report as of now.
     #[must_use]
     pub(crate) fn report(&mut self) -> Report {
+        let refused = self.refused.load(Ordering::Relaxed);
+        self.session.count("control_peers_refused", refused);
         self.session.report()
     }
 
@@ -255,7 +281,7 @@ impl Watch {
                 Ask::Report => {
                     self.session.at(self.elapsed_ns());
                     Answer::Report {
-                        report: Box::new(self.session.report()),
+                        report: Box::new(self.report()),
                     }
                 }
                 Ask::Findings { after } => Answer::Findings {

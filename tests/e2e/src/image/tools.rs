@@ -12,7 +12,7 @@ use crate::command::{privileged, run_logged};
 use crate::progress::Step;
 
 /// The compiler, and C source of some size that is in a package.
-const PACKAGES: [&str; 2] = ["gcc", "libstb-dev"];
+const PACKAGES: [&str; 3] = ["gcc", "libc6-dev", "libstb-dev"];
 
 /// The disk, and what it is made of.
 #[derive(Debug, Clone)]

@@ -1,0 +1,65 @@
+//! Which files can be reached, by Landlock.
+
+use std::path::Path;
+
+use landlock::{
+    ABI, Access, AccessFs, AccessNet, BitFlags, CompatLevel, Compatible, LandlockStatus, PathBeneath, PathFd,
+    RestrictionStatus, Ruleset, RulesetAttr, RulesetCreated, RulesetCreatedAttr, RulesetStatus, Scope,
+    make_bitflags,
+};
+
+use super::{InForce, Keep};
+
+/// The newest version of Landlock whose rights are all taken away. Older kernels have fewer.
+const NEWEST: ABI = ABI::V6;
+
+/// Nothing but what is kept; no TCP, and no abstract sockets of others.
+pub(super) fn restrict(keep: &Keep, in_force: &mut InForce) {
+    match try_restrict(keep) {
+        Ok(status) => match (status.ruleset, status.landlock) {
+            (RulesetStatus::FullyEnforced, _) => in_force.holds("landlock", "all of it"),
+            (RulesetStatus::PartiallyEnforced, LandlockStatus::Available { effective_abi, .. }) => {
+                in_force.holds("landlock", format!("{effective_abi:?}, which this kernel has"));
+            }
+            (_, landlock) => in_force.lacks("landlock", format!("{landlock:?}")),
+        },
+        Err(error) => in_force.lacks("landlock", error),
+    }
+}
+
+fn try_restrict(keep: &Keep) -> Result<RestrictionStatus, landlock::RulesetError> {
+    let read = make_bitflags!(AccessFs::{ReadFile | ReadDir});
+    let write = make_bitflags!(AccessFs::{ReadFile | WriteFile | Truncate | MakeReg | RemoveFile});
+    let mut rules = Ruleset::default()
+        .set_compatibility(CompatLevel::BestEffort)
+        .handle_access(AccessFs::from_all(NEWEST))?
+        .handle_access(AccessNet::from_all(NEWEST))?
+        // Not signals: QEMU gets those.
+        .scope(Scope::AbstractUnixSocket)?
+        .create()?;
+    for folder in &keep.read {
+        rules = allow(rules, folder, read)?;
+    }
+    for folder in &keep.write {
+        rules = allow(rules, folder, write)?;
+    }
+    if let Some(vm) = &keep.vm {
+        rules = allow(rules, vm, AccessFs::RemoveFile.into())?;
+        if let Some(above) = vm.parent() {
+            rules = allow(rules, above, AccessFs::RemoveDir.into())?;
+        }
+    }
+    rules.restrict_self()
+}
+
+/// A folder that is not there is not needed.
+fn allow(
+    rules: RulesetCreated,
+    folder: &Path,
+    rights: BitFlags<AccessFs>,
+) -> Result<RulesetCreated, landlock::RulesetError> {
+    match PathFd::new(folder) {
+        Ok(fd) => rules.add_rule(PathBeneath::new(fd, rights)),
+        Err(_) => Ok(rules),
+    }
+}

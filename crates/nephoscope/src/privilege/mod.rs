@@ -1,0 +1,64 @@
+//! What the monitor gives up once its descriptors are open.
+//!
+//! What it reads was made by a guest that may be hostile. Should that ever take the monitor over, it holds: the rings and a
+//! descriptor of the guest's memory, QEMU's monitor protocol for this one VM, and files to read the catalog and to write the
+//! report. Not: root, another user's or another VM's things, programs to start, networks, new executable memory.
+//!
+//! ```text
+//!  open everything ─► limits ─► another user, if root ─► capabilities ─► no_new_privs ─► Landlock ─► seccomp ─► threads
+//! ```
+//!
+//! It is done before the first thread is started, since some of it holds for one thread and those that it starts. QEMU was
+//! started before, and has none of it. What a kernel is too old for is told on standard error and in the report.
+
+mod account;
+mod capabilities;
+mod files;
+mod in_force;
+mod limits;
+mod report_file;
+mod syscalls;
+#[cfg(debug_assertions)]
+pub(crate) mod trial;
+
+pub(crate) use account::Account;
+pub(crate) use in_force::InForce;
+pub(crate) use report_file::ReportFile;
+
+use std::path::PathBuf;
+
+use rustix::process::Pid;
+
+/// What is still needed afterwards.
+#[derive(Debug, Default)]
+pub(crate) struct Keep {
+    /// Whom to become, if root started this: `--user`.
+    pub(crate) account: Option<Account>,
+    /// Folders that are read.
+    pub(crate) read: Vec<PathBuf>,
+    /// Folders in which files are made, replaced and removed.
+    pub(crate) write: Vec<PathBuf>,
+    /// The VM's own folder: it becomes the account's, and its sockets are removed at the end.
+    pub(crate) vm: Option<PathBuf>,
+    /// The process that signals are passed on to.
+    pub(crate) signals: Option<Pid>,
+}
+
+/// Gives up everything else, for good. Says what of it is in force.
+///
+/// # Errors
+/// If root cannot become somebody else, or there are other threads already: going on would be as before, and nobody would
+/// know.
+pub(crate) fn drop(keep: &Keep) -> anyhow::Result<InForce> {
+    let threads = std::fs::read_dir("/proc/self/task").map_or(1, Iterator::count);
+    anyhow::ensure!(threads == 1, "privileges are dropped while {threads} threads run");
+    let mut in_force = InForce::default();
+    let account = account::choose(keep)?;
+    limits::set(account.is_some(), &mut in_force);
+    capabilities::shrink_bounding_set();
+    account::become_it(account, keep, &mut in_force)?;
+    capabilities::drop_all(&mut in_force);
+    files::restrict(keep, &mut in_force);
+    syscalls::filter(keep, &mut in_force);
+    Ok(in_force)
+}
