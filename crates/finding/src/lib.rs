@@ -42,6 +42,9 @@ pub struct Finding {
     pub address_space: Option<u32>,
     /// Nanoseconds since the watch began: when the code first ran.
     pub at_ns: u64,
+    /// When it was concluded, likewise; absent if what was watched has no time of its own.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub found_ns: Option<u64>,
     /// One sentence.
     pub summary: String,
     /// What it rests on; the shape belongs to the rule.

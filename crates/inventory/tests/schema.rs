@@ -139,6 +139,7 @@ fn report() -> Value {
         lost: 1,
     });
     let finding = |id, address_space, evidence| Finding {
+        found_ns: Some(8),
         id,
         rule: "modified-code".into(),
         severity: Severity::High,

@@ -2,6 +2,7 @@
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::sync::Arc;
+use std::time::Instant;
 
 use nephoscope_catalog::{Catalog, ObjectId};
 use nephoscope_finding::{Finding, Sink};
@@ -46,6 +47,7 @@ pub struct Session {
     lacking: Option<Root>,
     reported: KnownSpaces,
     confinement: BTreeMap<String, String>,
+    began: Option<Instant>,
     now_ns: u64,
 }
 
@@ -75,6 +77,7 @@ impl Session {
             lacking: None,
             reported: KnownSpaces::default(),
             confinement: BTreeMap::new(),
+            began: None,
             now_ns: 0,
         }
     }
@@ -199,6 +202,11 @@ impl Session {
     /// A gap that somebody else than the driver noticed.
     pub fn gap(&mut self, gap: Gap) {
         self.coverage.add(gap);
+    }
+
+    /// The watch's times count from here: findings will say when they were made.
+    pub fn began(&mut self, at: Instant) {
+        self.began = Some(at);
     }
 
     /// How the monitor itself is confined, part by part: for the report.
@@ -432,6 +440,9 @@ impl Session {
             severity: draft.severity,
             address_space: draft.space.map(|space| space.0),
             at_ns: draft.at_ns,
+            found_ns: self
+                .began
+                .and_then(|began| began.elapsed().as_nanos().try_into().ok()),
             summary: draft.summary,
             evidence: draft.evidence,
         };

@@ -5,7 +5,9 @@ mod cpu;
 mod identify;
 mod ingest;
 mod jobs;
+mod latency;
 mod machine;
+mod memory;
 mod overhead;
 mod ratio;
 mod record;
@@ -22,6 +24,8 @@ pub(crate) enum Bench {
     Overhead(overhead::OverheadArgs),
     Identify(identify::IdentifyArgs),
     Catalog(ingest::CatalogArgs),
+    Latency(latency::LatencyArgs),
+    Memory(memory::MemoryArgs),
 }
 
 /// Runs it.
@@ -30,5 +34,7 @@ pub(crate) fn run(bench: &Bench) -> Result<()> {
         Bench::Overhead(arguments) => overhead::run(arguments),
         Bench::Identify(arguments) => identify::run(arguments),
         Bench::Catalog(arguments) => ingest::run(arguments),
+        Bench::Latency(arguments) => latency::run(arguments),
+        Bench::Memory(arguments) => memory::run(arguments),
     }
 }

@@ -80,6 +80,10 @@ impl Watch {
         vm.vcpus = hello.vcpus;
         let mut session = Session::new(vm, catalog);
         let origin = hello.installed_ns;
+        if let Some(began) = Instant::now().checked_sub(Duration::from_nanos(now_ns().saturating_sub(origin)))
+        {
+            session.began(began);
+        }
         let attached_ns = hello.attached_ns.saturating_sub(origin);
         if let Some(since) = hello.blind_since_ns {
             session.gap(Gap {
@@ -305,11 +309,14 @@ impl Watch {
     }
 
     fn elapsed_ns(&self) -> u64 {
-        let time = rustix::time::clock_gettime(rustix::time::ClockId::Monotonic);
-        let now = u64::try_from(time.tv_sec).unwrap_or(0) * 1_000_000_000
-            + u64::try_from(time.tv_nsec).unwrap_or(0);
-        now.saturating_sub(self.driver.hello().installed_ns)
+        now_ns().saturating_sub(self.driver.hello().installed_ns)
     }
+}
+
+/// The clock that the plugin stamps with.
+fn now_ns() -> u64 {
+    let time = rustix::time::clock_gettime(rustix::time::ClockId::Monotonic);
+    u64::try_from(time.tv_sec).unwrap_or(0) * 1_000_000_000 + u64::try_from(time.tv_nsec).unwrap_or(0)
 }
 
 fn sinks(terminals: &mut [Terminal]) -> Vec<&mut dyn Sink> {

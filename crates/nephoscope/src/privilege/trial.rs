@@ -10,7 +10,7 @@ use super::{Account, Keep, drop};
 /// Try something that a monitor must not be able to do (debug builds only).
 #[derive(Debug, Args)]
 pub(crate) struct TrialArgs {
-    /// exec, ptrace, socket, fork, executable, signal, thread, read:FILE or write:FILE.
+    /// exec, fork, socket, executable, signal, read:FILE, write:FILE, or thread:FILE, which reads it in one.
     act: String,
     /// A folder that may be read.
     #[arg(long, value_name = "DIR")]
@@ -54,8 +54,9 @@ fn attempt(act: &str) -> std::io::Result<()> {
             let init = rustix::process::Pid::INIT;
             Ok(rustix::process::test_kill_process(init)?)
         }
-        ("thread", _) => {
-            let thread = std::thread::Builder::new().spawn(|| std::fs::read("/etc/hostname").map(|_| ()))?;
+        ("thread", path) => {
+            let path = path.to_owned();
+            let thread = std::thread::Builder::new().spawn(move || std::fs::read(path).map(|_| ()))?;
             thread.join().unwrap_or(Ok(()))
         }
         ("executable", _) => executable(),

@@ -110,6 +110,7 @@ fn interval() -> impl Strategy<Value = CoverageInterval> {
 fn finding() -> impl Strategy<Value = Finding> {
     (any::<u64>(), any::<u64>(), text(), option::of(any::<u32>())).prop_map(
         |(id, at_ns, summary, address_space)| Finding {
+            found_ns: None,
             id,
             rule: summary.clone(),
             severity: Severity::High,

@@ -1,0 +1,294 @@
+//! A running monitor: what it has given up, who reaches it, and that one VM's trouble is not another's.
+//!
+//! The VMs run firmware and nothing else: that is enough to be watched.
+
+#![allow(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    clippy::panic,
+    reason = "helpers of tests are tests"
+)]
+
+use std::fs;
+use std::io::Read;
+use std::os::unix::fs::{MetadataExt, PermissionsExt};
+use std::os::unix::net::UnixStream;
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, Output, Stdio};
+use std::time::{Duration, Instant};
+
+use nephoscope_e2e::{program, qemu};
+use rustix::process::{Pid, Signal, kill_process};
+use serde_json::Value;
+
+const PATIENCE: Duration = Duration::from_secs(60);
+
+/// A folder for runtime directories, catalogs and reports, all of one test.
+struct Place {
+    folder: tempfile::TempDir,
+}
+
+impl Place {
+    fn new() -> Self {
+        let place = Place {
+            folder: tempfile::tempdir().unwrap(),
+        };
+        let added = place.nephoscope(
+            &["catalog", "add", "--catalog"],
+            &["cat"],
+            &["/usr/share/seabios/bios-256k.bin"],
+        );
+        assert!(added.status.success(), "{added:?}");
+        place
+    }
+
+    fn path(&self, name: &str) -> PathBuf {
+        self.folder.path().join(name)
+    }
+
+    fn command(&self) -> Command {
+        let mut command = Command::new(program().unwrap());
+        command
+            .env("NEPHOSCOPE_RUNTIME_DIR", self.path("run"))
+            .current_dir(self.folder.path())
+            .stdin(Stdio::null());
+        command
+    }
+
+    fn nephoscope(&self, before: &[&str], paths: &[&str], after: &[&str]) -> Output {
+        let paths = paths.iter().map(|name| self.path(name));
+        self.command()
+            .args(before)
+            .args(paths)
+            .args(after)
+            .output()
+            .unwrap()
+    }
+
+    /// Starts a VM that is watched, and waits until its watch answers.
+    fn vm(&self, name: &str) -> Vm {
+        let mut command = self.command();
+        command
+            .args(["run", "--catalog", "cat", "--name", name, "--report"])
+            .arg(format!("{name}.json"))
+            .arg("--")
+            .arg(qemu::system().unwrap())
+            .args(["-accel", "tcg", "-nodefaults", "-display", "none", "-m", "64M"]);
+        let monitor = command.spawn().unwrap();
+        let mut vm = Vm {
+            monitor,
+            qemu: None,
+            folder: self.path("run").join(name),
+        };
+        let deadline = Instant::now() + PATIENCE;
+        while !self.answers(name) {
+            assert!(Instant::now() < deadline, "{name} is not watched");
+            assert_eq!(vm.monitor.try_wait().unwrap(), None, "{name} ended");
+            std::thread::sleep(Duration::from_millis(50));
+        }
+        let pid = vm.monitor.id();
+        let children = fs::read_to_string(format!("/proc/{pid}/task/{pid}/children")).unwrap();
+        vm.qemu = Pid::from_raw(children.trim().parse().unwrap());
+        vm
+    }
+
+    fn answers(&self, name: &str) -> bool {
+        self.command()
+            .args(["ps", name, "--json"])
+            .output()
+            .unwrap()
+            .status
+            .success()
+    }
+
+    fn report(&self, name: &str) -> Value {
+        serde_json::from_slice(&fs::read(self.path(&format!("{name}.json"))).unwrap()).unwrap()
+    }
+}
+
+/// A VM and its monitor; both are ended with the test.
+struct Vm {
+    monitor: Child,
+    qemu: Option<Pid>,
+    folder: PathBuf,
+}
+
+impl Vm {
+    fn signal(&self, signal: Signal) {
+        kill_process(Pid::from_child(&self.monitor), signal).unwrap();
+    }
+
+    fn wait(&mut self) -> Option<i32> {
+        let deadline = Instant::now() + PATIENCE;
+        while Instant::now() < deadline {
+            if let Some(status) = self.monitor.try_wait().unwrap() {
+                return status.code();
+            }
+            std::thread::sleep(Duration::from_millis(20));
+        }
+        panic!("the monitor does not end");
+    }
+}
+
+impl Drop for Vm {
+    fn drop(&mut self) {
+        let _ = self.monitor.kill();
+        let _ = self.monitor.wait();
+        if let Some(qemu) = self.qemu {
+            let _ = kill_process(qemu, Signal::KILL);
+        }
+    }
+}
+
+/// A line of a status file in `/proc`.
+fn field(status: &str, name: &str) -> String {
+    let line = status.lines().find_map(|line| line.strip_prefix(name));
+    line.unwrap_or_else(|| panic!("no {name} in {status}"))
+        .trim()
+        .to_owned()
+}
+
+fn is_root() -> bool {
+    rustix::process::getuid().is_root()
+}
+
+#[test]
+fn a_monitor_keeps_nothing_that_it_does_not_need_and_qemu_keeps_everything() {
+    let place = Place::new();
+    let mut vm = place.vm("kept");
+    let mut threads = 0;
+    for entry in fs::read_dir(format!("/proc/{}/task", vm.monitor.id())).unwrap() {
+        let status = fs::read_to_string(entry.unwrap().path().join("status")).unwrap();
+        threads += 1;
+        assert_eq!(field(&status, "NoNewPrivs:"), "1");
+        assert_eq!(field(&status, "Seccomp:"), "2", "a filter");
+        for set in ["CapInh:", "CapPrm:", "CapEff:", "CapAmb:"] {
+            assert_eq!(
+                u64::from_str_radix(&field(&status, set), 16).unwrap(),
+                0,
+                "{set} {status}"
+            );
+        }
+        if is_root() {
+            assert_eq!(u64::from_str_radix(&field(&status, "CapBnd:"), 16).unwrap(), 0);
+            for id in ["Uid:", "Gid:"] {
+                let ids = field(&status, id);
+                assert!(ids.split_whitespace().all(|id| id != "0"), "{id} {ids}");
+            }
+            assert_eq!(field(&status, "Groups:"), "");
+        }
+    }
+    assert!(threads >= 3, "the threads that answer are confined too");
+    let limits = fs::read_to_string(format!("/proc/{}/limits", vm.monitor.id())).unwrap();
+    let limit = |name: &str| field(&limits, name).split_whitespace().next().unwrap().to_owned();
+    assert_eq!(
+        (limit("Max data size"), limit("Max core file size")),
+        ("2147483648".into(), "0".into())
+    );
+    let qemu = vm.qemu.unwrap().as_raw_nonzero();
+    let status = fs::read_to_string(format!("/proc/{qemu}/status")).unwrap();
+    assert_eq!(
+        (field(&status, "NoNewPrivs:"), field(&status, "Seccomp:")),
+        ("0".into(), "0".into())
+    );
+    let own = fs::read_to_string("/proc/self/status").unwrap();
+    assert_eq!(field(&status, "Uid:"), field(&own, "Uid:"));
+    assert_eq!(field(&status, "CapEff:"), field(&own, "CapEff:"));
+
+    // A signal still ends the VM, and the report is there, the test's own, though the monitor is somebody else by now.
+    vm.signal(Signal::TERM);
+    assert_eq!(vm.wait(), Some(0));
+    let report = place.report("kept");
+    nephoscope_e2e::report::validate(&report).unwrap();
+    let confinement = &report["confinement"];
+    assert_eq!(confinement["capabilities"], "none");
+    assert!(
+        confinement["seccomp"]
+            .as_str()
+            .unwrap()
+            .contains("system calls left"),
+        "{confinement}"
+    );
+    assert!(report["pages"]["firmware"]["captured"].as_u64().unwrap() > 0);
+    let left: Vec<_> = fs::read_dir(&vm.folder).into_iter().flatten().collect();
+    assert!(left.is_empty(), "{left:?}");
+    assert!(!place.path("kept.json.partial").exists());
+}
+
+#[test]
+fn nobody_but_the_owner_reaches_a_vms_sockets_even_if_its_folder_is_opened() {
+    let place = Place::new();
+    let mut vm = place.vm("own");
+    let mode = |path: &Path| fs::metadata(path).unwrap().permissions().mode() & 0o777;
+    assert_eq!(mode(&vm.folder), 0o700);
+    for socket in ["control.sock", "plugin.sock"] {
+        assert_eq!(mode(&vm.folder.join(socket)), 0o600, "{socket}");
+    }
+    let monitor = fs::metadata(format!("/proc/{}", vm.monitor.id())).unwrap().uid();
+    if !is_root() {
+        eprintln!("who is not root cannot be somebody else: the rest is seen by root only");
+        return;
+    }
+    let folder = fs::metadata(&vm.folder).unwrap().uid();
+    assert_ne!(
+        folder, 0,
+        "it is the monitor's, which removes its sockets at the end"
+    );
+    let stranger = if monitor == 65_534 { 65_533 } else { 65_534 };
+    let socket = vm.folder.join("control.sock");
+    fs::set_permissions(place.folder.path(), fs::Permissions::from_mode(0o755)).unwrap();
+    fs::set_permissions(place.path("run"), fs::Permissions::from_mode(0o755)).unwrap();
+    let refused = connect_as(stranger, &socket).unwrap_err();
+    assert_eq!(refused.kind(), std::io::ErrorKind::PermissionDenied);
+    // Somebody opens it: who connects is asked for, and hung up on.
+    fs::set_permissions(&vm.folder, fs::Permissions::from_mode(0o755)).unwrap();
+    fs::set_permissions(&socket, fs::Permissions::from_mode(0o666)).unwrap();
+    assert_eq!(connect_as(stranger, &socket).unwrap(), "", "not a word");
+    assert!(place.answers("own"), "and the owner is answered");
+    vm.signal(Signal::TERM);
+    vm.wait();
+    assert_eq!(place.report("own")["counters"]["control_peers_refused"], 1);
+}
+
+/// Asks for the findings as another user; what is answered.
+fn connect_as(uid: u32, socket: &Path) -> std::io::Result<String> {
+    let socket = socket.to_owned();
+    let thread = std::thread::spawn(move || {
+        // Of this thread alone; it ends with it.
+        let uid = rustix::process::Uid::from_raw(uid);
+        rustix::thread::set_thread_res_uid(uid, uid, uid)?;
+        let mut stream = UnixStream::connect(socket)?;
+        let mut answer = String::new();
+        let _ = std::io::Write::write_all(&mut stream, b"{\"ask\":\"findings\",\"after\":0}\n");
+        match stream.read_to_string(&mut answer) {
+            Err(error) if error.kind() != std::io::ErrorKind::ConnectionReset => Err(error),
+            _ => Ok(answer),
+        }
+    });
+    thread.join().unwrap()
+}
+
+#[test]
+fn a_monitor_that_is_killed_leaves_its_own_vm_and_every_other_watch_alone() {
+    let place = Place::new();
+    let (killed, mut other) = (place.vm("killed"), place.vm("other"));
+    if is_root() {
+        let uid = |vm: &Vm| {
+            let status = fs::read_to_string(format!("/proc/{}/status", vm.monitor.id())).unwrap();
+            field(&status, "Uid:")
+        };
+        assert_ne!(uid(&killed), uid(&other), "neither may send the other a signal");
+    }
+    killed.signal(Signal::KILL);
+    let deadline = Instant::now() + PATIENCE;
+    while place.answers("killed") {
+        assert!(Instant::now() < deadline);
+    }
+    let qemu = killed.qemu.unwrap();
+    rustix::process::test_kill_process(qemu).expect("the VM goes on");
+    assert!(place.answers("other"));
+    other.signal(Signal::TERM);
+    assert_eq!(other.wait(), Some(0));
+    let report = place.report("other");
+    assert_eq!(report["coverage"]["code"], "complete", "{}", report["coverage"]);
+}
