@@ -8,7 +8,7 @@
 use std::os::fd::{AsFd, OwnedFd};
 use std::os::unix::net::UnixStream;
 use std::path::Path;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use nephoscope_guest::{
     CodeCaptured, Event, Executed, Gap, Gpa, Gva, Lifecycle, PAGE_SIZE, PageBytes, PageId, Privilege, Root,
@@ -78,6 +78,13 @@ pub enum QemuPluginError {
 /// The most frames taken in one batch, so that a guest that executes without end cannot keep the monitor in it.
 const MAX_BATCH: usize = 16 << 10;
 
+/// While frames come, the rings are looked at so often, and nobody has to wake anybody: a wake-up is a system call on the
+/// vCPU that sends the frame, and under a hypervisor an interrupt to another CPU. A boot sends some hundred thousand frames.
+const BUSY_PAUSE: Duration = Duration::from_millis(1);
+
+/// After so long without a frame the next one wakes. A quiet guest costs no looking, and what it does is known at once.
+const QUIET: Duration = Duration::from_millis(4);
+
 /// A plugin that this monitor is attached to.
 #[derive(Debug)]
 pub struct QemuPlugin {
@@ -88,6 +95,8 @@ pub struct QemuPlugin {
     held: Vec<Stamped>,
     frame: Vec<u8>,
     closed: bool,
+    /// When frames came last.
+    busy: Instant,
 }
 
 impl QemuPlugin {
@@ -126,6 +135,7 @@ impl QemuPlugin {
             held: Vec::new(),
             frame: Vec::new(),
             closed: false,
+            busy: Instant::now(),
         })
     }
 
@@ -163,7 +173,9 @@ impl QemuPlugin {
             horizon = now_ns();
             taken = self.drain()?;
         }
-        let _ = taken;
+        if taken > 0 {
+            self.busy = Instant::now();
+        }
         self.held.sort_by_key(|stamped| stamped.at_ns);
         let horizon = if self.closed {
             u64::MAX
@@ -177,6 +189,10 @@ impl QemuPlugin {
 
     fn wait(&mut self, timeout: Duration) -> Result<(), QemuPluginError> {
         use rustix::event::{PollFd, PollFlags, Timespec, poll};
+        if self.busy.elapsed() < QUIET {
+            std::thread::sleep(timeout.min(BUSY_PAUSE));
+            return Ok(());
+        }
         for (ring, consumer) in self.rings.iter().enumerate() {
             if !consumer
                 .sleep()

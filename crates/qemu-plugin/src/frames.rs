@@ -5,9 +5,9 @@
 //! in different pages do not meet. It is bounded; a frame that is forgotten is captured anew at its next translation,
 //! which costs a capture and never an identity.
 
-use std::collections::HashMap;
 use std::sync::Mutex;
 
+use foldhash::HashMap;
 use nephoscope_guest::PAGE_SIZE;
 
 /// Names a frame.
@@ -193,13 +193,20 @@ impl Captured {
         )
     }
 
+    /// Whether a byte of `[start, end)` was not translated before; now all are.
     fn extend(&mut self, start: u16, end: u16) -> bool {
+        let (start, end) = (usize::from(start), usize::from(end).min(PAGE_SIZE));
         let mut new = false;
-        for i in usize::from(start)..usize::from(end).min(PAGE_SIZE) {
-            if let Some(word) = self.executed.get_mut(i / 64) {
-                new |= *word >> (i % 64) & 1 == 0;
-                *word |= 1 << (i % 64);
+        // By words: this runs for every block that is translated.
+        for (number, word) in self.executed.iter_mut().enumerate().take(end.div_ceil(64)).skip(start / 64) {
+            let first = start.saturating_sub(number * 64);
+            let count = end.saturating_sub(number * 64).min(64).saturating_sub(first);
+            if count == 0 {
+                continue;
             }
+            let mask = (u64::MAX >> (64 - count)) << first;
+            new |= *word & mask != mask;
+            *word |= mask;
         }
         new
     }
@@ -245,6 +252,30 @@ mod tests {
             Seen::New { page, generation, .. } => (*page, *generation),
             Seen::Same { .. } => panic!("not new: {seen:?}"),
         }
+    }
+
+    #[test]
+    fn a_byte_is_new_once_as_a_naive_twin_has_it() {
+        let mut naive = [false; PAGE_SIZE];
+        let mut captured = Captured {
+            page: 1,
+            mark: None,
+            generation: 0,
+            bytes: Box::new([0; PAGE_SIZE]),
+            executed: Box::new([0; PAGE_SIZE / 64]),
+        };
+        let mut state = 1_u32;
+        for _ in 0..2_000 {
+            state = state.wrapping_mul(1_664_525).wrapping_add(1_013_904_223);
+            let start = (state >> 16) as usize % PAGE_SIZE;
+            let end = (start + (state >> 8) as usize % 200).min(PAGE_SIZE);
+            let expected = naive[start..end].iter().any(|seen| !seen);
+            naive[start..end].fill(true);
+            let is_new = captured.extend(u16::try_from(start).unwrap(), u16::try_from(end).unwrap());
+            assert_eq!(is_new, expected, "{start}..{end}");
+        }
+        let bits = |i: usize| captured.executed[i / 64] >> (i % 64) & 1 != 0;
+        assert!((0..PAGE_SIZE).all(|i| bits(i) == naive[i]));
     }
 
     #[test]

@@ -64,15 +64,8 @@ pub(crate) fn copy_page(host: u64, page: &mut [u8; PAGE_SIZE]) {
 
 /// Whether the page at such an address holds these bytes now.
 pub(crate) fn page_equals(host: u64, bytes: &[u8; PAGE_SIZE]) -> bool {
-    // A copy of a sixteenth at a time: what the guest writes meanwhile is seen or not, and most pages that differ do so early.
-    let mut part = [0; PAGE_SIZE / 16];
-    (host..)
-        .step_by(part.len())
-        .zip(bytes.chunks_exact(part.len()))
-        .all(|(from, bytes)| {
-            copy_host(from, &mut part);
-            part == bytes
-        })
+    // SAFETY: as for `copy_host`; `memcmp` reads plain bytes and nothing else. What the guest writes meanwhile is seen or not.
+    unsafe { libc::memcmp(host as *const libc::c_void, bytes.as_ptr().cast(), PAGE_SIZE) == 0 }
 }
 
 fn copy_host(host: u64, buf: &mut [u8]) {

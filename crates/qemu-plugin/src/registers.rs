@@ -29,8 +29,6 @@ const GENERAL_32: [&str; 8] = ["eax", "ecx", "edx", "ebx", "esp", "ebp", "esi", 
 /// What a translation needs to know of the CPU.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
 pub(crate) struct CpuState {
-    /// CR3 as read.
-    pub(crate) cr3: u64,
     /// CR0.PG.
     pub(crate) paging: bool,
     /// CR0.PE.
@@ -119,7 +117,6 @@ impl Registers {
         // Virtual-8086 mode (EFLAGS.VM) always runs at CPL 3; real mode has no privilege levels.
         let virtual_8086 = !long && protected && buffer.read(api, self.eflags)? & (1 << 17) != 0;
         Some(CpuState {
-            cr3: buffer.read(api, self.cr3)?,
             paging: cr0 & (1 << 31) != 0,
             protected,
             long,

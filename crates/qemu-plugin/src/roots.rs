@@ -6,9 +6,9 @@
 //! start of the second the kernel takes the tables down, and its parent runs. So whenever a root is loaded, those that
 //! were left before it are looked at too ([`Recent`]).
 
-use std::collections::HashMap;
 use std::sync::Mutex;
 
+use foldhash::HashMap;
 use nephoscope_guest::{Gpa, PhysicalMemory, Root};
 use nephoscope_isa::Way;
 
@@ -129,7 +129,13 @@ impl Recent {
 
 /// Translates a virtual address in long mode or without paging, for an instruction that crosses into a page. Any doubt
 /// is `None`: the page is then captured without its frame.
-pub(crate) fn walk(memory: &impl PhysicalMemory, state: CpuState, five_levels: bool, va: u64) -> Option<u64> {
+pub(crate) fn walk(
+    memory: &impl PhysicalMemory,
+    state: CpuState,
+    cr3: u64,
+    five_levels: bool,
+    va: u64,
+) -> Option<u64> {
     if !state.paging {
         return Some(va);
     }
@@ -137,7 +143,7 @@ pub(crate) fn walk(memory: &impl PhysicalMemory, state: CpuState, five_levels: b
         return None;
     }
     let levels = if five_levels { 5 } else { 4 };
-    let mut frame = state.cr3 & FRAME;
+    let mut frame = cr3 & FRAME;
     for level in (0..levels).rev() {
         let number = va >> (12 + 9 * level) & 511;
         let mut bytes = [0; 8];
@@ -159,6 +165,7 @@ pub(crate) fn walk(memory: &impl PhysicalMemory, state: CpuState, five_levels: b
 #[cfg(test)]
 mod tests {
     use super::*;
+    use foldhash::HashMapExt;
     use nephoscope_guest::MemoryFault;
     use std::cell::RefCell;
 

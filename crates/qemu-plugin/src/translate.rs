@@ -1,5 +1,7 @@
 //! The translation callback: captures pages, compares, and plants marks.
 
+use std::cell::RefCell;
+
 use nephoscope_guest::{Coverage, GapReason, PAGE_SIZE, Root};
 use nephoscope_wire::{Captured, Frame, NO_FRAME};
 
@@ -17,6 +19,11 @@ use crate::vcpu::{Loaded, Vcpu};
 const MAX_INSN: usize = 15;
 /// The longest block: QEMU ends one after 512 instructions (`TCG_MAX_INSNS`), or with its second page.
 const MAX_BLOCK: usize = 2 * PAGE_SIZE;
+
+thread_local! {
+    /// The bytes of the block being translated: one buffer per thread, because clearing one per block is not for nothing.
+    static CODE: RefCell<Box<[u8; MAX_BLOCK]>> = RefCell::new(Box::new([0; MAX_BLOCK]));
+}
 
 /// QEMU translated a block, which is about to run.
 pub(crate) extern "C" fn on_translation(a: u64, b: u64) {
@@ -77,20 +84,29 @@ impl Plugin {
             return;
         };
         let pieces = self.pieces(tb, state);
-        let mut buffer = [0; MAX_BLOCK];
-        let code = self.code(tb, &mut buffer);
-        let mut from = 0;
-        for piece in pieces.into_iter().flatten() {
-            let to = from + usize::from(piece.end.saturating_sub(piece.start));
-            match code.get(from..to) {
-                Some(code) => self.piece(vcpu, tb, state, piece, code),
-                None => self.unreadable(vcpu),
+        CODE.with_borrow_mut(|buffer| {
+            let code = self.code(tb, buffer);
+            let mut from = 0;
+            for piece in pieces.into_iter().flatten() {
+                let to = from + usize::from(piece.end.saturating_sub(piece.start));
+                let seen = code
+                    .get(from..to)
+                    .and_then(|code| self.piece(vcpu, tb, state, piece, code));
+                if seen.is_none() {
+                    self.unreadable(vcpu);
+                }
+                from = to;
             }
-            from = to;
-        }
+        });
         if !state.user {
             self.watch_root_changes(tb, state);
         }
+    }
+
+    /// CR3 as it is now: needed for few blocks, so read for those only.
+    fn cr3(&self) -> Option<u64> {
+        let registers = self.registers.get()?;
+        self.with_buffer(|buffer| registers.cr3(&self.api, buffer))
     }
 
     /// The bytes that were translated: those that will run, whatever memory holds by now.
@@ -164,19 +180,18 @@ impl Plugin {
         }
         let registers = self.registers.get()?;
         let five_levels = self.with_buffer(|buffer| registers.five_levels(&self.api, buffer))?;
-        let gpa = crate::roots::walk(&self.memory, state, five_levels, va)?;
+        let gpa = crate::roots::walk(&self.memory, state, self.cr3()?, five_levels, va)?;
         self.memory.host(nephoscope_guest::Gpa(gpa), PAGE_SIZE)
     }
 
-    fn piece(&self, vcpu: &Vcpu, tb: *mut Tb, state: CpuState, piece: Piece, code: &[u8]) {
-        let root = if state.paging {
-            Root::from_cr3(state.cr3).0
-        } else {
-            0
-        };
+    /// `None`: the page or a register cannot be read.
+    fn piece(&self, vcpu: &Vcpu, tb: *mut Tb, state: CpuState, piece: Piece, code: &[u8]) -> Option<()> {
         let key = match piece.host {
             Some(host) => FrameKey::Host(host),
-            None => FrameKey::Virtual { root, va: piece.va },
+            None => {
+                let root = if state.paging { Root::from_cr3(self.cr3()?).0 } else { 0 };
+                FrameKey::Virtual { root, va: piece.va }
+            }
         };
         let mut forgotten = 0;
         let seen = self.frames.translated(
@@ -189,8 +204,8 @@ impl Plugin {
         if forgotten > 0 {
             self.counters.add(Count::FramesForgotten, forgotten);
         }
-        let (page, mark) = match seen {
-            Some(Seen::Same { page, mark, extended }) => {
+        let (page, mark) = match seen? {
+            Seen::Same { page, mark, extended } => {
                 if extended {
                     let frame = Frame::Extended {
                         start: piece.start,
@@ -200,15 +215,14 @@ impl Plugin {
                 }
                 (page, mark)
             }
-            Some(Seen::New {
+            Seen::New {
                 page,
                 generation,
                 bytes,
-            }) => {
-                self.captured(vcpu, state, key, piece, page, generation, &bytes);
+            } => {
+                self.captured(vcpu, state, key, piece, page, generation, &bytes)?;
                 (page, None)
             }
-            None => return self.unreadable(vcpu),
         };
         if state.user {
             let mark = mark.or_else(|| {
@@ -218,6 +232,7 @@ impl Plugin {
             self.plant(tb, page, mark);
             self.locate(vcpu, state, page, mark, piece.va);
         }
+        Some(())
     }
 
     #[expect(clippy::too_many_arguments, reason = "one capture has these facts")]
@@ -230,7 +245,8 @@ impl Plugin {
         page: u64,
         generation: u32,
         now: &[u8; PAGE_SIZE],
-    ) {
+    ) -> Option<()> {
+        let cr3 = self.cr3()?;
         self.counters.add(
             if generation == 0 {
                 Count::Captures
@@ -248,7 +264,7 @@ impl Plugin {
         };
         let captured = Captured {
             frame,
-            cr3: state.cr3,
+            cr3,
             va: piece.va,
             generation,
             start: piece.start,
@@ -265,6 +281,7 @@ impl Plugin {
             page,
             true,
         );
+        Some(())
     }
 
     fn plant(&self, tb: *mut Tb, page: u64, mark: Option<u32>) {
@@ -282,12 +299,20 @@ impl Plugin {
         if !state.paging || !self.is_attached() {
             return;
         }
-        let root = Root::from_cr3(state.cr3).0;
+        let Some(mark) = mark else { return };
         let mut local = vcpu.lock();
+        if let Loaded::Known { incarnation, .. } = local.loaded
+            && local.located.has(incarnation, mark)
+        {
+            return;
+        }
+        let Some(root) = self.cr3().map(|cr3| Root::from_cr3(cr3).0) else {
+            return;
+        };
         if !self.round_robin.load(std::sync::atomic::Ordering::Relaxed) && local.loaded == Loaded::Unknown {
             local.loaded = self.known(root);
         }
-        let (Loaded::Known { incarnation, .. }, Some(mark)) = (local.loaded, mark) else {
+        let Loaded::Known { incarnation, .. } = local.loaded else {
             return;
         };
         if !local.located.has(incarnation, mark)

@@ -1,9 +1,9 @@
 //! One virtual CPU: its ring, the root it has loaded, and what was already said of it.
 
-use std::collections::{HashMap, HashSet};
 use std::sync::atomic::AtomicBool;
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
+use foldhash::{HashMap, HashSet, HashSetExt};
 use nephoscope_wire::RingMemory;
 
 use crate::roots::Recent;
