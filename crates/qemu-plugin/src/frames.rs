@@ -198,7 +198,13 @@ impl Captured {
         let (start, end) = (usize::from(start), usize::from(end).min(PAGE_SIZE));
         let mut new = false;
         // By words: this runs for every block that is translated.
-        for (number, word) in self.executed.iter_mut().enumerate().take(end.div_ceil(64)).skip(start / 64) {
+        for (number, word) in self
+            .executed
+            .iter_mut()
+            .enumerate()
+            .take(end.div_ceil(64))
+            .skip(start / 64)
+        {
             let first = start.saturating_sub(number * 64);
             let count = end.saturating_sub(number * 64).min(64).saturating_sub(first);
             if count == 0 {

@@ -189,7 +189,11 @@ impl Plugin {
         let key = match piece.host {
             Some(host) => FrameKey::Host(host),
             None => {
-                let root = if state.paging { Root::from_cr3(self.cr3()?).0 } else { 0 };
+                let root = if state.paging {
+                    Root::from_cr3(self.cr3()?).0
+                } else {
+                    0
+                };
                 FrameKey::Virtual { root, va: piece.va }
             }
         };

@@ -12,7 +12,7 @@
 use std::fs;
 use std::io::Read;
 use std::os::unix::fs::{MetadataExt, PermissionsExt};
-use std::os::unix::net::UnixStream;
+use std::os::unix::net::{UnixListener, UnixStream};
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Output, Stdio};
 use std::time::{Duration, Instant};
@@ -291,4 +291,52 @@ fn a_monitor_that_is_killed_leaves_its_own_vm_and_every_other_watch_alone() {
     assert_eq!(other.wait(), Some(0));
     let report = place.report("other");
     assert_eq!(report["coverage"]["code"], "complete", "{}", report["coverage"]);
+}
+
+#[test]
+fn a_plugin_that_sends_nonsense_ends_its_own_watch_only_and_says_so() {
+    let place = Place::new();
+    let mut other = place.vm("sound");
+    let socket = place.path("hostile.sock");
+    let plugin = hostile_plugin(&socket);
+    let output = place
+        .command()
+        .args(["attach", "--catalog", "cat", "--name", "hostile", "--plugin"])
+        .arg(&socket)
+        .output()
+        .unwrap();
+    plugin.join().unwrap();
+    assert_eq!(output.status.code(), Some(1));
+    let text = String::from_utf8_lossy(&output.stderr).into_owned();
+    assert!(text.contains("holds a frame that cannot be right"), "{text}");
+    assert!(place.answers("sound"));
+    other.signal(Signal::TERM);
+    assert_eq!(other.wait(), Some(0));
+    assert_eq!(place.report("sound")["coverage"]["code"], "complete");
+}
+
+/// Shakes hands as a plugin does, and then fills its ring with nonsense.
+fn hostile_plugin(socket: &Path) -> std::thread::JoinHandle<()> {
+    use nephoscope_wire::{Hello, Producer, Request, RingMemory, WIRE_VERSION, receive, send};
+    let listener = UnixListener::bind(socket).unwrap();
+    std::thread::spawn(move || {
+        let (mut stream, _) = listener.accept().unwrap();
+        let ring = RingMemory::create("hostile", 1 << 20).unwrap();
+        let wake = rustix::event::eventfd(0, rustix::event::EventfdFlags::empty()).unwrap();
+        let hello = Hello {
+            wire: WIRE_VERSION,
+            version: "0".into(),
+            api: 4,
+            target: "x86_64".into(),
+            vcpus: 1,
+            pid: std::process::id(),
+            installed_ns: 0,
+            attached_ns: 0,
+            blind_since_ns: None,
+        };
+        send(&mut stream, &hello, &[ring.fd(), std::os::fd::AsFd::as_fd(&wake)]).unwrap();
+        Producer::new(&ring).push(&[0xff; 100]).unwrap();
+        // Until the monitor hangs up.
+        while receive::<Request>(&mut stream).is_ok() {}
+    })
 }
