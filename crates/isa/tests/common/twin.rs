@@ -1,6 +1,9 @@
 //! A walker that is unrolled by hand, level after level: what the real one is compared with, in tests and under the
 //! fuzzer (`fuzz/src/walk.rs`).
-#![allow(clippy::expect_used, reason = "a test helper, outside of what clippy takes for a test")]
+#![allow(
+    clippy::expect_used,
+    reason = "a test helper, outside of what clippy takes for a test"
+)]
 
 use nephoscope_guest::{Gpa, PhysicalMemory};
 use nephoscope_isa::{Mode, X86Controls};
