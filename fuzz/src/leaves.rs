@@ -16,8 +16,16 @@ fn check(input: &mut Unstructured<'_>) -> arbitrary::Result<()> {
     let mode = kind(input.arbitrary()?).mode(input.arbitrary()?);
     let root = Root(u64::from(input.arbitrary::<u16>()?));
     let range = Gva(input.arbitrary()?)..=Gva(input.arbitrary()?);
-    let range = if input.arbitrary()? { range } else { Gva(0)..=Gva(u64::MAX) };
-    let want = if input.arbitrary()? { Want::Everything } else { Want::Executable };
+    let range = if input.arbitrary()? {
+        range
+    } else {
+        Gva(0)..=Gva(u64::MAX)
+    };
+    let want = if input.arbitrary()? {
+        Want::Everything
+    } else {
+        Want::Executable
+    };
     let bounds = Bounds {
         tables: input.int_in_range(0..=12)?,
         leaves: input.int_in_range(0..=600)?,
@@ -34,7 +42,10 @@ fn check(input: &mut Unstructured<'_>) -> arbitrary::Result<()> {
         assert!(want == Want::Everything || leaf.permissions.execute());
         if found < 4 {
             let one = walker.translate(root, leaf.va).expect("a leaf translates");
-            assert_eq!((one.gpa, one.size_bytes, one.permissions), (leaf.gpa, leaf.size_bytes, leaf.permissions));
+            assert_eq!(
+                (one.gpa, one.size_bytes, one.permissions),
+                (leaf.gpa, leaf.size_bytes, leaf.permissions)
+            );
         }
         found += 1;
     });
@@ -47,7 +58,10 @@ fn check(input: &mut Unstructured<'_>) -> arbitrary::Result<()> {
     let _ = walker.is_empty(root, &half);
     let _ = walker.isolation_pair(root, &half);
     if let Some(way) = Way::find(&memory, root, input.int_in_range(0..=5)?) {
-        assert!(way.holds(&memory, root), "what was found holds as long as nothing changes");
+        assert!(
+            way.holds(&memory, root),
+            "what was found holds as long as nothing changes"
+        );
     }
     Ok(())
 }

@@ -1,16 +1,24 @@
 //! Executable files of every kind: whatever they claim, there is an answer, and its parts are what the rest relies on.
 
-use nephoscope_recipe::{Object, RecipeError, elf, firmware, kernel, module, recognise};
+use nephoscope_recipe::{Object, RecipeError, elf, firmware, kernel, module};
 
 /// What holds of every recipe.
 pub(crate) fn check(object: &Object) {
     for part in &object.parts {
         let mut end = 0;
         for site in &part.sites {
-            assert!(site.at >= end, "sites are sorted and apart");
+            assert!(
+                site.at >= end,
+                "sites of {} are sorted and apart: {site:?}",
+                part.name
+            );
             end = site.at.saturating_add(u32::from(site.len));
             assert!(end as usize <= part.bytes.len(), "a site is in its part");
-            let set = part.values.sets.get(site.set as usize).expect("a site has its set");
+            let set = part
+                .values
+                .sets
+                .get(site.set as usize)
+                .expect("a site has its set");
             for value in set {
                 assert!(value.bytes.is_empty() || value.bytes.len() == usize::from(site.len));
             }
@@ -65,10 +73,10 @@ pub fn firmware(bytes: &[u8]) {
     }
 }
 
-/// Any file under any name.
-pub fn any(bytes: &[u8]) {
-    let name = if bytes.first().is_some_and(|byte| byte & 1 == 0) { "x.ko.xz" } else { "x.bin" };
-    if let Ok(Some(object)) = recognise(bytes, name) {
-        check(&object);
+/// A vDSO, as a kernel's data has it.
+#[cfg(fuzzing)]
+pub fn vdso(bytes: &[u8]) {
+    for part in nephoscope_recipe::fuzzing::vdsos(bytes) {
+        assert!(part.bytes.len().is_multiple_of(4096));
     }
 }

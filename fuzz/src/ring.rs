@@ -21,7 +21,10 @@ thread_local! {
 fn shared() -> Shared {
     let ring = RingMemory::create("fuzz", 0).expect("memory");
     let fd = || ring.fd().try_clone_to_owned().expect("a descriptor");
-    let (file, consumer) = (std::fs::File::from(fd()), RingMemory::open(fd()).and_then(Consumer::new));
+    let (file, consumer) = (
+        std::fs::File::from(fd()),
+        RingMemory::open(fd()).and_then(Consumer::new),
+    );
     assert_eq!(file.metadata().expect("its length").len(), LEN);
     Shared {
         file,

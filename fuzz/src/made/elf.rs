@@ -19,7 +19,13 @@ pub(crate) struct Section {
 pub(crate) type Segment = (u32, u32, u64, u64, u64, u64);
 
 /// A 64-bit file: header, segments, sections (the section names' own last), section table.
-pub(crate) fn file(kind: u16, entry: u64, segments: &[Segment], sections: &[Section], shift: usize) -> Vec<u8> {
+pub(crate) fn file(
+    kind: u16,
+    entry: u64,
+    segments: &[Segment],
+    sections: &[Section],
+    shift: usize,
+) -> Vec<u8> {
     let mut out = vec![0; 64 + 56 * segments.len()];
     let mut names = vec![0];
     let mut headers = vec![[0_u8; 64].to_vec()];
@@ -94,12 +100,27 @@ pub(crate) fn file(kind: u16, entry: u64, segments: &[Segment], sections: &[Sect
 pub(crate) fn seeds() -> Vec<Seed> {
     let at = 64 + 56 * 5;
     let strings = b"\0libx.so.1\0/lib/ld.so\0".to_vec();
-    let note = [&4_u32.to_le_bytes()[..], &4_u32.to_le_bytes(), &3_u32.to_le_bytes(), b"GNU\0abcd"].concat();
-    let dynamic: Vec<u8> = [(14_u64, 1_u64), (5, at), (1, 1), (0x6fff_fffb, 0x0800_0000), (0, 0)]
-        .iter()
-        .flat_map(|(tag, value)| [tag.to_le_bytes(), value.to_le_bytes()].concat())
-        .collect();
-    let (a, b) = (at + strings.len() as u64, at + (strings.len() + note.len()) as u64);
+    let note = [
+        &4_u32.to_le_bytes()[..],
+        &4_u32.to_le_bytes(),
+        &3_u32.to_le_bytes(),
+        b"GNU\0abcd",
+    ]
+    .concat();
+    let dynamic: Vec<u8> = [
+        (14_u64, 1_u64),
+        (5, at),
+        (1, 1),
+        (0x6fff_fffb, 0x0800_0000),
+        (0, 0),
+    ]
+    .iter()
+    .flat_map(|(tag, value)| [tag.to_le_bytes(), value.to_le_bytes()].concat())
+    .collect();
+    let (a, b) = (
+        at + strings.len() as u64,
+        at + (strings.len() + note.len()) as u64,
+    );
     let data = [strings.clone(), note.clone(), dynamic.clone(), vec![0x90; 64]].concat();
     let len = at + data.len() as u64;
     let section = Section {
@@ -133,9 +154,8 @@ pub(crate) fn seeds() -> Vec<Seed> {
     }
     narrow.resize(100, 0xcc);
     vec![
-        ("elf", "library".into(), library.clone()),
+        ("elf", "library".into(), library),
         ("elf", "program".into(), program),
         ("elf", "narrow".into(), narrow),
-        ("file", "library".into(), library),
     ]
 }

@@ -1,7 +1,7 @@
 //! Firmware: flash files piece by piece, option ROMs, a BIOS whose initialisation code moves.
 
 use super::Seed;
-use super::made::{fields, file, lzma, name, pe, section, te, volume};
+use super::flash::{fields, file, lzma, name, pe, section, te, volume};
 
 /// A byte in front, as the target wants it.
 fn framed(how: u8, file: &[u8]) -> Vec<u8> {
@@ -39,7 +39,10 @@ fn moving() -> Vec<u8> {
             table += 4;
             let (at, value) = match kind {
                 0 => (start + offset, BASE + (start + number * 8) as u64),
-                1 => (start + offset, ((end + number) as u64).wrapping_sub((start + offset + 4) as u64)),
+                1 => (
+                    start + offset,
+                    ((end + number) as u64).wrapping_sub((start + offset + 4) as u64),
+                ),
                 _ => (flat + offset, BASE + (start + number) as u64),
             };
             if at + 4 <= image.len() {

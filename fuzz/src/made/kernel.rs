@@ -64,7 +64,12 @@ fn vdso() -> Vec<u8> {
         0,
         &[],
         &[
-            section(".text", 6, 0, vec![0x0f, 0xae, 0xe8, 0x90, 0xc3, 0xcc, 0xcc, 0xcc]),
+            section(
+                ".text",
+                6,
+                0,
+                vec![0x0f, 0xae, 0xe8, 0x90, 0xc3, 0xcc, 0xcc, 0xcc],
+            ),
             section(".altinstructions", 2, 0, vec![]),
             section(".altinstr_replacement", 6, 0, vec![0x90, 0x90, 0x90]),
         ],
@@ -105,13 +110,43 @@ fn sections(with_vdso: bool, with_symbols: bool) -> Vec<Section> {
         section(".smp_locks", 2, at(0x258), words(&[to(0x258, 35)])),
         section(".ibt_endbr_seal", 2, at(0x260), words(&[to(0x260, 16)])),
         section("__mcount_loc", 2, at(0x268), at(30).to_le_bytes().to_vec()),
-        section("__jump_table", 2, at(0x270), words(&[to(0x270, 38), to(0x274, 48), 0, 0])),
-        section(".static_call_sites", 2, at(0x280), words(&[to(0x280, 20), to(0x284, 0x300)])),
-        section("__ksymtab", 2, at(0x290), words(&[to(0x290, 16), to(0x294, 0x2a0), 0])),
+        section(
+            "__jump_table",
+            2,
+            at(0x270),
+            words(&[to(0x270, 38), to(0x274, 48), 0, 0]),
+        ),
+        section(
+            ".static_call_sites",
+            2,
+            at(0x280),
+            words(&[to(0x280, 20), to(0x284, 0x300)]),
+        ),
+        section(
+            "__ksymtab",
+            2,
+            at(0x290),
+            words(&[to(0x290, 16), to(0x294, 0x2a0), 0]),
+        ),
         section("__ksymtab_strings", 2, at(0x2a0), b"f\0".to_vec()),
-        section("runtime_ptr_dentry_hashtable", 2, at(0x2a8), words(&[to(0x2a8, 45)])),
-        section("runtime_shift_d_hash_shift", 2, at(0x2b0), words(&[to(0x2b0, 47)])),
-        section(".notes", 2, at(0x2c0), [&words(&[4, 4, 3])[..], b"GNU\0abcd"].concat()),
+        section(
+            "runtime_ptr_dentry_hashtable",
+            2,
+            at(0x2a8),
+            words(&[to(0x2a8, 45)]),
+        ),
+        section(
+            "runtime_shift_d_hash_shift",
+            2,
+            at(0x2b0),
+            words(&[to(0x2b0, 47)]),
+        ),
+        section(
+            ".notes",
+            2,
+            at(0x2c0),
+            [&words(&[4, 4, 3])[..], b"GNU\0abcd"].concat(),
+        ),
         section(".init.text", 6, at(0x2000), text()),
     ];
     if with_symbols {
@@ -130,7 +165,12 @@ fn sections(with_vdso: bool, with_symbols: bool) -> Vec<Section> {
             ("real_mode_relocs", 0x400),
         ];
         all.push(section(".rodata", 2, at(0x3000), symbols(&names)));
-        all.push(section(".data", 3, at(0x300), vec![0, 0, 0, 0x81, 0xff, 0xff, 0xff, 0xff]));
+        all.push(section(
+            ".data",
+            3,
+            at(0x300),
+            vec![0, 0, 0, 0x81, 0xff, 0xff, 0xff, 0xff],
+        ));
         all.push(section(".init.data", 3, at(0x400), words(&[1, 2, 1, 4, 0, 0])));
     }
     if with_vdso {
@@ -153,9 +193,6 @@ pub(crate) fn seeds() -> Vec<Seed> {
         seeds.push(("kernel", name.into(), kernel.clone()));
         let stream = [&[0x02, 0x21, 0x4c, 0x18][..], &stored(&kernel)].concat();
         seeds.push(("kernel", format!("bzimage-{name}"), bzimage(&stream)));
-        if name == "tables" {
-            seeds.push(("file", "kernel".into(), kernel));
-        }
     }
     seeds.push(("vdso", "one".into(), vdso()));
     let mut narrow = vdso();

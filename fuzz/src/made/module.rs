@@ -65,14 +65,26 @@ pub(crate) fn seeds() -> Vec<Seed> {
         section(".data", 3, vec![1; 32]),
         section(".modinfo", 2, b"name=x\0vermagic=6.1.0-1-amd64 SMP\0".to_vec()),
         section(".gnu.linkonce.this_module", 3, vec![0; 64]),
-        section(".note.gnu.build-id", 2, [&words(&[4, 4, 3])[..], b"GNU\0abcd"].concat()),
+        section(
+            ".note.gnu.build-id",
+            2,
+            [&words(&[4, 4, 3])[..], b"GNU\0abcd"].concat(),
+        ),
         section("__ksymtab", 2, words(&[0, 0, 0])),
         section("__ksymtab_strings", 2, b"f\0".to_vec()),
         section(".altinstr_replacement", 6, vec![0x66, 0x90, 0xcc, 0xcc]),
     ];
     let tables: [(&str, Vec<u8>, &[u64]); 10] = [
-        (".altinstructions", [words(&[0, 0]), vec![1, 0, 0, 0, 5, 2]].concat(), &[0, 4]),
-        (".parainstructions", [0_u64.to_le_bytes().to_vec(), vec![1, 6, 0, 0, 0, 0, 0, 0]].concat(), &[0]),
+        (
+            ".altinstructions",
+            [words(&[0, 0]), vec![1, 0, 0, 0, 5, 2]].concat(),
+            &[0, 4],
+        ),
+        (
+            ".parainstructions",
+            [0_u64.to_le_bytes().to_vec(), vec![1, 6, 0, 0, 0, 0, 0, 0]].concat(),
+            &[0],
+        ),
         (".retpoline_sites", words(&[0]), &[0]),
         (".return_sites", words(&[0]), &[0]),
         (".call_sites", words(&[0]), &[0]),
@@ -83,7 +95,10 @@ pub(crate) fn seeds() -> Vec<Seed> {
         (".static_call_sites", words(&[0, 0]), &[0, 4]),
     ];
     let places: [i64; 10] = [20, 20, 25, 25, 20, 35, 16, 30, 38, 20];
-    let mut relocated = vec![(1_u32, relocations(&[(21, 4, 2, -4), (26, 4, 3, -4), (52, 11, 7, 4)]))];
+    let mut relocated = vec![(
+        1_u32,
+        relocations(&[(21, 4, 2, -4), (26, 4, 3, -4), (52, 11, 7, 4)]),
+    )];
     for ((name, data, fields), place) in tables.into_iter().zip(places) {
         let wide = matches!(name, ".parainstructions" | "__mcount_loc");
         let kind = if wide { 1 } else { 2 };
@@ -115,12 +130,16 @@ pub(crate) fn seeds() -> Vec<Seed> {
         ..Section::default()
     });
     let whole = file(1, 0, &[], &sections, 0);
-    let mut seeds = vec![("module", "all".into(), whole.clone()), ("file", "module".into(), whole)];
+    let mut seeds = vec![("module", "all".into(), whole)];
     // One table each, so that each is small.
     for number in 9..19 {
         let mut few: Vec<_> = sections[..6].to_vec();
         few.push(sections[number].clone());
-        let mut own: Vec<_> = sections.iter().filter(|s| s.kind == 4 && s.info == number as u32 + 1).cloned().collect();
+        let mut own: Vec<_> = sections
+            .iter()
+            .filter(|s| s.kind == 4 && s.info == number as u32 + 1)
+            .cloned()
+            .collect();
         own.iter_mut().for_each(|s| s.info = 7);
         few.extend(own);
         let link = few.len() as u32 + 2;

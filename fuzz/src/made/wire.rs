@@ -25,11 +25,26 @@ pub(crate) fn seeds() -> Vec<Seed> {
     };
     let frames = [
         ("captured", Frame::Captured(captured, &page)),
-        ("executed", Frame::Executed { root: 0x1000, incarnation: 1 }),
-        ("located", Frame::Located { root: 0x1000, va: 0x2000 }),
+        (
+            "executed",
+            Frame::Executed {
+                root: 0x1000,
+                incarnation: 1,
+            },
+        ),
+        (
+            "located",
+            Frame::Located {
+                root: 0x1000,
+                va: 0x2000,
+            },
+        ),
         ("extended", Frame::Extended { start: 1, end: 2 }),
         ("gap", gap),
-        ("counters", Frame::Counters([7; nephoscope_wire::COUNTER_NAMES.len()])),
+        (
+            "counters",
+            Frame::Counters([7; nephoscope_wire::COUNTER_NAMES.len()]),
+        ),
         ("stopped", Frame::Stopped),
     ];
     let stamp = Stamp {

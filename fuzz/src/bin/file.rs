@@ -1,4 +1,0 @@
-//! See `recipes`.
-#![no_main]
-
-nephoscope_fuzz::target!(nephoscope_fuzz::recipes::any, 64);
