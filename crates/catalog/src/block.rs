@@ -22,13 +22,22 @@ pub(crate) fn check(bytes: &[u8], place: u64) -> u32 {
     crc.finalize()
 }
 
+/// Whether this is the check of the bytes.
+#[cfg(not(fuzzing))]
+pub(crate) fn holds(bytes: &[u8], place: u64, sum: [u8; 4]) -> bool {
+    check(bytes, place) == u32::from_le_bytes(sum)
+}
+
+#[cfg(fuzzing)]
+pub(crate) use crate::fuzzing::holds;
+
 /// The payload of the block at `place`, or `None` if it is damaged. Works on a copy: what was checked is what
 /// is read, whatever becomes of the file.
 pub(crate) fn open(block: &[u8], place: u64) -> Option<Payload> {
     let (payload, sum) = block.split_first_chunk::<PAYLOAD>()?;
     let sum = <[u8; 4]>::try_from(sum).ok()?;
     let payload = *payload;
-    (check(&payload, place) == u32::from_le_bytes(sum)).then_some(payload)
+    holds(&payload, place, sum).then_some(payload)
 }
 
 /// The block for a payload of at most [`PAYLOAD`] bytes, zero-filled. Longer payloads are cut; callers never

@@ -10,6 +10,8 @@ mod cache;
 mod catalog;
 mod error;
 mod formats;
+#[cfg(fuzzing)]
+pub mod fuzzing;
 pub mod limits;
 mod manifest;
 mod map;

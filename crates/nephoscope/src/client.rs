@@ -116,6 +116,17 @@ impl Client {
         })
     }
 
+    /// Over a connection that is there already, for `fuzz`.
+    #[cfg(fuzzing)]
+    pub(crate) fn over(stream: UnixStream) -> Self {
+        Self {
+            name: "fuzz".to_owned(),
+            stream,
+            quiet: Duration::from_secs(60),
+            read: Vec::new(),
+        }
+    }
+
     /// The report as of now.
     ///
     /// # Errors

@@ -1,36 +1,7 @@
 //! Names the code that virtual machines really execute, from the host.
 
-mod cli;
-mod client;
-mod cmd;
-mod control;
-mod exit;
-mod monitor;
-mod privilege;
-mod qemu;
-mod runtime;
-mod source;
-mod text;
-mod view;
-
 use std::process::ExitCode;
 
-use clap::Parser;
-
 fn main() -> ExitCode {
-    let cli = cli::Cli::parse();
-    match cmd::dispatch(cli) {
-        Ok(code) => code,
-        // `nephoscope ps | head`: whoever read has read enough.
-        Err(error) if error.is::<text::Closed>() => ExitCode::SUCCESS,
-        Err(error) => {
-            // One line: what, why, and what to do.
-            let causes: Vec<String> = error.chain().map(ToString::to_string).collect();
-            eprintln!("nephoscope: {}", text::escape(&causes.join(": ")));
-            let failure = error
-                .downcast_ref::<exit::Exit>()
-                .map_or(exit::Failure::Other, |exit| exit.failure);
-            ExitCode::from(failure as u8)
-        }
-    }
+    nephoscope::run()
 }

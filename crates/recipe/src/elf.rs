@@ -18,8 +18,9 @@ use crate::site::Values;
 
 /// Program headers that are read: real files have a dozen. It stops a file that lists the same segment without end.
 pub const MAX_SEGMENTS: usize = 512;
-/// Blocks that all segments may map together: 4 GiB. It stops overlapping segments from multiplying a file.
-pub const MAX_BLOCKS: u64 = 1 << 20;
+/// How often segments may map each block of a file, on average: real ones share a block where one ends and the next
+/// begins. It stops overlapping segments from making gigabytes of a small file.
+pub const MAX_BLOCK_USES: u64 = 4;
 
 const PAGE: u64 = PAGE_SIZE as u64;
 
@@ -211,14 +212,16 @@ fn blocks(file: &[u8], loads: &[Load]) -> Result<(Vec<FilePage>, Vec<Part>), Rec
     let mut pages = BTreeSet::new();
     let mut parts = Vec::new();
     let mut total = 0;
+    let own = (file.len() as u64).div_ceil(PAGE) + loads.len() as u64;
     for load in loads.iter().filter(|load| load.file_len > 0) {
         let first = load.offset / PAGE;
         let last = (load.offset + load.file_len).div_ceil(PAGE);
         total += last - first;
-        if total > MAX_BLOCKS {
+        if total > own.saturating_mul(MAX_BLOCK_USES) {
             return Err(RecipeError::TooLarge {
                 what: "what the segments map",
-                limit: usize::MAX,
+                limit: usize::try_from(own.saturating_mul(MAX_BLOCK_USES).saturating_mul(PAGE))
+                    .unwrap_or(usize::MAX),
             });
         }
         let start = load.va - load.va % PAGE;
@@ -389,20 +392,23 @@ mod tests {
     }
 
     #[test]
-    fn max_blocks_stops_segments_that_multiply_a_file() {
-        let segments = 500_u16;
-        let mut file = vec![0; 64 + 56 * usize::from(segments) + (16 << 20)];
-        file[..64].copy_from_slice(&libc()[..64]);
-        file[32..40].copy_from_slice(&64_u64.to_le_bytes());
-        file[56..58].copy_from_slice(&segments.to_le_bytes());
-        let len = file.len() as u64;
-        for i in 0..usize::from(segments) {
-            let at = 64 + 56 * i;
-            file[at..at + 8].copy_from_slice(&[1, 0, 0, 0, 4, 0, 0, 0]);
-            file[at + 32..at + 40].copy_from_slice(&len.to_le_bytes());
-            file[at + 40..at + 48].copy_from_slice(&len.to_le_bytes());
-        }
-        assert!(matches!(recognise(&file), Err(RecipeError::TooLarge { .. })));
+    fn max_block_uses_stops_segments_that_multiply_a_file() {
+        let mapped = |times: u16| {
+            let mut file = vec![0; 100 * 4096];
+            file[..64].copy_from_slice(&libc()[..64]);
+            file[32..40].copy_from_slice(&64_u64.to_le_bytes());
+            file[56..58].copy_from_slice(&times.to_le_bytes());
+            let len = file.len() as u64;
+            for i in 0..usize::from(times) {
+                let at = 64 + 56 * i;
+                file[at..at + 8].copy_from_slice(&[1, 0, 0, 0, 4, 0, 0, 0]);
+                file[at + 32..at + 40].copy_from_slice(&len.to_le_bytes());
+                file[at + 40..at + 48].copy_from_slice(&len.to_le_bytes());
+            }
+            recognise(&file)
+        };
+        assert!(mapped(4).is_ok());
+        assert!(matches!(mapped(5), Err(RecipeError::TooLarge { .. })));
     }
 
     proptest! {

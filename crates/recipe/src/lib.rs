@@ -7,6 +7,8 @@ pub mod elf;
 mod error;
 pub mod firmware;
 pub mod floating;
+#[cfg(fuzzing)]
+pub mod fuzzing;
 pub mod kernel;
 pub mod module;
 mod object;

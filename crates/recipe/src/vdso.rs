@@ -5,6 +5,7 @@
 
 use crate::kernel::build::{Recipe, Skipped};
 use crate::kernel::bytes;
+use crate::kernel::elf::Room;
 use crate::kernel::image::{Image, Section};
 use crate::kernel::tables::{Link, rewrites};
 use crate::object::{Part, PartKind, Placement};
@@ -17,6 +18,8 @@ const EM_X86_64: u16 = 62;
 const SHT_NOBITS: u32 = 8;
 /// A vDSO is a few pages; this bounds what a hostile header claims.
 const MAX_VDSO_BYTES: usize = 1 << 20;
+/// A kernel has three at most. It stops one whose every page claims to begin another.
+const MAX_VDSOS: usize = 16;
 
 /// A vDSO has no names that its tables need.
 struct NoNames;
@@ -55,10 +58,16 @@ pub(crate) fn find(kernel: &Image) -> Vec<Part> {
         let first = bytes::index(section.va.wrapping_neg() & 4095);
         let mut at = first;
         while let Some(rest) = section.raw.get(at..).filter(|r| !r.is_empty()) {
-            if rest.starts_with(b"\x7fELF") {
-                found.extend(Elf::new(rest).and_then(|elf| elf.part()));
+            let rest = rest.get(..rest.len().min(MAX_VDSO_BYTES)).unwrap_or(rest);
+            let part = rest
+                .starts_with(b"\x7fELF")
+                .then(|| Elf::new(rest).and_then(|elf| elf.part()))
+                .flatten();
+            at = at.saturating_add(part.as_ref().map_or(4096, |part| part.bytes.len().max(4096)));
+            found.extend(part);
+            if found.len() >= MAX_VDSOS {
+                return found;
             }
-            at = at.saturating_add(4096);
         }
     }
     found
@@ -153,6 +162,7 @@ impl<'a> Elf<'a> {
         let names_at = self.half(0x32, 0x3e)?.checked_mul(size)?.checked_add(table)?;
         let names = bytes::index(self.word(names_at, 0x10, 0x18)?);
         let mut found = Vec::new();
+        let mut room = Room::of(self.file);
         for number in 0..count {
             let at = number.checked_mul(size)?.checked_add(table)?;
             let flags = self.word(at, 8, 8)?;
@@ -165,14 +175,69 @@ impl<'a> Elf<'a> {
             let name = names.checked_add(bytes::index(bytes::u32_at(self.file, at)?.into()))?;
             let name = self.file.get(name..)?;
             let name = name.get(..memchr::memchr(0, name.get(..64.min(name.len()))?)?)?;
+            let data = self.file.get(offset..offset.checked_add(len)?)?;
+            room.take(data, bytes::wide(offset)).ok()?;
             found.push(Section {
                 name: String::from_utf8_lossy(name).into_owned(),
                 va: self.word(at, 0x0c, 0x10)?,
                 execute: flags & 4 != 0,
-                raw: self.file.get(offset..offset.checked_add(len)?)?.to_vec(),
+                raw: data.to_vec(),
                 linked: None,
             });
         }
         Some(found)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// A vDSO of so many bytes: a header, and one section that is not loaded.
+    fn vdso(len: usize) -> Vec<u8> {
+        let mut file = vec![0; len];
+        file[..6].copy_from_slice(b"\x7fELF\x02\x01");
+        file[16..20].copy_from_slice(&[3, 0, 62, 0]);
+        file[0x28..0x30].copy_from_slice(&64_u64.to_le_bytes());
+        file[0x3a..0x3e].copy_from_slice(&[64, 0, 1, 0]);
+        // Loaded, with all that follows the header.
+        file[64 + 4] = 1;
+        file[64 + 8] = 2;
+        file[64 + 0x20..64 + 0x28].copy_from_slice(&u64::try_from(len).unwrap().to_le_bytes());
+        file
+    }
+
+    fn in_kernel(bytes: Vec<u8>) -> Vec<Part> {
+        let data = Section {
+            name: ".data".into(),
+            va: 0x1000,
+            execute: false,
+            raw: bytes,
+            linked: None,
+        };
+        find(&Image::new(vec![data], Vec::new()))
+    }
+
+    #[test]
+    fn max_vdsos_stops_a_kernel_whose_every_page_begins_one() {
+        assert_eq!(in_kernel(vdso(4096)).len(), 1);
+        assert_eq!(in_kernel(vdso(4096).repeat(MAX_VDSOS)).len(), MAX_VDSOS);
+        assert_eq!(in_kernel(vdso(4096).repeat(MAX_VDSOS + 1)).len(), MAX_VDSOS);
+    }
+
+    #[test]
+    fn max_vdso_bytes_stops_one_that_claims_to_be_as_long_as_the_kernel() {
+        assert_eq!(in_kernel(vdso(MAX_VDSO_BYTES))[0].bytes.len(), MAX_VDSO_BYTES);
+        assert_eq!(in_kernel(vdso(MAX_VDSO_BYTES + 4096)), []);
+    }
+
+    #[test]
+    fn sections_that_lie_over_each_other_do_not_multiply_a_vdso() {
+        let mut file = vdso(4096);
+        assert_eq!(in_kernel(file.clone()).len(), 1);
+        file[0x3c] = 2;
+        let header = file[64..128].to_vec();
+        file[128..192].copy_from_slice(&header);
+        assert_eq!(in_kernel(file), []);
     }
 }

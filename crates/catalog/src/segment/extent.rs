@@ -12,7 +12,7 @@
 use nephoscope_recipe::{Facts, Load, Object, ObjectKind, Part};
 use serde::{Deserialize, Serialize};
 
-use crate::block::check;
+use crate::block::{check, holds};
 use crate::limits::MAX_PART_BYTES;
 use crate::model::PartInfo;
 
@@ -129,7 +129,7 @@ fn checked(bytes: Option<&[u8]>, place: u64) -> Result<Vec<u8>, Broken> {
     let body = copy.len().checked_sub(4).ok_or(Broken)?;
     let sum = copy.split_off(body);
     let sum = <[u8; 4]>::try_from(sum.as_slice()).map_err(|_| Broken)?;
-    if check(&copy, place) == u32::from_le_bytes(sum) {
+    if holds(&copy, place, sum) {
         Ok(copy)
     } else {
         Err(Broken)

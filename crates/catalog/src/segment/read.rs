@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use serde::{Deserialize, Serialize};
 
-use crate::block::{BLOCK, check};
+use crate::block::{BLOCK, holds};
 use crate::error::ReadError;
 use crate::map::Map;
 use crate::model::{Package, PageRef, WindowRef};
@@ -252,7 +252,7 @@ impl Segment {
             .ok_or_else(damaged)?
             .to_vec();
         let (body, sum) = blob.split_last_chunk::<4>().ok_or_else(damaged)?;
-        if check(body, at.at) != u32::from_le_bytes(*sum) {
+        if !holds(body, at.at, *sum) {
             return Err(damaged());
         }
         postcard::from_bytes(body).map_err(|_| damaged())

@@ -89,7 +89,7 @@ impl Table {
         } else {
             self.radix(number, &block, next)?
         };
-        Ok((first <= end).then_some((first, last.clamp(first, end))))
+        Ok(blocks(first, last, end))
     }
 
     fn radix(&self, number: u64, block: &Payload, prefix: u64) -> Result<u64, ReadError> {
@@ -174,5 +174,24 @@ impl Table {
             what: self.name.what,
             at,
         }
+    }
+}
+
+/// The blocks from `first` to `last`, of which there are those up to `end`; `None` if the first is none of them. The
+/// numbers are as the file has them.
+fn blocks(first: u64, last: u64, end: u64) -> Option<(u64, u64)> {
+    (first <= end).then(|| (first, last.clamp(first, end)))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn block_numbers_that_are_not_in_order_are_no_panic() {
+        assert_eq!(blocks(3, 5, 8), Some((3, 5)));
+        assert_eq!(blocks(3, 1, 8), Some((3, 3)));
+        assert_eq!(blocks(3, 99, 8), Some((3, 8)));
+        assert_eq!(blocks(247, 0, 8), None);
     }
 }

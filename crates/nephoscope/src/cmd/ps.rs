@@ -33,7 +33,7 @@ pub(crate) struct PsArgs {
 }
 
 /// Coverage gaps that are shown.
-const MAX_GAPS: usize = 4;
+const GAPS_SHOWN: usize = 4;
 
 /// Runs it.
 pub(crate) fn run(args: &PsArgs) -> anyhow::Result<()> {
@@ -67,7 +67,7 @@ fn show(report: &Report, args: &PsArgs) -> anyhow::Result<()> {
 }
 
 /// The inventory as text.
-fn inventory(report: &Report, all: bool, columns: usize, paint: Paint) -> String {
+pub(crate) fn inventory(report: &Report, all: bool, columns: usize, paint: Paint) -> String {
     let mut out = String::new();
     let mut say = |tone: Tone, indent: usize, text: &str| {
         for line in crate::text::wrap(text, columns.saturating_sub(indent)) {
@@ -79,7 +79,7 @@ fn inventory(report: &Report, all: bool, columns: usize, paint: Paint) -> String
     say(Tone::Strong, 0, &view::vm_line(report));
     let (tone, headline) = view::headline(&report.coverage);
     say(tone, 0, &headline);
-    for gap in view::gaps(&report.coverage, MAX_GAPS) {
+    for gap in view::gaps(&report.coverage, GAPS_SHOWN) {
         say(tone, 2, &gap);
     }
     let rows = view::rows(report, all);

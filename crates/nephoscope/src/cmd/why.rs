@@ -67,6 +67,20 @@ fn item(text: &str) -> Result<Item, String> {
     }
 }
 
+/// The evidence as it is shown, for `fuzz`.
+#[cfg(fuzzing)]
+pub(crate) fn shown(page: &PageEvidence, report: &nephoscope_inventory::Report, columns: usize) -> String {
+    let view = evidence::View {
+        page,
+        report,
+        all: columns.is_multiple_of(2),
+        bits: None,
+        columns,
+        paint: Paint::OFF,
+    };
+    view.text()
+}
+
 /// Runs it.
 pub(crate) fn run(args: &WhyArgs) -> anyhow::Result<()> {
     let (_, mut client) = args.asking.connect(Some(&args.vm))?;

@@ -6,7 +6,7 @@ mod liveness;
 mod mapped;
 mod memory;
 mod placing;
-mod server;
+pub(crate) mod server;
 mod sinks;
 mod watch;
 

@@ -17,7 +17,7 @@ use rustix::net::sockopt::socket_peercred;
 use crate::control::{Answer, Ask};
 
 /// A question, and where its answer goes.
-pub(super) type Request = (Ask, SyncSender<Answer>);
+pub(crate) type Request = (Ask, SyncSender<Answer>);
 
 /// The longest question: it stops a peer that sends without end.
 const MAX_QUESTION: u64 = 64 << 10;
@@ -72,7 +72,8 @@ fn may_ask(peer: Uid, owner: Uid) -> bool {
     peer == owner || peer.is_root()
 }
 
-fn converse(stream: &UnixStream, watch: &Sender<Request>) -> anyhow::Result<()> {
+/// Answers the questions of one connection until it ends.
+pub(crate) fn converse(stream: &UnixStream, watch: &Sender<Request>) -> anyhow::Result<()> {
     stream.set_write_timeout(Some(Duration::from_secs(10)))?;
     let mut reader = BufReader::new(stream);
     loop {
@@ -170,6 +171,36 @@ mod tests {
         assert_eq!(client.page(7).unwrap().bytes.unwrap().len(), 8192);
         assert!(matches!(client.page(8), Err(AskError::Nothing(why)) if why.contains("no such page")));
         assert_eq!(client.findings(0).unwrap().len(), 4, "the conversation goes on");
+    }
+
+    #[test]
+    fn max_question_stops_a_peer_that_sends_without_end() {
+        let dir = tempfile::tempdir().unwrap();
+        let requests = serve(&dir.path().join("control")).unwrap();
+        let mut peer = UnixStream::connect(dir.path().join("control")).unwrap();
+        peer.write_all(&vec![b'x'; usize::try_from(MAX_QUESTION).unwrap()])
+            .unwrap();
+        let mut answer = String::new();
+        BufReader::new(&peer).read_line(&mut answer).unwrap();
+        assert!(answer.contains("not understood"), "{answer}");
+        assert!(requests.try_recv().is_err(), "no question reaches the watch");
+    }
+
+    #[test]
+    fn max_connections_turns_away_those_that_come_after() {
+        let dir = tempfile::tempdir().unwrap();
+        let _requests = serve(&dir.path().join("control")).unwrap();
+        let connect = || {
+            let peer = UnixStream::connect(dir.path().join("control")).unwrap();
+            peer.set_read_timeout(Some(Duration::from_secs(20))).unwrap();
+            peer
+        };
+        let mut peers: Vec<_> = (0..MAX_CONNECTIONS).map(|_| connect()).collect();
+        for peer in &mut peers {
+            peer.write_all(b"x\n").unwrap();
+            assert!(peer.read(&mut [0; 8]).unwrap() > 0);
+        }
+        assert_eq!(connect().read(&mut [0; 8]).unwrap(), 0, "closed");
     }
 
     #[test]

@@ -13,6 +13,8 @@ pub(crate) use output::{Closed, print, print_json, width as output_width};
 pub(crate) use style::{Paint, Tone};
 pub(crate) use table::{Cell, Column, Table};
 pub(crate) use units::{age, bytes, count, plural, seconds};
+#[cfg(fuzzing)]
+pub(crate) use width::width as shown_width;
 #[cfg(test)]
 pub(crate) use width::width;
 pub(crate) use width::{alternatives, fit_end, wrap};

@@ -113,6 +113,10 @@ fn fit_version(text: &str, most: usize) -> String {
 /// The least of a name that still says something.
 const MIN_NAME: usize = 4;
 
+/// Bytes of a wrapped line for each of its columns: sequences that are drawn as one have two dozen at most. It stops text
+/// of nothing but combining marks, which takes no column however long it is.
+const MAX_BYTES_PER_COLUMN: usize = 16;
+
 /// Lines of at most so many columns, broken at spaces where possible.
 #[must_use]
 pub(crate) fn wrap(text: &str, most: usize) -> Vec<String> {
@@ -130,7 +134,7 @@ pub(crate) fn wrap(text: &str, most: usize) -> Vec<String> {
         }
         // A word wider than a line is broken where the line ends.
         for c in word.chars() {
-            if width(&line) + columns(c) > most {
+            if width(&line) + columns(c) > most || line.len() >= most.saturating_mul(MAX_BYTES_PER_COLUMN) {
                 lines.push(std::mem::take(&mut line));
             }
             line.push(c);
@@ -172,6 +176,21 @@ mod tests {
         assert_eq!(alternatives(&alike, 30), "glibc 2.36-9+deb12u10 | +1");
         let kernel = ["linux-image-6.1.0-32-amd64 6.1.129-1".to_owned()];
         assert_eq!(alternatives(&kernel, 24), "linux-image-6… 6.1.129-1");
+    }
+
+    #[test]
+    fn max_bytes_per_column_stops_text_that_takes_no_column() {
+        let marks = "\u{301}".repeat(100_000);
+        let begun = std::time::Instant::now();
+        let lines = wrap(&marks, 80);
+        assert_eq!(lines.concat(), marks);
+        assert!(
+            lines
+                .iter()
+                .all(|line| line.len() <= 80 * MAX_BYTES_PER_COLUMN + 4)
+        );
+        // Looking at all of the line at each character took minutes.
+        assert!(begun.elapsed() < std::time::Duration::from_secs(20));
     }
 
     #[test]

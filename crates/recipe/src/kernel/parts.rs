@@ -153,7 +153,16 @@ fn placeholder(form: Form) -> Vec<u8> {
 pub(crate) fn real_mode(blob: &[u8], fields: &[(u32, Form)]) -> Part {
     let mut fields: Vec<(u32, Form)> = fields.to_vec();
     fields.sort_by_key(|(at, _)| *at);
-    fields.dedup_by_key(|(at, _)| *at);
+    // Sites do not overlap; of fields that do, which no kernel has, the first counts.
+    let mut end = 0;
+    fields.retain(|(at, form)| {
+        let start = bytes::index(u64::from(*at));
+        let apart = start >= end;
+        if apart {
+            end = start.saturating_add(form.len());
+        }
+        apart
+    });
     let forms = [Form::Segment16, Form::Abs32];
     let set = |form| {
         let fix = Fix {
@@ -193,5 +202,24 @@ pub(crate) fn real_mode(blob: &[u8], fields: &[(u32, Form)]) -> Part {
             unknowns: vec![base],
             ..Values::default()
         },
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn fields_of_the_trampoline_that_overlap_make_one_site() {
+        let fields = [
+            (8, Form::Abs32),
+            (2, Form::Segment16),
+            (3, Form::Abs32),
+            (4, Form::Abs32),
+            (8, Form::Segment16),
+        ];
+        let part = real_mode(&[0; 16], &fields);
+        let places: Vec<_> = part.sites.iter().map(|site| (site.at, site.len)).collect();
+        assert_eq!(places, [(2, 2), (4, 4), (8, 4)]);
     }
 }

@@ -2,6 +2,7 @@
 
 use crate::error::RecipeError;
 use crate::kernel::bytes;
+use crate::kernel::elf::Room;
 
 const SHT_SYMTAB: u32 = 2;
 const SHT_RELA: u32 = 4;
@@ -78,12 +79,15 @@ pub(crate) fn read(file: &[u8]) -> Result<ModuleElf<'_>, RecipeError> {
         return Err(wrong());
     }
     let mut headers = Vec::with_capacity(count);
+    let mut room = Room::of(file);
     for number in 0..count {
         let at = number
             .checked_mul(64)
             .and_then(|o| o.checked_add(bytes::index(table)))
             .ok_or_else(wrong)?;
-        headers.push(header(file, at).ok_or_else(wrong)?);
+        let (link, header) = header(file, at).ok_or_else(wrong)?;
+        room.take(header.data, bytes::wide(at))?;
+        headers.push((link, header));
     }
     let names = usize::from(bytes::u16_at(file, 0x3e).ok_or_else(wrong)?);
     let names = headers.get(names).ok_or_else(wrong)?.1.data;
@@ -177,4 +181,43 @@ fn relocations(sections: &[Header<'_>]) -> Vec<Relocation> {
         }
     }
     found
+}
+
+#[cfg(test)]
+pub(crate) mod tests {
+    use super::*;
+
+    /// A module of these sections (type, flags, alignment, size claimed, offset), over a file of `len` bytes.
+    pub(crate) fn module(sections: &[(u32, u64, u64, u64, u64)], len: usize) -> Vec<u8> {
+        let mut file = vec![0; len.max(64 + 64 * sections.len())];
+        file[..6].copy_from_slice(b"\x7fELF\x02\x01");
+        file[16..20].copy_from_slice(&[1, 0, 62, 0]);
+        file[0x28..0x30].copy_from_slice(&64_u64.to_le_bytes());
+        file[0x3a..0x3c].copy_from_slice(&64_u16.to_le_bytes());
+        file[0x3c..0x3e].copy_from_slice(&u16::try_from(sections.len()).unwrap().to_le_bytes());
+        for (number, (kind, flags, align, size, offset)) in sections.iter().enumerate() {
+            let at = 64 + 64 * number;
+            file[at + 4..at + 8].copy_from_slice(&kind.to_le_bytes());
+            for (field, word) in [(8, flags), (0x18, offset), (0x20, size), (0x30, align)] {
+                file[at + field..at + field + 8].copy_from_slice(&word.to_le_bytes());
+            }
+        }
+        file
+    }
+
+    const SYMTAB: (u32, u64, u64, u64, u64) = (SHT_SYMTAB, 0, 8, 0, 0);
+
+    #[test]
+    fn max_sections_stops_a_table_without_end() {
+        let table = |count| vec![SYMTAB; count];
+        assert!(read(&module(&table(MAX_SECTIONS), 0)).is_ok());
+        assert!(read(&module(&table(MAX_SECTIONS + 1), 0)).is_err());
+    }
+
+    #[test]
+    fn sections_that_lie_over_each_other_do_not_multiply_a_file() {
+        let whole = |count| [&vec![(1, 2, 8, 4096, 0); count][..], &[SYMTAB]].concat();
+        assert!(read(&module(&whole(1), 4096)).is_ok());
+        assert!(read(&module(&whole(2), 4096)).is_err());
+    }
 }

@@ -17,6 +17,10 @@ pub(crate) const DATA: u64 = 0x4000_0000;
 /// Made-up addresses of symbols that are elsewhere.
 pub(crate) const ELSEWHERE: u64 = 0x6000_0000;
 
+/// The text of a module is in its file, but for the zeros between aligned sections: it may be so many times as long, and
+/// 64 KiB. It stops headers that claim what is not there.
+const MAX_TEXT_GROWTH: u64 = 4;
+
 /// Where a section is, and what that depends on.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub(crate) enum Home {
@@ -37,8 +41,8 @@ pub(crate) struct Layout {
     pub(crate) init_len: u64,
 }
 
-/// Lays the sections out. `None`: they are larger than the made-up addresses allow.
-pub(crate) fn lay_out(elf: &ModuleElf<'_>) -> Option<Layout> {
+/// Lays the sections out. `None`: they are larger than the made-up addresses or the file of `file_len` bytes allow.
+pub(crate) fn lay_out(elf: &ModuleElf<'_>, file_len: usize) -> Option<Layout> {
     let (mut core, mut init, mut data) = (CORE, INIT, DATA);
     let mut places = Vec::with_capacity(elf.sections.len());
     for section in &elf.sections {
@@ -63,7 +67,10 @@ pub(crate) fn lay_out(elf: &ModuleElf<'_>) -> Option<Layout> {
         *next = at.checked_add(section.size).filter(|to| *to <= end)?;
         places.push((home, at));
     }
-    let page = |len: u64| len.checked_next_multiple_of(4096);
+    let most = bytes::wide(file_len)
+        .saturating_mul(MAX_TEXT_GROWTH)
+        .saturating_add(64 << 10);
+    let page = |len: u64| len.checked_next_multiple_of(4096).filter(|len| *len <= most);
     Some(Layout {
         places,
         core_len: page(core)?,
@@ -74,4 +81,22 @@ pub(crate) fn lay_out(elf: &ModuleElf<'_>) -> Option<Layout> {
 /// Length of a section's bytes as a part of its home.
 pub(crate) fn offset(at: u64, base: u64) -> usize {
     bytes::index(at.saturating_sub(base))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::module::elf::{read, tests::module};
+
+    #[test]
+    fn max_text_growth_stops_text_that_is_not_in_the_file() {
+        let laid_out = |size| {
+            // Text that claims to be zeros, as only data is, and a symbol table.
+            let file = module(&[(8, 6, 16, size, 0), (2, 0, 8, 0, 0)], 8192);
+            lay_out(&read(&file).unwrap(), file.len()).map(|layout| layout.core_len)
+        };
+        let most = 8192 * MAX_TEXT_GROWTH + (64 << 10);
+        assert_eq!(laid_out(most), Some(most));
+        assert_eq!(laid_out(most + 1), None);
+    }
 }

@@ -31,8 +31,8 @@ const MAX_PARTS: usize = 2048;
 /// Volumes in sections, sections in sections. It stops sections that are compressed over and over; OVMF has 3 levels.
 const MAX_DEPTH: usize = 8;
 /// Decompressed and laid-out bytes of one flash file. It stops what grows without end; OVMF has 20 MiB.
-const MAX_UNPACKED_BYTES: usize = 256 << 20;
+const MAX_UNPACKED_BYTES: usize = if cfg!(fuzzing) { 8 << 20 } else { 256 << 20 };
 /// The end of one loaded image. It stops sections at addresses that nobody would allocate; the largest of OVMF is 1 MiB.
-const MAX_LOADED_BYTES: usize = 32 << 20;
+const MAX_LOADED_BYTES: usize = if cfg!(fuzzing) { 1 << 20 } else { 32 << 20 };
 /// Base relocations of one image. It stops directories that name one field for ever.
 const MAX_RELOCATIONS: usize = 1 << 20;

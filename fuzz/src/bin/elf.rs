@@ -1,0 +1,4 @@
+//! See `recipes`.
+#![no_main]
+
+nephoscope_fuzz::target!(nephoscope_fuzz::recipes::elf, 64);

@@ -1,0 +1,4 @@
+//! See `session`.
+#![no_main]
+
+nephoscope_fuzz::target!(nephoscope_fuzz::session::run, 128);

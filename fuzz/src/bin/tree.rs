@@ -1,0 +1,4 @@
+//! See `packages`.
+#![no_main]
+
+nephoscope_fuzz::target!(nephoscope_fuzz::packages::tree, 32);

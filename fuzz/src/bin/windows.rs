@@ -1,0 +1,4 @@
+//! See `windows`.
+#![no_main]
+
+nephoscope_fuzz::target!(nephoscope_fuzz::windows::run, 16);
