@@ -131,8 +131,12 @@ mod tests {
     }
 
     fn serve_here(vm: &VmDir) -> Receiver<Request> {
+        serve_at(&vm.control())
+    }
+
+    fn serve_at(socket: &Path) -> Receiver<Request> {
         serve(
-            listen(&vm.control()).unwrap(),
+            listen(socket).unwrap(),
             rustix::process::getuid(),
             Arc::default(),
         )
@@ -176,7 +180,7 @@ mod tests {
     #[test]
     fn max_question_stops_a_peer_that_sends_without_end() {
         let dir = tempfile::tempdir().unwrap();
-        let requests = serve(&dir.path().join("control")).unwrap();
+        let requests = serve_at(&dir.path().join("control"));
         let mut peer = UnixStream::connect(dir.path().join("control")).unwrap();
         peer.write_all(&vec![b'x'; usize::try_from(MAX_QUESTION).unwrap()])
             .unwrap();
@@ -189,7 +193,7 @@ mod tests {
     #[test]
     fn max_connections_turns_away_those_that_come_after() {
         let dir = tempfile::tempdir().unwrap();
-        let _requests = serve(&dir.path().join("control")).unwrap();
+        let _requests = serve_at(&dir.path().join("control"));
         let connect = || {
             let peer = UnixStream::connect(dir.path().join("control")).unwrap();
             peer.set_read_timeout(Some(Duration::from_secs(20))).unwrap();
