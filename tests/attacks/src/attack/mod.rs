@@ -1,0 +1,86 @@
+//! The attacks, one file each. [`all`] is the list; an attack that is not in it does not run.
+
+use std::time::Duration;
+
+use anyhow::Result;
+
+use crate::group::Group;
+use crate::scene::Scene;
+
+/// One attack.
+pub trait Attack: Sync {
+    /// Its number in the list of what there must be; variants of one attack have the same.
+    fn number(&self) -> u8;
+
+    /// Its name, unique: words with dashes.
+    fn name(&self) -> &'static str;
+
+    /// The right answer in a few words.
+    fn expected(&self) -> &'static str;
+
+    /// The boot that it runs in.
+    fn group(&self) -> Group;
+
+    /// Whether the watch may be blind while it runs, if it says so. Otherwise a gap makes the answer wrong.
+    fn may_blind(&self) -> bool {
+        false
+    }
+
+    /// Does it, and judges what was seen.
+    ///
+    /// # Errors
+    /// When the guest or the watch does not answer, or the attack itself did not work: nothing is known then.
+    fn run(&self, scene: &mut Scene) -> Result<Seen>;
+}
+
+/// What was seen of an attack.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Seen {
+    /// Whether it is the right answer.
+    pub ok: bool,
+    /// In a few words.
+    pub text: String,
+    /// From the first execution of the code to its finding, if there has to be one.
+    pub to_finding: Option<Duration>,
+}
+
+impl Seen {
+    /// The right answer.
+    pub fn right(text: impl Into<String>, to_finding: Option<Duration>) -> Self {
+        Seen {
+            ok: true,
+            text: text.into(),
+            to_finding,
+        }
+    }
+
+    /// Another answer, or none.
+    pub fn wrong(text: impl Into<String>) -> Self {
+        Seen {
+            ok: false,
+            text: text.into(),
+            to_finding: None,
+        }
+    }
+}
+
+mod memfd;
+
+/// Every attack, by number.
+pub fn all() -> Vec<&'static dyn Attack> {
+    vec![&memfd::Memfd]
+}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::BTreeSet;
+
+    use super::all;
+
+    #[test]
+    fn every_attack_has_a_name_of_its_own_and_they_stand_by_number() {
+        let names: BTreeSet<&str> = all().iter().map(|attack| attack.name()).collect();
+        assert_eq!(names.len(), all().len());
+        assert!(all().is_sorted_by_key(|attack| attack.number()));
+    }
+}
