@@ -11,6 +11,7 @@
 
 pub mod attack;
 pub mod campaign;
+pub mod check;
 pub mod group;
 pub mod row;
 pub mod said;
