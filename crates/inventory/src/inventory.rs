@@ -67,7 +67,6 @@ pub struct Inventory {
     summarised: Ranges,
     ended: VecDeque<SpaceId>,
     ended_marked: VecDeque<SpaceId>,
-    living: usize,
     last_id: u32,
     late: u64,
     spaces: BTreeMap<SpaceId, AddressSpace>,
@@ -230,7 +229,6 @@ impl Inventory {
             return;
         };
         space.ended_ns = Some(at_ns);
-        self.living = self.living.saturating_sub(1);
         let verdicts = space.pages.keys().filter_map(|page| self.pages.get(*page));
         let is_clean = space.unlisted == PageCounts::default()
             && verdicts
@@ -306,7 +304,7 @@ impl Inventory {
     /// Counts ended address spaces past [`MAX_ENDED`] under their programs. Gives the number of living ones that there was no
     /// room for: from then on they are taken to have ended, which is a gap in attribution.
     pub fn summarise(&mut self, now_ns: u64, names: &dyn Names, changes: &mut Vec<Change>) -> u64 {
-        let crowded = self.living.saturating_sub(MAX_LIVING);
+        let crowded = self.by_root.len().saturating_sub(MAX_LIVING);
         if crowded > 0 {
             let living = self
                 .spaces
@@ -330,7 +328,8 @@ impl Inventory {
     }
 
     fn summarise_one(&mut self, space: Option<SpaceId>, names: &dyn Names, changes: &mut Vec<Change>) {
-        let Some(space) = space.and_then(|space| self.spaces.remove(&space)) else {
+        let ended = space.filter(|space| self.spaces.get(space).is_some_and(|space| !space.is_living()));
+        let Some(space) = ended.and_then(|space| self.spaces.remove(&space)) else {
             return;
         };
         let mut counts = space.unlisted;
@@ -412,7 +411,6 @@ impl Inventory {
 
     fn add(&mut self, root: Root, incarnation: u32, kind: SpaceKind, at_ns: u64) -> SpaceId {
         self.last_id = self.last_id.saturating_add(1);
-        self.living += 1;
         let id = SpaceId(self.last_id);
         let space = AddressSpace {
             id,
@@ -637,7 +635,7 @@ mod tests {
             &mut changes,
         );
         inventory.executed(1, ran(2, 0x9000, 1), &mut changes);
-        let all = MAX_ENDED as u32 + 500;
+        let all = u32::try_from(MAX_ENDED).unwrap() + 500;
         for incarnation in 2..=all {
             inventory.executed(u64::from(incarnation), ran(1, 0x1000, incarnation), &mut changes);
         }
@@ -700,7 +698,7 @@ mod tests {
     fn max_living_bounds_the_living_and_says_how_many_there_was_no_room_for() {
         let (mut inventory, mut changes) = (Inventory::default(), Vec::new());
         inventory.captured(in_own_frame(1, known()), &mut changes);
-        for number in 1..=(MAX_LIVING as u32 + 7) {
+        for number in 1..=(u32::try_from(MAX_LIVING).unwrap() + 7) {
             inventory.executed(
                 number.into(),
                 ran(1, u64::from(number) << 12, number),
