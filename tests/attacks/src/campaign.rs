@@ -73,6 +73,8 @@ impl Campaign {
         let step = Step::begin(&format!("Booting Linux {} for {}", kernel.version(), group.name));
         let mut options = Options {
             kernel,
+            // Of an hour of attacks a boot is the least; on a machine that does ten other things it takes minutes.
+            boot_timeout: Duration::from_secs(900),
             ..Options::default()
         };
         (group.adapt)(&mut options);

@@ -63,7 +63,7 @@ impl Attack for Preload {
         for program in ["/usr/bin/ls", "/usr/bin/ps"] {
             let loads = |space: &&Value| {
                 let unknown = unknown_digests(space);
-                merged(program_of(space)) == merged(program)
+                is_named(space, program)
                     && space["first_ns"].as_u64() >= Some(since)
                     && !unknown.is_empty()
                     && unknown
@@ -90,6 +90,12 @@ impl Attack for Preload {
         );
         Ok(Seen::right(text, Some(to_finding)))
     }
+}
+
+/// Whether an address space is named after this program; what `ls` runs may be of `dir` and `vdir` too, and then it is said so.
+fn is_named(space: &Value, program: &str) -> bool {
+    let (named, program) = (merged(program_of(space)), merged(program));
+    named == program || named.starts_with(&format!("{program} (or "))
 }
 
 impl Attack for HiddenNetcat {
