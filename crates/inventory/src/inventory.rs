@@ -731,6 +731,29 @@ mod tests {
     }
 
     #[test]
+    fn files_near_a_page_are_found_by_where_their_pages_ran() {
+        let (mut inventory, mut changes) = (Inventory::default(), Vec::new());
+        let place = crate::verdict::Place {
+            object: nephoscope_catalog::ObjectId(5),
+            part: None,
+            link: 0x3000,
+        };
+        let of_a_file = Verdict::Identified(crate::verdict::Identified {
+            places: vec![place],
+            ..crate::verdict::Identified::default()
+        });
+        inventory.captured(in_own_frame(1, of_a_file), &mut changes);
+        inventory.executed(1, ran(1, 0x1000, 1), &mut changes);
+        let space = inventory.living_at(Root(0x1000)).unwrap();
+        let near = |va| space.files_near(Gva(va), 0x2000, 8).collect::<Vec<_>>();
+        let bias = 0x7000 - 0x3000;
+        assert_eq!(near(0x9000), [(place.object, bias)]);
+        assert_eq!(near(0x5000), [(place.object, bias)]);
+        assert_eq!((near(0x9001), near(0x4fff)), (vec![], vec![]));
+        assert!(inventory.living_at(Root(0x2000)).is_none());
+    }
+
+    #[test]
     fn kernel_and_firmware_are_their_own() {
         let (mut inventory, mut changes) = (Inventory::default(), Vec::new());
         inventory.captured(
