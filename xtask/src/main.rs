@@ -1,5 +1,6 @@
 //! The tasks that people and CI run: `cargo xtask help`.
 
+mod attacks;
 mod bench;
 mod build;
 mod demo;
@@ -43,6 +44,7 @@ enum Task {
     /// Build the Debian guest, when the cache does not hold it.
     Guest,
     Demo(demo::DemoArgs),
+    Attacks(attacks::AttacksArgs),
     #[command(subcommand)]
     Bench(bench::Bench),
 }
@@ -65,6 +67,7 @@ fn run(task: Task) -> anyhow::Result<()> {
         Task::Build { release } => build::run(release).map(|built| println!("{}", built.program.display())),
         Task::Test { filter } => test::run(&filter),
         Task::Demo(arguments) => demo::run(&arguments),
+        Task::Attacks(arguments) => attacks::run(&arguments),
         Task::Bench(bench) => bench::run(&bench),
         Task::Guest => {
             setup::run()?;

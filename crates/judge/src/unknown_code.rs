@@ -24,10 +24,14 @@ pub struct UnknownCode {
 
 impl Judge for UnknownCode {
     fn judge(&mut self, change: &Change, inventory: &Inventory, names: &dyn Names, out: &mut Vec<Draft>) {
-        if let Change::Ran { space, page } = change
-            && !self.said.contains(space)
-        {
-            self.one(*space, *page, inventory, names, out);
+        match change {
+            Change::Ran { space, page } if !self.said.contains(space) => {
+                self.one(*space, *page, inventory, names, out);
+            }
+            Change::Summarised { space } => {
+                self.said.remove(space);
+            }
+            _ => {}
         }
     }
 }

@@ -40,6 +40,18 @@ impl Arrivals {
         Ok(Arrivals { incoming })
     }
 
+    /// The next finding, if one comes within `limit`.
+    ///
+    /// # Errors
+    /// When the watch has ended.
+    pub fn next(&mut self, limit: Duration) -> Result<Option<Arrival>> {
+        match self.incoming.recv_timeout(limit) {
+            Ok(arrival) => Ok(Some(arrival)),
+            Err(RecvTimeoutError::Timeout) => Ok(None),
+            Err(RecvTimeoutError::Disconnected) => bail!("the watch gives no more findings"),
+        }
+    }
+
     /// Waits for the first finding of which `wanted` gives something. Those before it are passed over for good.
     ///
     /// # Errors
@@ -52,14 +64,11 @@ impl Arrivals {
         let deadline = Instant::now() + limit;
         loop {
             let left = deadline.saturating_duration_since(Instant::now());
-            match self.incoming.recv_timeout(left) {
-                Ok(arrival) => {
-                    if let Some(found) = wanted(&arrival.finding)? {
-                        return Ok(Some((arrival, found)));
-                    }
-                }
-                Err(RecvTimeoutError::Timeout) => return Ok(None),
-                Err(RecvTimeoutError::Disconnected) => bail!("the watch gives no more findings"),
+            let Some(arrival) = self.next(left)? else {
+                return Ok(None);
+            };
+            if let Some(found) = wanted(&arrival.finding)? {
+                return Ok(Some((arrival, found)));
             }
         }
     }
