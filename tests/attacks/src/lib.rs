@@ -12,6 +12,8 @@
 pub mod attack;
 pub mod campaign;
 pub mod group;
+mod headers;
+pub mod modules;
 pub mod row;
 pub mod said;
 pub mod scene;
@@ -20,6 +22,7 @@ pub mod tools;
 pub use attack::{Attack, Seen};
 pub use campaign::Campaign;
 pub use group::Group;
+pub use modules::Modules;
 pub use row::Row;
 pub use said::Said;
 pub use scene::Scene;
