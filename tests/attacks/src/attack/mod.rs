@@ -65,10 +65,12 @@ impl Seen {
 }
 
 mod memfd;
+mod rootkit;
+mod rootkit_hidden;
 
 /// Every attack, by number.
 pub fn all() -> Vec<&'static dyn Attack> {
-    vec![&memfd::Memfd]
+    vec![&memfd::Memfd, &rootkit::ByPatch, &rootkit::ByFtrace, &rootkit_hidden::RootkitHidden]
 }
 
 #[cfg(test)]
