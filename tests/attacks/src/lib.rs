@@ -11,6 +11,7 @@
 
 pub mod attack;
 pub mod campaign;
+pub mod check;
 pub mod group;
 mod headers;
 mod kernel_code;

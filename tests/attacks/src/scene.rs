@@ -11,6 +11,7 @@ use nephoscope_e2e::truth::Mapping;
 use nephoscope_e2e::{Control, Guest, Image, Kernel, Options, Planting, Truth, Watched, report};
 use serde_json::Value;
 
+use crate::said::Said;
 use crate::tools::{FOLDER, Tools};
 
 /// How long something is waited for that has to come: starting a program in an emulated guest on a busy machine takes a
@@ -40,8 +41,18 @@ pub struct Scene {
     arrivals: Arrivals,
     arrived: Vec<Arrival>,
     put: BTreeSet<String>,
+    launched: u32,
     report: PathBuf,
     _folder: tempfile::TempDir,
+}
+
+/// A command that was started in the guest.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Launched {
+    /// Its process there.
+    pub pid: u32,
+    /// The file that holds what it writes.
+    pub output: String,
 }
 
 impl Scene {
@@ -81,6 +92,7 @@ impl Scene {
             arrived: Vec::new(),
             vm,
             put: BTreeSet::new(),
+            launched: 0,
             report,
             _folder: folder,
         })
@@ -106,6 +118,42 @@ impl Scene {
             self.put.insert(name.to_owned());
         }
         Ok(path)
+    }
+
+    /// Starts a command in the guest that goes on by itself, what it writes in a file.
+    ///
+    /// # Errors
+    /// When the guest does not answer.
+    pub fn launch(&mut self, command: &str) -> Result<Launched> {
+        self.launched += 1;
+        let output = format!("/tmp/attack-{}.out", self.launched);
+        let pid = self.guest.start(&format!("{command} >{output} 2>&1"))?;
+        Ok(Launched { pid, output })
+    }
+
+    /// What a launched command wrote, once `enough` of it is there.
+    ///
+    /// # Errors
+    /// When it is not in time.
+    pub fn output(&mut self, launched: &Launched, enough: impl Fn(&str) -> bool) -> Result<String> {
+        let deadline = Instant::now() + PATIENCE;
+        loop {
+            let text = self.guest.run_ok(&format!("cat {}", launched.output))?;
+            if enough(&text) {
+                return Ok(text);
+            }
+            ensure!(Instant::now() < deadline, "the attack wrote only {text:?}");
+            std::thread::sleep(LOOK_EVERY);
+        }
+    }
+
+    /// The pages that a launched program says it ran, once there are so many.
+    ///
+    /// # Errors
+    /// When there are not in time.
+    pub fn said(&mut self, launched: &Launched, count: usize) -> Result<Vec<Said>> {
+        let complete = |text: &str| text.ends_with('\n') && text.matches("page ").count() >= count;
+        Said::pages(&self.output(launched, complete)?)
     }
 
     /// The first finding of which `wanted` gives something, among those since the boot, or among those that come within
@@ -203,6 +251,39 @@ impl Scene {
         })
     }
 
+    /// An address space of the report as it is now.
+    ///
+    /// # Errors
+    /// When there is none of this number.
+    pub fn space(&mut self, id: &Value) -> Result<Value> {
+        let report = self.control.report()?;
+        let mut spaces = list(&report, "address_spaces").iter();
+        let found = spaces.find(|space| !id.is_null() && space["id"] == *id);
+        found
+            .cloned()
+            .with_context(|| format!("there is no address space {id}"))
+    }
+
+    /// An address space's unknown pages: address and digest. Where an address space sees a page that it has just begun to
+    /// run may not be in the report yet; then it is where the page first ran.
+    ///
+    /// # Errors
+    /// When the watch does not answer.
+    pub fn unknown_pages(&mut self, space: &Value) -> Result<Vec<(u64, String)>> {
+        let mut pages = Vec::new();
+        for page in list(space, "unknown") {
+            let number = page["page"].as_u64().context("a page without a number")?;
+            let va = match address(&page["va"]) {
+                Some(va) => va,
+                None => self.control.page(number)?["va"]
+                    .as_u64()
+                    .context("a page without an address")?,
+            };
+            pages.push((va, page["digest"].as_str().unwrap_or_default().to_owned()));
+        }
+        Ok(pages)
+    }
+
     /// From the first execution of what a finding is about, in the address space that it is about, to the finding; at most a
     /// few hundredths of a second too long.
     ///
@@ -273,6 +354,16 @@ impl Scene {
         report::validate(&saved)?;
         Ok(saved)
     }
+}
+
+/// A number as reports write addresses: `0x7f00`.
+pub fn address(value: &Value) -> Option<u64> {
+    u64::from_str_radix(value.as_str()?.strip_prefix("0x")?, 16).ok()
+}
+
+/// The path of the program that an address space of a report is of; empty if none is named.
+pub fn program_of(space: &Value) -> &str {
+    space["program"]["path"].as_str().unwrap_or_default()
 }
 
 /// The digests of an address space's unknown pages.

@@ -32,12 +32,6 @@ impl Attack for Memfd {
 
     fn run(&self, scene: &mut Scene) -> Result<Seen> {
         let case = scene.planting()?.memfd()?;
-        Ok(match case.found {
-            Ok(sighting) => Seen::right(
-                format!("f{}: {}", sighting.finding, sighting.equal),
-                Some(sighting.since_first_run),
-            ),
-            Err(why) => Seen::wrong(why),
-        })
+        Ok(super::of_case(case))
     }
 }

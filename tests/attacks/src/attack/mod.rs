@@ -1,8 +1,24 @@
 //! The attacks, one file each. [`all`] is the list; an attack that is not in it does not run.
 
+mod aliased;
+mod bombs;
+mod chain;
+mod deleted;
+mod disguise;
+mod flash;
+mod hollow;
+mod inject;
+mod jit;
+mod kernel;
+mod memfd;
+mod patched_library;
+pub mod preload;
+mod selfmod;
+
 use std::time::Duration;
 
 use anyhow::Result;
+use nephoscope_e2e::planted::Case;
 
 use crate::group::Group;
 use crate::scene::Scene;
@@ -64,13 +80,44 @@ impl Seen {
     }
 }
 
-mod memfd;
-mod rootkit;
-mod rootkit_hidden;
+/// Of a case that the demonstration shows too.
+fn of_case(case: Case) -> Seen {
+    match case.found {
+        Ok(sighting) => Seen::right(
+            format!("f{}: {}", sighting.finding, sighting.equal),
+            Some(sighting.since_first_run),
+        ),
+        Err(why) => Seen::wrong(why),
+    }
+}
 
 /// Every attack, by number.
 pub fn all() -> Vec<&'static dyn Attack> {
-    vec![&memfd::Memfd, &rootkit::ByPatch, &rootkit::ByFtrace, &rootkit_hidden::RootkitHidden]
+    let mut all: Vec<&'static dyn Attack> = vec![
+        &memfd::Memfd,
+        &deleted::Known,
+        &deleted::Unknown,
+        &inject::ThroughPtrace,
+        &inject::ThroughMem,
+        &preload::Preload,
+        &preload::HiddenNetcat,
+        &flash::Flash,
+        &selfmod::SelfModifying,
+        &aliased::Aliased,
+        &hollow::Hollow,
+        &patched_library::PatchedLibrary,
+        &jit::Php,
+        &jit::Ebpf,
+        &bombs::Forks,
+        &bombs::Translations,
+        &bombs::Generations,
+        &disguise::Padding,
+        &disguise::SharedPages,
+        &chain::Chain,
+    ];
+    all.extend(kernel::all());
+    all.sort_by_key(|attack| attack.number());
+    all
 }
 
 #[cfg(test)]

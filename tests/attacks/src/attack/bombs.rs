@@ -1,0 +1,247 @@
+//! Bombs: processes, code and generations of code made as fast as the guest can, to exhaust the monitor or to hide in the
+//! noise.
+//!
+//! Right is that everything is bounded and nothing is lost in silence: the monitor's and QEMU's memory stay within what is
+//! written here; what ran is counted, all of it, or lies in an interval that the report calls blind, with its reason; and
+//! what is planted after the bomb is found as before.
+
+use std::time::Duration;
+
+use anyhow::{Context, Result, ensure};
+use nephoscope_e2e::living::list;
+use serde_json::Value;
+
+use super::{Attack, Seen};
+use crate::group::{BOMBS, Group};
+use crate::scene::{Scene, gaps};
+
+/// Number 18: processes.
+#[derive(Debug)]
+pub(super) struct Forks;
+
+/// Number 18: much code, each executed once.
+#[derive(Debug)]
+pub(super) struct Translations;
+
+/// Number 18: one page, rewritten again and again.
+#[derive(Debug)]
+pub(super) struct Generations;
+
+/// What the monitor may use at its peak: what is promised for the demonstration's guest.
+const MAX_MONITOR_MIB: u64 = 256;
+
+/// What QEMU may grow by beyond the guest's memory: what the plugin bounds itself to (`crates/qemu-plugin/src/frames.rs`), and
+/// QEMU's own cache of translations.
+const MAX_QEMU_MIB: u64 = 600 + 512;
+
+/// How long a bomb goes on.
+const SECONDS: u64 = 10;
+
+/// Pages of the bomb of code: 80 MiB.
+const PAGES: u64 = 20_000;
+
+fn number(value: &Value) -> u64 {
+    value.as_u64().unwrap_or(0)
+}
+
+/// What a bomb changed.
+struct Aftermath {
+    captured: u64,
+    spaces: u64,
+    blind: Vec<Value>,
+    monitor_mib: u64,
+    qemu_mib: u64,
+}
+
+impl Aftermath {
+    /// Runs the bomb; what it says comes first.
+    fn of(scene: &mut Scene, bomb: impl FnOnce(&mut Scene) -> Result<u64>) -> Result<(u64, Self)> {
+        let before = scene.control.report()?;
+        let (since, qemu) = (scene.now_ns(), memory(child(scene)?, "VmRSS")?);
+        let said = bomb(scene)?;
+        // What is in the rings by now.
+        std::thread::sleep(Duration::from_secs(3));
+        let after = scene.control.report()?;
+        let captured = |report: &Value| number(&report["pages"]["user"]["captured"]);
+        let aftermath = Aftermath {
+            captured: captured(&after) - captured(&before),
+            spaces: spaces(&after) - spaces(&before),
+            blind: gaps(&after, since),
+            monitor_mib: memory(scene.guest.pid(), "VmHWM")?,
+            qemu_mib: memory(child(scene)?, "VmRSS")?.saturating_sub(qemu),
+        };
+        Ok((said, aftermath))
+    }
+
+    /// Whether bounds held, gaps are closed, and what happens now is seen.
+    fn judge(self, scene: &mut Scene, counted: bool, text: String) -> Result<Seen> {
+        let blind = self.blind.len();
+        let text = format!(
+            "{text}; {blind} blind interval(s); monitor {} MiB at its peak, QEMU {} MiB more",
+            self.monitor_mib, self.qemu_mib
+        );
+        if !counted && self.blind.is_empty() {
+            return Ok(Seen::wrong(format!("lost in silence: {text}")));
+        }
+        if self.monitor_mib > MAX_MONITOR_MIB || self.qemu_mib > MAX_QEMU_MIB {
+            return Ok(Seen::wrong(format!("not bounded: {text}")));
+        }
+        let now = scene.now_ns();
+        for interval in &self.blind {
+            let has_reason = interval["reason"]
+                .as_str()
+                .is_some_and(|reason| !reason.is_empty());
+            if !has_reason || number(&interval["to_ns"]) >= now {
+                return Ok(Seen::wrong(format!("{text}: {interval}")));
+            }
+        }
+        let planted = scene.planting()?.copied()?;
+        Ok(match planted.found {
+            Ok(_) => Seen::right(text, None),
+            Err(why) => Seen::wrong(format!("blind afterwards: {why}; {text}")),
+        })
+    }
+}
+
+/// Address spaces of a report: those told one by one, and those told by their number only.
+fn spaces(report: &Value) -> u64 {
+    let summarised = list(report, "ended_summary").iter();
+    let summarised: u64 = summarised
+        .map(|of_one_program| number(&of_one_program["count"]))
+        .sum();
+    list(report, "address_spaces").len() as u64 + summarised
+}
+
+/// A line of `/proc/PID/status`, in MiB.
+fn memory(pid: u32, name: &str) -> Result<u64> {
+    let status = std::fs::read_to_string(format!("/proc/{pid}/status"))?;
+    let line = status
+        .lines()
+        .find_map(|line| line.strip_prefix(name)?.strip_prefix(':'));
+    let kib = line.and_then(|line| line.split_whitespace().next());
+    Ok(kib.context("no such line")?.parse::<u64>()? / 1024)
+}
+
+/// QEMU, which the monitor started.
+fn child(scene: &Scene) -> Result<u32> {
+    let monitor = scene.guest.pid();
+    let children = std::fs::read_to_string(format!("/proc/{monitor}/task/{monitor}/children"))?;
+    let first = children
+        .split_whitespace()
+        .next()
+        .context("the monitor has no child")?;
+    Ok(first.parse()?)
+}
+
+impl Attack for Forks {
+    fn number(&self) -> u8 {
+        18
+    }
+
+    fn name(&self) -> &'static str {
+        "fork-bomb"
+    }
+
+    fn expected(&self) -> &'static str {
+        "all counted or blind; bounded; full sight afterwards"
+    }
+
+    fn group(&self) -> Group {
+        BOMBS
+    }
+
+    fn may_blind(&self) -> bool {
+        true
+    }
+
+    fn run(&self, scene: &mut Scene) -> Result<Seen> {
+        let bomb = format!(
+            "f() {{ awk '/^processes/ {{ print $2 }}' /proc/stat; }}; a=$(f)
+             systemd-run -q --unit=bomb -p TasksMax=100 bash -c 'bomb() {{ bomb | bomb & }}; bomb; sleep 100'
+             sleep {SECONDS}; systemctl kill -s KILL bomb; systemctl stop bomb; sleep 1; b=$(f); echo $((b - a))"
+        );
+        let (forks, aftermath) = Aftermath::of(scene, |scene| {
+            let said = scene.guest.run_ok(&bomb)?;
+            said.trim()
+                .parse()
+                .with_context(|| format!("the bomb said {said:?}"))
+        })?;
+        ensure!(forks > 300, "only {forks} processes: no bomb");
+        let text = format!("{forks} processes, {} address spaces more", aftermath.spaces);
+        // Some are killed before they run anything, and kernel threads are processes too.
+        let counted = aftermath.spaces >= forks - forks / 5;
+        if aftermath.spaces > forks + 50 {
+            return Ok(Seen::wrong(format!("more than there were: {text}")));
+        }
+        aftermath.judge(scene, counted, text)
+    }
+}
+
+impl Attack for Translations {
+    fn number(&self) -> u8 {
+        18
+    }
+
+    fn name(&self) -> &'static str {
+        "translation-bomb"
+    }
+
+    fn expected(&self) -> &'static str {
+        "all counted or blind; bounded; full sight afterwards"
+    }
+
+    fn group(&self) -> Group {
+        BOMBS
+    }
+
+    fn may_blind(&self) -> bool {
+        true
+    }
+
+    fn run(&self, scene: &mut Scene) -> Result<Seen> {
+        let tool = scene.tool("translations")?;
+        counted_pages(scene, &format!("{tool} {PAGES}"), "pages of code")
+    }
+}
+
+impl Attack for Generations {
+    fn number(&self) -> u8 {
+        18
+    }
+
+    fn name(&self) -> &'static str {
+        "generation-bomb"
+    }
+
+    fn expected(&self) -> &'static str {
+        "all counted or blind; bounded; full sight afterwards"
+    }
+
+    fn group(&self) -> Group {
+        BOMBS
+    }
+
+    fn may_blind(&self) -> bool {
+        true
+    }
+
+    fn run(&self, scene: &mut Scene) -> Result<Seen> {
+        let tool = scene.tool("generations")?;
+        counted_pages(scene, &format!("{tool} {SECONDS}"), "generations of a page")
+    }
+}
+
+/// A bomb that says how many different pages it ran.
+fn counted_pages(scene: &mut Scene, command: &str, what: &str) -> Result<Seen> {
+    let (ran, aftermath) = Aftermath::of(scene, |scene| {
+        let said = scene.guest.run_ok(command)?;
+        let count = said
+            .trim()
+            .strip_prefix("ran ")
+            .with_context(|| format!("the bomb said {said:?}"))?;
+        Ok(count.parse()?)
+    })?;
+    let text = format!("{ran} {what}, {} captured", aftermath.captured);
+    let counted = aftermath.captured >= ran;
+    aftermath.judge(scene, counted, text)
+}
