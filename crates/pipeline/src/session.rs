@@ -127,6 +127,13 @@ impl Session {
             }
         }
         self.judge(&changes, sinks);
+        let mut drafts = Vec::new();
+        self.judges
+            .unknown
+            .later(self.now_ns, &self.inventory, &self.names, &mut drafts);
+        for draft in drafts {
+            self.emit(draft, sinks);
+        }
     }
 
     /// An address space was seen to be gone.
@@ -347,7 +354,7 @@ impl Session {
             privilege: record.privilege,
             executed: &record.executed,
             neighbours: &neighbours,
-            origin: origin::of(record, bytes, !neighbours.is_empty()),
+            unknown: origin::of(record, bytes, !neighbours.is_empty()),
         };
         self.counters.count("identifications");
         match self.identifier.ask(&question) {
@@ -356,6 +363,7 @@ impl Session {
                 self.counters.count("catalog_errors");
                 let unknown = Unknown {
                     origin: format!("not looked up: {error}"),
+                    jit: false,
                 };
                 Answer {
                     verdict: Arc::new(Verdict::Unknown(unknown)),
