@@ -9,7 +9,7 @@ use nephoscope_e2e::command::{output_of, privileged, run_logged};
 use nephoscope_e2e::{Step, cache, qemu};
 
 /// Packages of the machine's own suites.
-const PACKAGES: [&str; 12] = [
+const PACKAGES: [&str; 13] = [
     "busybox-static",
     "ca-certificates",
     "debian-archive-keyring",
@@ -22,6 +22,7 @@ const PACKAGES: [&str; 12] = [
     "ovmf",
     "seabios",
     "systemd-boot-efi",
+    "xz-utils",
 ];
 
 /// The suite that has a QEMU with the plugin interface that we need, and the package.

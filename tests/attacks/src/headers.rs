@@ -23,9 +23,15 @@ const HOST_PROGRAMS: [(&str, &str); 3] = [
 
 /// The programs of the second kernel's suite need the C library of that suite.
 const WRAPPER: &str = r#"#!/bin/sh
-tree=$(dirname "$(readlink -f "$0")")/../../../../..
-exec "$tree/usr/lib64/ld-linux-x86-64.so.2" --library-path "$tree/usr/lib/x86_64-linux-gnu:$tree/lib/x86_64-linux-gnu" \
-    "$(readlink -f "$0").elf" "$@"
+program=$(readlink -f "$0")
+tree=$(dirname "$program")/../../../../..
+for root in "$tree/usr" "$tree"; do
+    loader=$root/lib64/ld-linux-x86-64.so.2
+    libraries=$tree/usr/lib/x86_64-linux-gnu:$tree/lib/x86_64-linux-gnu
+    [ -e "$loader" ] && exec "$loader" --library-path "$libraries" "$program.elf" "$@"
+done
+echo "$tree has no loader" >&2
+exit 127
 "#;
 
 /// The folder for `make -C` for a kernel of this release.
@@ -33,7 +39,10 @@ exec "$tree/usr/lib64/ld-linux-x86-64.so.2" --library-path "$tree/usr/lib/x86_64
 /// # Errors
 /// When no suite has the packages any more (the guest is older than the mirror's state then), or they cannot be unpacked.
 pub(crate) fn ensure(release: &str) -> Result<PathBuf> {
-    let folder = cache::build_once(&format!("headers-{release}"), |work| build(work, release))?;
+    let key = cache::key(&[release.as_bytes(), WRAPPER.as_bytes()]);
+    let folder = cache::build_once(&format!("headers-{key}"), |work| build(work, release))?;
+    // Of each kernel, these and those before.
+    cache::prune("headers-", 4)?;
     Ok(folder.join("tree/usr/src").join(headers(release)))
 }
 
