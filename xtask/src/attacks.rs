@@ -1,11 +1,12 @@
 //! `cargo xtask attacks`: real attacks in real guests, and a table of what was seen of them.
 
 use std::path::PathBuf;
+use std::time::Duration;
 
 use anyhow::{Context, Result, ensure};
 use clap::Args;
 use comfy_table::{ContentArrangement, Table, presets};
-use nephoscope_attacks::{Attack, Campaign, Row, attack};
+use nephoscope_attacks::{Attack, Campaign, Row, attack, control};
 use nephoscope_e2e::Kernel;
 use nephoscope_e2e::progress::line;
 
@@ -29,6 +30,12 @@ pub(crate) struct AttacksArgs {
     /// Say what there is, and do nothing.
     #[arg(long)]
     list: bool,
+    /// No attacks: ordinary work in the same guests, packages being upgraded, and no finding.
+    #[arg(long, conflicts_with_all = ["only", "list"])]
+    control: bool,
+    /// How long the ordinary work goes on, at least.
+    #[arg(long, value_name = "N", default_value_t = 3, requires = "control")]
+    minutes: u64,
 }
 
 /// One kernel or all of them.
@@ -65,7 +72,12 @@ pub(crate) fn run(arguments: &AttacksArgs) -> Result<()> {
             line(&format!("Time {time} of {}", arguments.times));
         }
         for kernel in &arguments.kernel.0 {
-            rows.extend(campaign.run(*kernel, &attacks));
+            if arguments.control {
+                let lasting = Duration::from_secs(arguments.minutes.saturating_mul(60));
+                rows.extend(control::run(&campaign, *kernel, lasting)?);
+            } else {
+                rows.extend(campaign.run(*kernel, &attacks));
+            }
         }
     }
     println!("{}", table(&rows));

@@ -1,12 +1,16 @@
 //! The record: pages, address spaces, and what changed.
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::{BTreeMap, HashMap, VecDeque};
 use std::sync::Arc;
 
 use nephoscope_guest::{Executed, Gpa, Gva, PageId, Privilege, Root};
 
 use crate::page::PageRecord;
+use crate::pages::Pages;
+use crate::ranges::Ranges;
+use crate::report::{Names, PageCounts, PagesReport, space_report};
 use crate::space::{AddressSpace, SpaceId, SpaceKind};
+use crate::summary::{MAX_ENDED, Summaries};
 use crate::verdict::Verdict;
 
 /// What an event changed, for the judges.
@@ -29,6 +33,11 @@ pub enum Change {
         /// Which.
         space: SpaceId,
     },
+    /// An address space that ended long ago is only counted from now on.
+    Summarised {
+        /// Which.
+        space: SpaceId,
+    },
 }
 
 /// Executions of pages that were not captured yet: frames of two rings may cross. Past the bound they are counted and
@@ -39,10 +48,28 @@ const MAX_EARLY: usize = 16 << 10;
 /// that maps without end; what is beyond narrows nothing.
 const MAX_MAPPED: usize = 16 << 10;
 
+/// How long an execution waits for its capture. Rings cross within milliseconds; what is older was lost in one.
+const EARLY_NS: u64 = 2_000_000_000;
+
+/// Pages that one address space is told to have executed, page by page. Past it, the oldest that are unknown or whose frames
+/// hold something else are only counted. It stops a program that makes code without end.
+const MAX_LISTED: usize = 8192;
+
+/// Address spaces that live at once: more than Linux has processes by default. Past it, those that were idle for longest are
+/// taken to have ended. It stops a kernel that loads roots without end.
+const MAX_LIVING: usize = 32 << 10;
+
 /// Everything known of one VM's code.
 #[derive(Debug, Default)]
 pub struct Inventory {
-    pages: HashMap<PageId, PageRecord>,
+    pages: Pages,
+    summaries: Summaries,
+    summarised: Ranges,
+    ended: VecDeque<SpaceId>,
+    ended_marked: VecDeque<SpaceId>,
+    living: usize,
+    last_id: u32,
+    late: u64,
     spaces: BTreeMap<SpaceId, AddressSpace>,
     by_incarnation: HashMap<u32, SpaceId>,
     by_root: HashMap<Root, SpaceId>,
@@ -60,7 +87,7 @@ impl Inventory {
     pub fn captured(&mut self, page: PageRecord, changes: &mut Vec<Change>) {
         let (id, at_ns, privilege, va, root) = (page.id, page.at_ns, page.privilege, page.va, page.root);
         let kernel = page.paging && va.is_high_half();
-        self.pages.insert(id, page);
+        self.pages.insert(page);
         if privilege == Privilege::Supervisor {
             let kind = if kernel {
                 SpaceKind::Kernel
@@ -85,7 +112,19 @@ impl Inventory {
 
     /// An address space executed a page.
     pub fn executed(&mut self, at_ns: u64, executed: Executed, changes: &mut Vec<Change>) {
-        if !self.pages.contains_key(&executed.page) {
+        if self.summarised.contains(executed.incarnation.into()) {
+            self.late += 1;
+            return;
+        }
+        if self.pages.is_forgotten(executed.page) {
+            self.late += 1;
+            self.space_of(at_ns, executed.root, executed.incarnation, changes);
+            return;
+        }
+        if self.pages.get(executed.page).is_none() {
+            if self.early_count >= MAX_EARLY {
+                self.drop_early(at_ns);
+            }
             if self.early_count >= MAX_EARLY {
                 self.dropped += 1;
                 return;
@@ -110,6 +149,9 @@ impl Inventory {
             if slot.is_none() {
                 *slot = Some(va);
                 space.version += 1;
+                if let Some(record) = self.pages.get(page) {
+                    space.anchor(va, &record.verdict);
+                }
             }
             return;
         }
@@ -125,7 +167,7 @@ impl Inventory {
         let pages = self.spaces.get(&space).map(|space| space.pages.iter());
         let unplaced = pages.into_iter().flatten().filter(|(_, va)| va.is_none());
         unplaced
-            .filter_map(|(page, _)| Some((self.pages.get(page)?.gpa?, *page)))
+            .filter_map(|(page, _)| Some((self.pages.get(*page)?.gpa?, *page)))
             .collect()
     }
 
@@ -136,6 +178,9 @@ impl Inventory {
         {
             *slot = Some(va);
             space.version += 1;
+            if let Some(record) = self.pages.get(page) {
+                space.anchor(va, &record.verdict);
+            }
         }
     }
 
@@ -155,7 +200,7 @@ impl Inventory {
 
     /// More bytes of a page ran.
     pub fn extended(&mut self, page: PageId, start: u16, end: u16) -> bool {
-        let Some(record) = self.pages.get_mut(&page) else {
+        let Some(record) = self.pages.get_mut(page) else {
             return false;
         };
         record.extend(start, end);
@@ -164,7 +209,7 @@ impl Inventory {
 
     /// A page's verdict changed.
     pub fn judged(&mut self, page: PageId, verdict: Arc<Verdict>, changes: &mut Vec<Change>) {
-        if let Some(record) = self.pages.get_mut(&page)
+        if let Some(record) = self.pages.get_mut(page)
             && *record.verdict != *verdict
         {
             record.verdict = verdict;
@@ -185,6 +230,17 @@ impl Inventory {
             return;
         };
         space.ended_ns = Some(at_ns);
+        self.living = self.living.saturating_sub(1);
+        let verdicts = space.pages.keys().filter_map(|page| self.pages.get(*page));
+        let is_clean = space.unlisted == PageCounts::default()
+            && verdicts
+                .into_iter()
+                .all(|page| matches!(*page.verdict, Verdict::Identified(_)));
+        if is_clean {
+            self.ended.push_back(space.id);
+        } else {
+            self.ended_marked.push_back(space.id);
+        }
         if self.by_root.get(&space.root) == Some(&space.id) {
             self.by_root.remove(&space.root);
         }
@@ -218,14 +274,17 @@ impl Inventory {
         for space in of_before {
             self.ended(space, at_ns, changes);
         }
-        if let Some(old) = self.kernel.take().and_then(|id| self.spaces.get_mut(&id)) {
-            old.pages.retain(|page, _| !pages.contains(page));
-            old.version += 1;
-        }
-        let space = self.supervisor(SpaceKind::Kernel, at_ns);
+        let old = self.kernel.take();
+        let new = self.supervisor(SpaceKind::Kernel, at_ns);
         for page in pages {
-            if let Some(va) = self.pages.get(page).map(|record| record.va) {
-                self.run(space, *page, Some(va), at_ns, changes);
+            if let Some(va) = self.pages.get(*page).map(|record| record.va) {
+                self.run(new, *page, Some(va), at_ns, changes);
+            }
+            if let Some(old) = old.and_then(|id| self.spaces.get_mut(&id))
+                && old.pages.remove(page).is_some()
+            {
+                old.version += 1;
+                self.pages.leave(*page);
             }
         }
     }
@@ -233,12 +292,100 @@ impl Inventory {
     /// A page.
     #[must_use]
     pub fn page(&self, page: PageId) -> Option<&PageRecord> {
-        self.pages.get(&page)
+        self.pages.get(page)
     }
 
-    /// All pages, in no order.
+    /// Pages that are kept, in no order.
     pub fn pages(&self) -> impl Iterator<Item = &PageRecord> {
-        self.pages.values()
+        self.pages.iter()
+    }
+
+    /// All pages of the watch by class and verdict, those that are not kept too.
+    #[must_use]
+    pub fn counts(&self) -> PagesReport {
+        self.pages.counts()
+    }
+
+    /// Pages that are only counted any more.
+    #[must_use]
+    pub fn pages_forgotten(&self) -> u64 {
+        self.pages.forgotten()
+    }
+
+    /// Executions that were told after their page or their address space had been reduced to a number.
+    #[must_use]
+    pub fn late(&self) -> u64 {
+        self.late
+    }
+
+    /// Ended address spaces that are not told one by one any more.
+    pub(crate) fn summaries(&self) -> &Summaries {
+        &self.summaries
+    }
+
+    /// The living user address space that has this root.
+    #[must_use]
+    pub fn living_at(&self, root: Root) -> Option<&AddressSpace> {
+        self.by_root.get(&root).and_then(|id| self.spaces.get(id))
+    }
+
+    /// Counts ended address spaces past [`MAX_ENDED`] under their programs. Gives the number of living ones that there was no
+    /// room for: from then on they are taken to have ended, which is a gap in attribution.
+    pub fn summarise(&mut self, now_ns: u64, names: &dyn Names, changes: &mut Vec<Change>) -> u64 {
+        let crowded = self.living.saturating_sub(MAX_LIVING);
+        if crowded > 0 {
+            let living = self
+                .spaces
+                .values()
+                .filter(|s| s.is_living() && s.kind == SpaceKind::User);
+            let mut living: Vec<(u64, SpaceId)> = living.map(|s| (s.last_ns, s.id)).collect();
+            living.sort_unstable();
+            for (_, space) in living.into_iter().take(crowded) {
+                self.ended(space, now_ns, changes);
+            }
+        }
+        while self.ended.len() > MAX_ENDED {
+            let space = self.ended.pop_front();
+            self.summarise_one(space, names, changes);
+        }
+        while self.ended_marked.len() > MAX_ENDED {
+            let space = self.ended_marked.pop_front();
+            self.summarise_one(space, names, changes);
+        }
+        crowded as u64
+    }
+
+    fn summarise_one(&mut self, space: Option<SpaceId>, names: &dyn Names, changes: &mut Vec<Change>) {
+        let Some(space) = space.and_then(|space| self.spaces.remove(&space)) else {
+            return;
+        };
+        let mut counts = space.unlisted;
+        for page in space.pages.keys().filter_map(|page| self.pages.get(*page)) {
+            counts.count(&page.verdict);
+        }
+        self.summaries.add(&space_report(&space, self, names), counts);
+        for page in space.pages.keys() {
+            self.pages.leave(*page);
+        }
+        if space.kind == SpaceKind::User {
+            self.by_incarnation.remove(&space.incarnation);
+            self.summarised.insert(space.incarnation.into());
+        }
+        changes.push(Change::Summarised { space: space.id });
+    }
+
+    /// Executions whose page did not come are dropped, and counted.
+    fn drop_early(&mut self, now_ns: u64) {
+        let since = now_ns.saturating_sub(EARLY_NS);
+        let mut kept = 0;
+        self.early.retain(|_, waiting| {
+            let before = waiting.len();
+            waiting.retain(|(at_ns, _)| *at_ns >= since);
+            self.dropped += (before - waiting.len()) as u64;
+            kept += waiting.len();
+            !waiting.is_empty()
+        });
+        self.early_count = kept;
     }
 
     /// An address space.
@@ -297,12 +444,17 @@ impl Inventory {
         {
             space.ended_ns = None;
             space.version += 1;
+            self.living += 1;
+            self.ended.retain(|ended| *ended != id);
+            self.ended_marked.retain(|ended| *ended != id);
             self.by_root.insert(space.root, id);
         }
     }
 
     fn add(&mut self, root: Root, incarnation: u32, kind: SpaceKind, at_ns: u64) -> SpaceId {
-        let id = SpaceId(u32::try_from(self.spaces.len()).unwrap_or(u32::MAX - 1) + 1);
+        self.last_id = self.last_id.saturating_add(1);
+        self.living += 1;
+        let id = SpaceId(self.last_id);
         let space = AddressSpace {
             id,
             root,
@@ -313,6 +465,9 @@ impl Inventory {
             ended_ns: None,
             pages: BTreeMap::new(),
             mapped: BTreeMap::new(),
+            unlisted: PageCounts::default(),
+            anchors: BTreeMap::new(),
+            listed_from: PageId(0),
             version: 0,
         };
         self.spaces.insert(id, space);
@@ -328,15 +483,51 @@ impl Inventory {
             std::collections::btree_map::Entry::Vacant(slot) => {
                 slot.insert(va);
                 record.version += 1;
+                self.pages.use_it(page);
+                if let (Some(va), Some(held)) = (va, self.pages.get(page)) {
+                    record.anchor(va, &held.verdict);
+                }
                 changes.push(Change::Ran { space, page });
+                if record.pages.len() > MAX_LISTED {
+                    self.leave_one_out(space);
+                }
             }
             std::collections::btree_map::Entry::Occupied(mut slot) => {
                 if slot.get().is_none() && va.is_some() {
                     slot.insert(va);
                     record.version += 1;
+                    if let (Some(va), Some(held)) = (va, self.pages.get(page)) {
+                        record.anchor(va, &held.verdict);
+                    }
                 }
             }
         }
+    }
+
+    /// Counts the oldest page of an address space that need not be told by itself, instead of listing it.
+    fn leave_one_out(&mut self, space: SpaceId) {
+        let Some(space) = self.spaces.get_mut(&space) else {
+            return;
+        };
+        let pages = &self.pages;
+        let can_go = |page: PageId| {
+            let unknown = pages
+                .get(page)
+                .is_none_or(|p| matches!(*p.verdict, Verdict::Unknown(_)));
+            unknown || pages.is_superseded(page)
+        };
+        let mut listed = space.pages.range(space.listed_from..).map(|(page, _)| *page);
+        let Some(oldest) = listed.find(|page| can_go(*page)) else {
+            // All that is listed is known and still there: guest memory bounds it. From the beginning the next time.
+            space.listed_from = PageId(0);
+            return;
+        };
+        space.listed_from = oldest;
+        space.pages.remove(&oldest);
+        if let Some(page) = self.pages.get(oldest) {
+            space.unlisted.count(&page.verdict);
+        }
+        self.pages.leave(oldest);
     }
 }
 
@@ -477,6 +668,145 @@ mod tests {
             .count();
         assert_eq!(took, MAX_MAPPED);
         assert!(!inventory.mapped(SpaceId(7), Gva(0), verdict), "nobody's");
+    }
+
+    /// No file is known.
+    struct NoNames;
+
+    impl crate::modules::ObjectFacts for NoNames {
+        fn kind(&self, _object: nephoscope_catalog::ObjectId) -> Option<nephoscope_recipe::ObjectKind> {
+            None
+        }
+    }
+
+    impl Names for NoNames {
+        fn placements(
+            &self,
+            _object: nephoscope_catalog::ObjectId,
+        ) -> Vec<(String, crate::report::CandidateReport)> {
+            Vec::new()
+        }
+
+        fn build_id(&self, _object: nephoscope_catalog::ObjectId) -> Option<Vec<u8>> {
+            None
+        }
+    }
+
+    /// A page whose frame holds nothing else.
+    fn in_own_frame(id: u64, verdict: Verdict) -> PageRecord {
+        PageRecord {
+            frame: id << 12,
+            verdict: Arc::new(verdict),
+            ..page(id, Privilege::User, 0x7000)
+        }
+    }
+
+    fn known() -> Verdict {
+        Verdict::Identified(crate::verdict::Identified::default())
+    }
+
+    #[test]
+    fn max_ended_bounds_what_is_told_one_by_one_and_all_are_counted() {
+        let (mut inventory, mut changes) = (Inventory::default(), Vec::new());
+        inventory.captured(in_own_frame(1, known()), &mut changes);
+        inventory.captured(
+            in_own_frame(2, Verdict::Unknown(Unknown::default())),
+            &mut changes,
+        );
+        inventory.executed(1, ran(2, 0x9000, 1), &mut changes);
+        let all = MAX_ENDED as u32 + 500;
+        for incarnation in 2..=all {
+            inventory.executed(u64::from(incarnation), ran(1, 0x1000, incarnation), &mut changes);
+        }
+        inventory.ended(SpaceId(1), 2, &mut changes);
+        changes.clear();
+        inventory.summarise(0, &NoNames, &mut changes);
+        // The last one lives.
+        assert_eq!(
+            inventory.spaces().filter(|s| !s.is_living()).count(),
+            MAX_ENDED + 1
+        );
+        let told = inventory.summaries().report();
+        assert_eq!(told.iter().map(|summary| summary.count).sum::<u64>(), 500 - 2);
+        assert_eq!((told[0].pages.identified, told[0].pages.captured), (498, 498));
+        assert_eq!(changes.len(), 498);
+        assert!(
+            inventory.space(SpaceId(1)).is_some(),
+            "what has unknown pages is not pushed out by what has none"
+        );
+        assert!(inventory.space(SpaceId(2)).is_none());
+        // What is said of one that is only counted is no new address space.
+        inventory.executed(9999, ran(1, 0x1000, 2), &mut changes);
+        assert_eq!((inventory.late(), inventory.spaces().count()), (1, MAX_ENDED + 2));
+        inventory.executed(9999, ran(1, 0x1000, all + 1), &mut changes);
+        assert_eq!(
+            inventory.spaces().last().unwrap().id.0,
+            all + 1,
+            "numbers are not used again"
+        );
+    }
+
+    #[test]
+    fn max_listed_bounds_one_address_space_and_the_rest_is_counted() {
+        let (mut inventory, mut changes) = (Inventory::default(), Vec::new());
+        inventory.captured(in_own_frame(1, known()), &mut changes);
+        inventory.executed(1, ran(1, 0x1000, 1), &mut changes);
+        let made = MAX_LISTED as u64 * 2;
+        for id in 2..=made {
+            let generation = PageRecord {
+                frame: 0x10_0000,
+                ..in_own_frame(id, Verdict::Unknown(Unknown::default()))
+            };
+            inventory.captured(generation, &mut changes);
+            inventory.executed(id, ran(id, 0x1000, 1), &mut changes);
+        }
+        let space = inventory.space(SpaceId(1)).unwrap();
+        assert_eq!(space.pages.len(), MAX_LISTED);
+        assert_eq!(space.pages.len() as u64 + space.unlisted.unknown, made);
+        assert!(space.pages.contains_key(&PageId(1)), "what is known stays");
+        assert!(space.pages.contains_key(&PageId(made)), "and what is new");
+        assert_eq!(inventory.counts().user.captured, made);
+        assert!(
+            inventory.pages().count() < MAX_LISTED + 5000,
+            "{}",
+            inventory.pages().count()
+        );
+    }
+
+    #[test]
+    fn max_living_bounds_the_living_and_says_how_many_there_was_no_room_for() {
+        let (mut inventory, mut changes) = (Inventory::default(), Vec::new());
+        inventory.captured(in_own_frame(1, known()), &mut changes);
+        for number in 1..=(MAX_LIVING as u32 + 7) {
+            inventory.executed(
+                number.into(),
+                ran(1, u64::from(number) << 12, number),
+                &mut changes,
+            );
+        }
+        assert_eq!(inventory.summarise(1, &NoNames, &mut changes), 7);
+        assert_eq!(inventory.spaces().filter(|s| s.is_living()).count(), MAX_LIVING);
+        assert!(
+            !inventory.space(SpaceId(1)).unwrap().is_living(),
+            "the one that was idle for longest"
+        );
+        assert_eq!(inventory.summarise(1, &NoNames, &mut changes), 0);
+    }
+
+    #[test]
+    fn executions_whose_page_was_lost_make_room_for_others() {
+        let (mut inventory, mut changes) = (Inventory::default(), Vec::new());
+        for i in 0..MAX_EARLY as u64 {
+            inventory.executed(5, ran(i + 1, 0x1000, 1), &mut changes);
+        }
+        inventory.executed(EARLY_NS + 6, ran(1 << 40, 0x1000, 1), &mut changes);
+        assert_eq!(inventory.dropped(), MAX_EARLY as u64);
+        let late = PageRecord {
+            at_ns: EARLY_NS,
+            ..in_own_frame(1 << 40, known())
+        };
+        inventory.captured(late, &mut changes);
+        assert_eq!(inventory.spaces().count(), 1);
     }
 
     #[test]

@@ -7,8 +7,11 @@ mod coverage;
 mod inventory;
 mod modules;
 mod page;
+mod pages;
+mod ranges;
 mod report;
 mod space;
+mod summary;
 mod verdict;
 
 pub use coverage::{CoverageInterval, CoverageLog};
@@ -17,8 +20,9 @@ pub use modules::{Module, ObjectFacts, Use, resolve};
 pub use page::PageRecord;
 pub use report::{
     CandidateReport, CoverageReport, DifferenceReport, KnownSpaces, ModifiedReport, ModuleReport, Names,
-    PageCounts, PagesReport, ProgramReport, Report, SCHEMA, SpaceReport, UnknownReport, VmReport, build,
-    modules_of, program_path,
+    PageCounts, PagesReport, ProgramReport, Report, SCHEMA, SpaceReport, SummaryReport, UnknownReport,
+    UsedReport, VmReport, build, modules_of, program_path,
 };
 pub use space::{AddressSpace, SpaceId, SpaceKind};
+pub use summary::MAX_ENDED;
 pub use verdict::{Difference, Identified, Modified, Place, Unknown, Verdict};

@@ -35,6 +35,12 @@ pub trait ObjectFacts {
     /// What kind of file it is; `None` if the catalog cannot say.
     fn kind(&self, object: ObjectId) -> Option<ObjectKind>;
 
+    /// Where a program begins as linked; `None` if that is not known.
+    fn entry(&self, object: ObjectId) -> Option<u64> {
+        let _ = object;
+        None
+    }
+
     /// Where its bytes go as linked that nobody writes to while it runs, or an empty range.
     fn read_only(&self, object: ObjectId) -> Range<u64> {
         let _ = object;
@@ -61,6 +67,8 @@ pub struct Module {
     pub modified: Vec<PageId>,
     /// What kind of file.
     pub kind: Option<ObjectKind>,
+    /// Whether the address space can be named after it: see [`is_program`].
+    pub program: bool,
 }
 
 /// Finds the modules of one address space. Pages that nothing explains are left out.
@@ -73,12 +81,14 @@ pub fn resolve(uses: &[Use<'_>], facts: &(impl ObjectFacts + ?Sized)) -> Vec<Mod
     modules.retain(|module| !module.pages.is_empty() || !module.modified.is_empty());
     for module in &mut modules {
         module.kind = module.candidates.first().and_then(|object| facts.kind(*object));
+        module.program = is_program(module, uses, facts);
         module.pages.sort_unstable();
         module.modified.sort_unstable();
     }
     modules.sort_by_key(|module| {
         (
             module.kind != Some(ObjectKind::Executable),
+            !module.program,
             module.bias,
             module.candidates.clone(),
         )
@@ -126,6 +136,31 @@ fn is_there(module: &mut Module, uses: &[Use<'_>], facts: &(impl ObjectFacts + ?
         strange.count() < known.max(1)
     });
     !module.candidates.is_empty()
+}
+
+/// Whether an address space runs this file as its program. Any program can map another one's pages and run them; so the
+/// page with the entry point has to have run, or (a child that was forked never begins there) the file's pages have to
+/// outnumber those of nobody. A page that was changed names no program.
+fn is_program(module: &Module, uses: &[Use<'_>], facts: &(impl ObjectFacts + ?Sized)) -> bool {
+    if module.kind != Some(ObjectKind::Executable) || module.pages.is_empty() {
+        return false;
+    }
+    let pages: BTreeSet<PageId> = module.pages.iter().copied().collect();
+    let own = || {
+        uses.iter()
+            .filter(|usage| usage.page.is_some_and(|page| pages.contains(&page)))
+    };
+    let begins = |link: u64| {
+        let entries = module.candidates.iter().filter_map(|object| facts.entry(*object));
+        entries.map(|entry| entry & !0xfff).any(|entry| entry == link)
+    };
+    let entered = module
+        .bias
+        .is_some_and(|bias| own().any(|usage| usage.va.is_some_and(|va| begins(va.0.wrapping_sub(bias)))));
+    let unknown = uses
+        .iter()
+        .filter(|usage| usage.page.is_some() && matches!(usage.verdict, Verdict::Unknown(_)));
+    entered || pages.len() > unknown.count()
 }
 
 /// The pages of one file at one bias.
@@ -229,6 +264,7 @@ fn module(
         pages: Vec::new(),
         modified: Vec::new(),
         kind: None,
+        program: false,
     };
     for number in numbers {
         if let Some(usage) = uses.get(*number) {
@@ -263,6 +299,10 @@ mod tests {
 
         fn code(&self, _object: ObjectId) -> Option<Range<u64>> {
             Some(0x1000..0x10000)
+        }
+
+        fn entry(&self, _object: ObjectId) -> Option<u64> {
+            Some(0x5123)
         }
     }
 
@@ -385,6 +425,29 @@ mod tests {
             (3, Some(0x7f00_4000), strange),
         ]);
         assert_eq!(modules.len(), 1);
+    }
+
+    #[test]
+    fn who_runs_pages_of_a_program_is_not_it_unless_it_began_there_or_runs_nothing_else_to_speak_of() {
+        let strange = |number: u64| (number, Some(number << 12), Verdict::Unknown(Unknown::default()));
+        let page = |number: u64, link: u64| (number, Some(0x7f00_0000 + link), identified(&[(100, link)]));
+        let named = |pages: &[(u64, Option<u64>, Verdict)]| run(pages).first().map(|module| module.program);
+        // A stranger that borrows a page.
+        assert_eq!(named(&[page(1, 0x2000), strange(2)]), Some(false));
+        // A program that makes code at run time.
+        assert_eq!(named(&[page(1, 0x5000), strange(2), strange(3)]), Some(true));
+        // Its child.
+        assert_eq!(named(&[page(1, 0x2000), page(2, 0x3000), strange(3)]), Some(true));
+        // One that nothing but changed pages is of.
+        let changed = Verdict::Modified(crate::verdict::Modified {
+            nearest: Place {
+                object: ObjectId(100),
+                part: None,
+                link: 0x5000,
+            },
+            differences: Vec::new(),
+        });
+        assert_eq!(named(&[(1, Some(0x7f00_5000), changed)]), Some(false));
     }
 
     #[test]

@@ -64,7 +64,7 @@ impl PageRecord {
 }
 
 #[cfg(test)]
-mod tests {
+pub(crate) mod tests {
     use super::*;
     use crate::verdict::Unknown;
 

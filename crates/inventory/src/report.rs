@@ -31,8 +31,11 @@ pub struct Report {
     pub counters: BTreeMap<String, u64>,
     /// Pages by class and verdict.
     pub pages: PagesReport,
-    /// Everyone who executed.
+    /// Everyone who executed: the living, and those that ended last.
     pub address_spaces: Vec<SpaceReport>,
+    /// Those that ended before, by program.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub ended_summary: Vec<SummaryReport>,
     /// What was concluded.
     pub findings: Vec<Finding>,
 }
@@ -76,6 +79,26 @@ pub struct PageCounts {
     pub unknown: u64,
 }
 
+impl PageCounts {
+    /// Counts one page of this verdict.
+    pub(crate) fn count(&mut self, verdict: &Verdict) {
+        self.captured += 1;
+        match verdict {
+            Verdict::Identified(_) => self.identified += 1,
+            Verdict::Modified(_) => self.modified += 1,
+            Verdict::Unknown(_) => self.unknown += 1,
+        }
+    }
+
+    /// Adds others to these.
+    pub(crate) fn add(&mut self, others: Self) {
+        self.captured = self.captured.saturating_add(others.captured);
+        self.identified = self.identified.saturating_add(others.identified);
+        self.modified = self.modified.saturating_add(others.modified);
+        self.unknown = self.unknown.saturating_add(others.unknown);
+    }
+}
+
 /// Captured pages by class.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default, Serialize, Deserialize)]
 pub struct PagesReport {
@@ -110,6 +133,41 @@ pub struct SpaceReport {
     pub modified: Vec<ModifiedReport>,
     /// Pages that are not known.
     pub unknown: Vec<UnknownReport>,
+    /// Pages that it executed beyond those that are told one by one, if there were so many.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub unlisted: Option<PageCounts>,
+}
+
+/// Address spaces of one program that ended long ago.
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+pub struct SummaryReport {
+    /// What they were of.
+    pub kind: SpaceKind,
+    /// The program; `null` if none was identified in them.
+    pub program: Option<ProgramReport>,
+    /// How many.
+    pub count: u64,
+    /// When the first of them began, in nanoseconds since the watch did.
+    pub first_ns: u64,
+    /// When the last of them ended.
+    pub last_ns: u64,
+    /// Their pages by verdict; a page that several executed is counted for each.
+    pub pages: PageCounts,
+    /// The files that they executed.
+    pub modules: Vec<UsedReport>,
+}
+
+/// A file that address spaces of a summary executed.
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+pub struct UsedReport {
+    /// Where the package has it.
+    pub path: String,
+    /// What it may be of.
+    pub candidates: Vec<CandidateReport>,
+    /// The build ID, in hexadecimal, if the candidates agree.
+    pub build_id: Option<String>,
+    /// How many of them.
+    pub address_spaces: u64,
 }
 
 /// A package version that a file may be of.
@@ -205,6 +263,11 @@ pub trait Names: ObjectFacts {
 pub struct KnownSpaces(HashMap<SpaceId, (u32, SpaceReport)>);
 
 impl KnownSpaces {
+    /// Forgets what is not told one by one any more.
+    fn keep(&mut self, inventory: &Inventory) {
+        self.0.retain(|space, _| inventory.space(*space).is_some());
+    }
+
     fn report(&mut self, space: &AddressSpace, inventory: &Inventory, names: &dyn Names) -> SpaceReport {
         let known = self
             .0
@@ -237,6 +300,7 @@ pub fn build(
     known: &mut KnownSpaces,
 ) -> Report {
     let overall = coverage.overall();
+    known.keep(inventory);
     Report {
         schema: SCHEMA.to_owned(),
         vm,
@@ -246,36 +310,26 @@ pub fn build(
             intervals: coverage.intervals(now_ns),
         },
         counters,
-        pages: count_pages(inventory),
+        pages: inventory.counts(),
         address_spaces: inventory
             .spaces()
             .map(|space| known.report(space, inventory, names))
             .collect(),
+        ended_summary: inventory.summaries().report(),
         findings: findings.to_vec(),
     }
 }
 
-/// The class a page is counted under.
-fn class<'a>(counts: &'a mut PagesReport, page: &PageRecord) -> &'a mut PageCounts {
-    match (page.privilege, page.paging && page.va.is_high_half()) {
-        (Privilege::User, _) => &mut counts.user,
-        (Privilege::Supervisor, true) => &mut counts.kernel,
-        (Privilege::Supervisor, false) => &mut counts.firmware,
+impl PagesReport {
+    /// Counts one page under its class.
+    pub(crate) fn count(&mut self, page: &PageRecord) {
+        let class = match (page.privilege, page.paging && page.va.is_high_half()) {
+            (Privilege::User, _) => &mut self.user,
+            (Privilege::Supervisor, true) => &mut self.kernel,
+            (Privilege::Supervisor, false) => &mut self.firmware,
+        };
+        class.count(&page.verdict);
     }
-}
-
-fn count_pages(inventory: &Inventory) -> PagesReport {
-    let mut counts = PagesReport::default();
-    for page in inventory.pages() {
-        let class = class(&mut counts, page);
-        class.captured += 1;
-        match *page.verdict {
-            Verdict::Identified(_) => class.identified += 1,
-            Verdict::Modified(_) => class.modified += 1,
-            Verdict::Unknown(_) => class.unknown += 1,
-        }
-    }
-    counts
 }
 
 /// The modules of an address space.
@@ -322,11 +376,12 @@ pub fn program_path(space: &AddressSpace, inventory: &Inventory, names: &dyn Nam
 fn program_of(modules: &[Module], kind: SpaceKind) -> Option<&Module> {
     let program = modules
         .iter()
-        .find(|module| module.kind == Some(ObjectKind::Executable));
+        .find(|module| module.kind == Some(ObjectKind::Executable) && module.program);
     program.filter(|_| kind == SpaceKind::User)
 }
 
-fn space_report(space: &AddressSpace, inventory: &Inventory, names: &dyn Names) -> SpaceReport {
+/// One address space as it is reported.
+pub(crate) fn space_report(space: &AddressSpace, inventory: &Inventory, names: &dyn Names) -> SpaceReport {
     let modules = modules_of(space, inventory, names);
     let program = program_of(&modules, space.kind).map(|module| {
         let (path, candidates) = name(&module.candidates, space.kind, module.kind, names);
@@ -351,6 +406,7 @@ fn space_report(space: &AddressSpace, inventory: &Inventory, names: &dyn Names) 
         unknown: pages(space, inventory)
             .filter_map(|(page, va)| unknown_report(page, va))
             .collect(),
+        unlisted: (space.unlisted != PageCounts::default()).then_some(space.unlisted),
     }
 }
 

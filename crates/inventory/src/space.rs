@@ -3,9 +3,11 @@
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
+use nephoscope_catalog::ObjectId;
 use nephoscope_guest::{Gva, PageId, Root};
 use serde::{Deserialize, Serialize};
 
+use crate::report::PageCounts;
 use crate::verdict::Verdict;
 
 /// Names an address space for the length of a watch, from 1.
@@ -24,6 +26,10 @@ pub enum SpaceKind {
     /// Firmware, boot loaders and boot code, before or below the kernel.
     Firmware,
 }
+
+/// Files at a place remembered per address space: more than any program loads. They only help to find what a modified page
+/// is near to.
+const MAX_ANCHORS: usize = 4096;
 
 /// One address space.
 #[derive(Clone, Debug)]
@@ -46,11 +52,38 @@ pub struct AddressSpace {
     pub pages: BTreeMap<PageId, Option<Gva>>,
     /// Pages that it maps and that were looked at to tell versions apart; whether they executed is not known by this.
     pub mapped: BTreeMap<Gva, Arc<Verdict>>,
+    /// Pages that it executed beyond those that are kept (`MAX_LISTED`), by verdict. One that comes back is counted again.
+    pub unlisted: PageCounts,
+    /// Where files lie that its pages are of: file and load address minus link address, with the first and the last page.
+    pub(crate) anchors: BTreeMap<(ObjectId, u64), (Gva, Gva)>,
+    /// No page before this one can be left out of the list.
+    pub(crate) listed_from: PageId,
     /// Goes up with every change, so that what was derived from it can be kept until then.
     pub version: u32,
 }
 
 impl AddressSpace {
+    /// Files that pages within `distance` bytes of `va` are of, and their bias, at most `most`.
+    pub fn files_near(&self, va: Gva, distance: u64, most: usize) -> impl Iterator<Item = (ObjectId, u64)> {
+        let near = move |(first, last): &(Gva, Gva)| {
+            va.0 >= first.0.saturating_sub(distance) && va.0 <= last.0.saturating_add(distance)
+        };
+        let anchors = self.anchors.iter().filter(move |(_, span)| near(span));
+        anchors.map(|(anchor, _)| *anchor).take(most)
+    }
+
+    /// Remembers what a page says of where files lie.
+    pub(crate) fn anchor(&mut self, va: Gva, verdict: &Verdict) {
+        for place in verdict.places() {
+            let anchor = (place.object, va.0.wrapping_sub(place.link));
+            if self.anchors.len() >= MAX_ANCHORS && !self.anchors.contains_key(&anchor) {
+                continue;
+            }
+            let span = self.anchors.entry(anchor).or_insert((va, va));
+            *span = (span.0.min(va), span.1.max(va));
+        }
+    }
+
     /// Whether it was still there when last looked at.
     #[must_use]
     pub fn is_living(&self) -> bool {

@@ -28,6 +28,10 @@ impl ObjectFacts for Files {
             _ => ObjectKind::SharedObject,
         })
     }
+
+    fn entry(&self, object: ObjectId) -> Option<u64> {
+        (object.0 == 100).then_some(0x1040)
+    }
 }
 
 impl Names for Files {
@@ -97,6 +101,11 @@ fn page(id: u64, va: u64, verdict: Verdict) -> PageRecord {
 
 /// A report with every kind of content.
 fn report() -> Value {
+    report_after(|_| {})
+}
+
+/// The same after something more happened.
+fn report_after(more: impl FnOnce(&mut Inventory)) -> Value {
     let (mut inventory, mut changes) = (Inventory::default(), Vec::new());
     let modified = Verdict::Modified(Modified {
         nearest: place(100, 0x2000),
@@ -131,6 +140,7 @@ fn report() -> Value {
         };
         inventory.executed(at_ns, executed, &mut changes);
     }
+    more(&mut inventory);
     let mut coverage = CoverageLog::default();
     coverage.add(Gap {
         from_ns: 3,
@@ -208,6 +218,49 @@ fn a_report_with_every_kind_of_content_is_what_the_schema_says() {
         assert_ne!(report["pages"][kind]["captured"], 0, "{kind}");
     }
     assert_eq!(errors(&report), Vec::<String>::new());
+}
+
+#[test]
+fn a_report_of_which_a_part_is_only_counted_is_what_the_schema_says() {
+    let report = report_after(|inventory| {
+        let mut changes = Vec::new();
+        // One address space with more pages than are told, and many that ended.
+        for id in 100..20_000 {
+            inventory.captured(
+                PageRecord {
+                    frame: 99,
+                    ..page(id, 0x7d00_0000_0000, Verdict::Unknown(Unknown::default()))
+                },
+                &mut changes,
+            );
+            let executed = |page, root, incarnation| Executed {
+                page: PageId(page),
+                root: Root(root),
+                vcpu: 0,
+                incarnation,
+            };
+            inventory.executed(id, executed(id, 0x9000, 3), &mut changes);
+            if id < 5000 {
+                inventory.executed(id, executed(1, 0x5000, u32::try_from(id).unwrap()), &mut changes);
+            }
+        }
+        inventory.summarise(30, &Files, &mut changes);
+    });
+    assert_eq!(errors(&report), Vec::<String>::new());
+    let summary = &report["ended_summary"][0];
+    assert_eq!(summary["program"]["path"], "/usr/sbin/nginx");
+    assert_eq!(summary["count"], summary["modules"][0]["address_spaces"]);
+    let spaces = report["address_spaces"].as_array().unwrap();
+    // Two that `report` has, the kernel and the firmware, the one with many pages: and 4,900 of which the last one lives.
+    let told = u64::try_from(spaces.len()).unwrap();
+    assert_eq!(told + summary["count"].as_u64().unwrap(), 4 + 1 + 4900);
+    let unlisted = spaces
+        .iter()
+        .filter_map(|space| space["unlisted"]["unknown"].as_u64());
+    let listed = spaces
+        .iter()
+        .map(|space| space["unknown"].as_array().unwrap().len() as u64);
+    assert_eq!(unlisted.sum::<u64>() + listed.sum::<u64>(), 3 + 19_900);
 }
 
 /// One wrong report: what is wrong, where, and the value that makes it so; `None` takes the field away.

@@ -3,7 +3,7 @@
 //! *Sees*: every page whose verdict is `modified`, in each address space that runs it. *Cannot see*: changes that add no
 //! code. *Config*: none. *State*: what was said. *Tests*: below and in `tests/e2e`.
 
-use std::collections::HashSet;
+use std::collections::{HashMap, HashSet};
 
 use nephoscope_finding::Severity;
 use nephoscope_guest::PageId;
@@ -14,8 +14,11 @@ use crate::draft::{Draft, Judge};
 /// The rule.
 #[derive(Debug, Default)]
 pub struct ModifiedCode {
-    said: HashSet<(SpaceId, PageId)>,
+    said: HashMap<SpaceId, HashSet<PageId>>,
 }
+
+/// Findings about one address space: it stops a program that changes its code without end. The report has all pages.
+const MAX_PER_SPACE: usize = 64;
 
 impl Judge for ModifiedCode {
     fn judge(&mut self, change: &Change, inventory: &Inventory, names: &dyn Names, out: &mut Vec<Draft>) {
@@ -32,6 +35,9 @@ impl Judge for ModifiedCode {
                 }
             }
             Change::Ended { .. } => {}
+            Change::Summarised { space } => {
+                self.said.remove(space);
+            }
         }
     }
 }
@@ -51,9 +57,15 @@ impl ModifiedCode {
         let Verdict::Modified(modified) = &*record.verdict else {
             return;
         };
-        if !self.said.insert((space, page)) {
+        let said = self.said.entry(space).or_default();
+        if said.len() >= MAX_PER_SPACE || !said.insert(page) {
             return;
         }
+        let more = if said.len() == MAX_PER_SPACE {
+            "; of further pages the report tells"
+        } else {
+            ""
+        };
         let path = names.placements(modified.nearest.object).into_iter().next();
         let (path, candidate) =
             path.map_or((String::new(), None), |(path, candidate)| (path, Some(candidate)));
@@ -68,7 +80,9 @@ impl ModifiedCode {
             severity: Severity::High,
             space: Some(space),
             at_ns: record.at_ns,
-            summary: format!("{path} runs with {bytes} changed byte(s) in {places} place(s) of one page{at}"),
+            summary: format!(
+                "{path} runs with {bytes} changed byte(s) in {places} place(s) of one page{at}{more}"
+            ),
             evidence: serde_json::json!({
                 "page": page.0,
                 "path": path,

@@ -72,6 +72,10 @@ impl Pieces {
 
 impl Judge for UnknownCode {
     fn judge(&mut self, change: &Change, inventory: &Inventory, names: &dyn Names, out: &mut Vec<Draft>) {
+        if let Change::Summarised { space } = change {
+            self.said.remove(space);
+            self.kernels.remove(space);
+        }
         let Change::Ran { space, page } = change else {
             return;
         };

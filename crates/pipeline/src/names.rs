@@ -14,6 +14,7 @@ use nephoscope_recipe::{Load, ObjectKind};
 struct Known {
     kind: Option<ObjectKind>,
     code: Option<Range<u64>>,
+    entry: Option<u64>,
     read_only: Range<u64>,
     build_id: Option<Vec<u8>>,
     placements: Vec<(String, CandidateReport)>,
@@ -70,6 +71,10 @@ impl CatalogNames {
         let known = Arc::new(Known {
             kind: info.as_ref().map(|info| info.kind),
             code: info.as_ref().and_then(|info| code(&info.loads)),
+            entry: info
+                .as_ref()
+                .map(|info| info.facts.entry)
+                .filter(|entry| *entry != 0),
             read_only: info.as_ref().map_or(0..0, |info| read_only(&info.loads)),
             build_id: info.and_then(|info| info.facts.build_id),
             placements,
@@ -86,6 +91,10 @@ impl ObjectFacts for CatalogNames {
 
     fn code(&self, object: ObjectId) -> Option<Range<u64>> {
         self.get(object).code.clone()
+    }
+
+    fn entry(&self, object: ObjectId) -> Option<u64> {
+        self.get(object).entry
     }
 
     fn read_only(&self, object: ObjectId) -> Range<u64> {

@@ -24,6 +24,10 @@ pub struct Ambiguous {
 /// A larger file than this is looked at in its first part only: it stops a file whose headers claim all addresses.
 const MAX_RANGE: u64 = 256 << 20;
 
+/// Address spaces looked at anew in one look, which it keeps short: a guest can start hundreds of processes meanwhile. The
+/// next look goes on with the others.
+const MAX_LOOKED_AT: usize = 64;
+
 /// What was found, by address space, until the address space changes.
 #[derive(Debug, Default)]
 pub(crate) struct Narrow {
@@ -39,15 +43,20 @@ impl Narrow {
     ) -> Vec<Ambiguous> {
         let mut all = Vec::new();
         let mut living = HashMap::new();
+        let mut left = MAX_LOOKED_AT;
         for space in inventory
             .spaces()
             .filter(|s| s.is_living() && s.kind == SpaceKind::User)
         {
-            let known = self
-                .found
-                .remove(&space.id)
-                .filter(|(at, _)| *at == space.version);
-            let (version, ranges) = known.unwrap_or_else(|| (space.version, ranges(space, inventory, facts)));
+            let known = self.found.remove(&space.id);
+            let (version, ranges) = match known {
+                Some((at, ranges)) if at == space.version || left == 0 => (at, ranges),
+                None if left == 0 => continue,
+                _ => {
+                    left -= 1;
+                    (space.version, ranges(space, inventory, facts))
+                }
+            };
             all.extend(ranges.iter().map(|range| Ambiguous {
                 space: space.id,
                 root: space.root,

@@ -102,6 +102,7 @@ pub(crate) fn user(
         if file.len() == PAGE_SIZE
             && different > 0
             && different <= most
+            && is_near(page, file, different)
             && best.as_ref().is_none_or(|(least, _)| different < *least)
         {
             let bytes = (0_u16..)
@@ -154,6 +155,13 @@ pub(crate) fn user(
     Ok(best.map(|(_, modified)| modified))
 }
 
+/// Whether two pages that differ in so many bytes share three quarters of those that are not zero in one of them: padding is
+/// no likeness.
+fn is_near(page: &PageBytes, file: &[u8], different: usize) -> bool {
+    let filled = page.iter().zip(file).filter(|(a, b)| **a != 0 || **b != 0);
+    different.saturating_mul(4) <= filled.count()
+}
+
 fn slice(bytes: &[u8], at: u64) -> Option<&[u8]> {
     let at = usize::try_from(at).ok()?;
     bytes.get(at..at.checked_add(PAGE_SIZE)?)
@@ -181,6 +189,18 @@ pub(crate) fn runs(bytes: impl Iterator<Item = (u16, u8, u8)>) -> Vec<Difference
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn zeros_that_two_pages_have_in_common_make_them_no_more_alike() {
+        let mut page = PageBytes::zeroed();
+        let mut file = vec![0; PAGE_SIZE];
+        page[..100].fill(0x90);
+        file[..100].fill(0x90);
+        page[..25].fill(0xcc);
+        assert!(is_near(&page, &file, 25));
+        page[25] = 0xcc;
+        assert!(!is_near(&page, &file, 26));
+    }
 
     #[test]
     fn different_bytes_side_by_side_are_one_run() {

@@ -27,6 +27,16 @@ use crate::sites;
 /// Pages whose verdict may still change: their bytes are kept until then.
 const MAX_OPEN: usize = 8192;
 
+/// Pages within so many bytes are neighbours.
+const NEIGHBOURHOOD: u64 = 64 << 20;
+
+/// Neighbouring files that a page is compared with.
+const MAX_NEIGHBOURS: usize = 64;
+
+/// Findings that are kept; further ones reach the sinks and are counted. It stops a guest that runs unknown programs without
+/// end.
+const MAX_FINDINGS: usize = 16 << 10;
+
 /// Modified and unknown pages whose bytes are kept as evidence: 16 MiB. The oldest go first.
 const MAX_KEPT: usize = 4096;
 
@@ -48,6 +58,9 @@ pub struct Session {
     kept: BTreeMap<PageId, PageBytes>,
     lacking: Option<Root>,
     reported: KnownSpaces,
+    found: u64,
+    dropped_before: u64,
+    bounded_ns: u64,
     now_ns: u64,
 }
 
@@ -77,6 +90,9 @@ impl Session {
             kept: BTreeMap::new(),
             lacking: None,
             reported: KnownSpaces::default(),
+            found: 0,
+            dropped_before: 0,
+            bounded_ns: 0,
             now_ns: 0,
         }
     }
@@ -131,6 +147,7 @@ impl Session {
                 self.look_again(page, &mut changes);
             }
         }
+        self.bound(&mut changes);
         self.judge(&changes, sinks);
         let mut drafts = Vec::new();
         self.judges
@@ -139,6 +156,28 @@ impl Session {
         for draft in drafts {
             self.emit(draft, sinks);
         }
+    }
+
+    /// Keeps what is remembered within its bounds, and says what was not seen because of them.
+    fn bound(&mut self, changes: &mut Vec<Change>) {
+        let crowded = self.inventory.summarise(self.now_ns, &self.names, changes);
+        let dropped = self.inventory.dropped();
+        let lost = crowded.saturating_add(dropped - self.dropped_before);
+        self.dropped_before = dropped;
+        if lost > 0 {
+            let (from_ns, to_ns) = (self.bounded_ns, self.now_ns);
+            self.coverage.add(Gap {
+                from_ns,
+                to_ns,
+                left: Coverage {
+                    code: CodeCoverage::Complete,
+                    attribution: Attribution::Sampled,
+                },
+                reason: GapReason::MonitorOverrun,
+                lost,
+            });
+        }
+        self.bounded_ns = self.now_ns;
     }
 
     /// An address space was seen to be gone.
@@ -245,6 +284,8 @@ impl Session {
     pub fn report(&mut self) -> Report {
         let mut counters = self.counters.all();
         counters.insert("executions_dropped".into(), self.inventory.dropped());
+        counters.insert("executions_late".into(), self.inventory.late());
+        counters.insert("pages_forgotten".into(), self.inventory.pages_forgotten());
         counters.extend(sites::counters(&self.inventory));
         counters.insert("catalog_records_unreadable".into(), self.names.unreadable());
         for (reason, lost) in self.coverage.lost() {
@@ -404,33 +445,17 @@ impl Session {
         }
     }
 
-    /// Files that pages near this one are of, in any address space that has the same root now, and their bias.
+    /// Files that pages near this one are of, in the address space that has the same root now, and their bias.
     fn neighbours(&self, record: &PageRecord) -> Vec<(ObjectId, u64)> {
         if record.privilege != Privilege::User {
             return Vec::new();
         }
-        let mut found = BTreeSet::new();
-        for space in self
-            .inventory
-            .spaces()
-            .filter(|s| s.is_living() && s.root == record.root)
-        {
-            for (page, va) in &space.pages {
-                let (Some(page), Some(va)) = (self.inventory.page(*page), va) else {
-                    continue;
-                };
-                if va.0.abs_diff(record.va.0) > 64 << 20 {
-                    continue;
-                }
-                found.extend(
-                    page.verdict
-                        .places()
-                        .iter()
-                        .map(|p| (p.object, bias(*va, p.link))),
-                );
-            }
-        }
-        found.into_iter().take(64).collect()
+        let space = self.inventory.living_at(record.root);
+        space.map_or_else(Vec::new, |space| {
+            space
+                .files_near(record.va, NEIGHBOURHOOD, MAX_NEIGHBOURS)
+                .collect()
+        })
     }
 
     fn judge(&mut self, changes: &[Change], sinks: &mut [&mut dyn Sink]) {
@@ -449,8 +474,9 @@ impl Session {
     }
 
     fn emit(&mut self, draft: Draft, sinks: &mut [&mut dyn Sink]) {
+        self.found += 1;
         let finding = Finding {
-            id: self.findings.len() as u64 + 1,
+            id: self.found,
             rule: draft.rule.to_owned(),
             severity: draft.severity,
             address_space: draft.space.map(|space| space.0),
@@ -463,7 +489,11 @@ impl Session {
                 self.counters.count("findings_not_delivered");
             }
         }
-        self.findings.push(finding);
+        if self.findings.len() < MAX_FINDINGS {
+            self.findings.push(finding);
+        } else {
+            self.counters.count("findings_not_kept");
+        }
     }
 
     /// The driver is gone without a word.
@@ -479,8 +509,4 @@ impl Session {
             lost: 0,
         });
     }
-}
-
-fn bias(va: Gva, link: u64) -> u64 {
-    va.0.wrapping_sub(link)
 }

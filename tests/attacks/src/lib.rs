@@ -12,6 +12,7 @@
 pub mod attack;
 pub mod campaign;
 pub mod check;
+pub mod control;
 pub mod group;
 mod headers;
 mod kernel_code;

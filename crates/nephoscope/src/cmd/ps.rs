@@ -84,6 +84,9 @@ fn inventory(report: &Report, all: bool, columns: usize, paint: Paint) -> String
     }
     let rows = view::rows(report, all);
     let ended = view::rows(report, true).iter().filter(|row| row.ended).count();
+    let ended = u64::try_from(ended)
+        .unwrap_or(u64::MAX)
+        .saturating_add(view::summarised(report));
     let (findings_tone, findings) = view::tally(&report.findings);
     out.push('\n');
     if rows.is_empty() {
@@ -98,6 +101,10 @@ fn inventory(report: &Report, all: bool, columns: usize, paint: Paint) -> String
             format!("{ended} ended: --all shows them")
         };
         out.push_str(&format!("{}\n", paint.paint(Tone::Faint, &note)));
+    }
+    if all && !report.ended_summary.is_empty() {
+        out.push_str("\nEnded before these, by program:\n");
+        out.push_str(&view::ended_table(report).render(columns, paint));
     }
     out.push('\n');
     out.push_str(&view::page_table(report).render(columns, paint));

@@ -2,6 +2,7 @@
 
 mod candidates;
 mod coverage;
+mod ended;
 mod findings;
 mod spaces;
 #[cfg(test)]
@@ -9,6 +10,7 @@ pub(crate) mod tests;
 
 pub(crate) use candidates::alternatives;
 pub(crate) use coverage::{gaps, headline, watched_ns};
+pub(crate) use ended::{ended_table, summarised};
 pub(crate) use findings::{line, plain_line, severity_tone, tally};
 pub(crate) use spaces::{
     Row, active_table, module_table, page_table, rows, space_name, space_table, vm_line,

@@ -1,6 +1,6 @@
 //! Address spaces as rows.
 
-use nephoscope_inventory::{ModuleReport, PageCounts, Report, SpaceKind, SpaceReport};
+use nephoscope_inventory::{ModuleReport, PageCounts, ProgramReport, Report, SpaceKind, SpaceReport};
 
 use super::candidates::alternatives;
 use super::coverage::watched_ns;
@@ -135,7 +135,13 @@ fn row(space: &SpaceReport, now: u64, mark: bool) -> Row {
 /// What an address space is called.
 #[must_use]
 fn label(space: &SpaceReport) -> String {
-    match (space.kind, &space.program) {
+    program_label(space.kind, space.program.as_ref())
+}
+
+/// What an address space of this kind with this program is called.
+#[must_use]
+pub(super) fn program_label(kind: SpaceKind, program: Option<&ProgramReport>) -> String {
+    match (kind, program) {
         (SpaceKind::Kernel, _) => "kernel".to_owned(),
         (SpaceKind::Firmware, _) => "firmware".to_owned(),
         (SpaceKind::User, Some(program)) if !program.path.is_empty() => escape(&program.path).into_owned(),
@@ -176,10 +182,15 @@ fn pages(space: &SpaceReport) -> u64 {
     in_modules
         .saturating_add(outside)
         .saturating_add(length(space.unknown.len()))
+        .saturating_add(space.unlisted.map_or(0, |pages| pages.captured))
 }
 
 fn verdict(space: &SpaceReport) -> (Tone, String) {
-    match (space.modified.len(), space.unknown.len()) {
+    let length = |pages: usize| u64::try_from(pages).unwrap_or(u64::MAX);
+    let unlisted = space.unlisted.unwrap_or_default();
+    let modified = length(space.modified.len()).saturating_add(unlisted.modified);
+    let unknown = length(space.unknown.len()).saturating_add(unlisted.unknown);
+    match (modified, unknown) {
         (0, 0) => (Tone::Plain, "identified".to_owned()),
         (0, unknown) => (Tone::Warn, format!("{unknown} unknown")),
         (modified, 0) => (Tone::Bad, format!("{modified} modified")),

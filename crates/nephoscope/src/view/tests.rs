@@ -3,8 +3,8 @@
 use nephoscope_finding::{Finding, Severity};
 use nephoscope_guest::{Attribution, CodeCoverage, PageId};
 use nephoscope_inventory::{
-    CandidateReport, CoverageInterval, ModifiedReport, ModuleReport, ProgramReport, Report, SpaceId,
-    SpaceKind, SpaceReport, UnknownReport,
+    CandidateReport, CoverageInterval, ModifiedReport, ModuleReport, PageCounts, ProgramReport, Report,
+    SpaceId, SpaceKind, SpaceReport, SummaryReport, UnknownReport,
 };
 use proptest::collection::vec;
 use proptest::option;
@@ -88,6 +88,7 @@ fn space() -> impl Strategy<Value = SpaceReport> {
             modules,
             modified,
             unknown,
+            unlisted: None,
         },
     )
 }
@@ -121,6 +122,23 @@ fn finding() -> impl Strategy<Value = Finding> {
     )
 }
 
+/// What is left of an address space that ended long ago.
+fn summarised(space: &SpaceReport) -> SummaryReport {
+    SummaryReport {
+        kind: space.kind,
+        program: space.program.clone(),
+        count: space.first_ns,
+        first_ns: space.first_ns,
+        last_ns: space.last_ns,
+        pages: PageCounts {
+            captured: space.last_ns,
+            identified: space.last_ns,
+            ..PageCounts::default()
+        },
+        modules: Vec::new(),
+    }
+}
+
 /// Any report: numbers and texts as a hostile guest, package or peer might have them.
 pub(crate) fn any_report() -> impl Strategy<Value = Report> {
     let parts = (
@@ -136,6 +154,7 @@ pub(crate) fn any_report() -> impl Strategy<Value = Report> {
         report.coverage.intervals = intervals;
         report.address_spaces = address_spaces;
         report.findings = findings;
+        report.ended_summary = report.address_spaces.iter().map(summarised).collect();
         report
     })
 }

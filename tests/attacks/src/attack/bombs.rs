@@ -5,6 +5,8 @@
 //! written here; what ran is counted, all of it, or lies in an interval that the report calls blind, with its reason; and
 //! what is planted after the bomb is found as before.
 
+use std::sync::mpsc::{self, RecvTimeoutError};
+use std::thread::JoinHandle;
 use std::time::Duration;
 
 use anyhow::{Context, Result, ensure};
@@ -58,6 +60,7 @@ impl Aftermath {
     fn of(scene: &mut Scene, bomb: impl FnOnce(&mut Scene) -> Result<u64>) -> Result<(u64, Self)> {
         let before = scene.control.report()?;
         let (since, qemu) = (scene.now_ns(), memory(child(scene)?, "VmRSS")?);
+        let peak = Peak::watch(scene.guest.pid())?;
         let said = bomb(scene)?;
         // What is in the rings by now.
         std::thread::sleep(Duration::from_secs(3));
@@ -67,7 +70,7 @@ impl Aftermath {
             captured: captured(&after) - captured(&before),
             spaces: spaces(&after) - spaces(&before),
             blind: gaps(&after, since),
-            monitor_mib: memory(scene.guest.pid(), "VmHWM")?,
+            monitor_mib: peak.stop()?,
             qemu_mib: memory(child(scene)?, "VmRSS")?.saturating_sub(qemu),
         };
         Ok((said, aftermath))
@@ -100,6 +103,37 @@ impl Aftermath {
             Ok(_) => Seen::right(text, None),
             Err(why) => Seen::wrong(format!("blind afterwards: {why}; {text}")),
         })
+    }
+}
+
+/// The most memory that a process has of its own: without files that it maps, which are the machine's to take back. Linux
+/// keeps no such number (`VmHWM` counts mapped files), so it is looked at ten times a second.
+struct Peak {
+    stop: mpsc::Sender<()>,
+    looking: JoinHandle<Result<u64>>,
+}
+
+impl Peak {
+    fn watch(pid: u32) -> Result<Self> {
+        let (stop, stopped) = mpsc::channel();
+        let look = move || {
+            let mut most = 0;
+            loop {
+                most = most.max(memory(pid, "RssAnon")? + memory(pid, "RssShmem")?);
+                if stopped.recv_timeout(Duration::from_millis(100)) != Err(RecvTimeoutError::Timeout) {
+                    return Ok(most);
+                }
+            }
+        };
+        let looking = std::thread::Builder::new().name("peak".to_owned()).spawn(look)?;
+        Ok(Peak { stop, looking })
+    }
+
+    fn stop(self) -> Result<u64> {
+        drop(self.stop);
+        self.looking
+            .join()
+            .unwrap_or_else(|_| anyhow::bail!("nobody looked"))
     }
 }
 
@@ -155,9 +189,10 @@ impl Attack for Forks {
     }
 
     fn run(&self, scene: &mut Scene) -> Result<Seen> {
+        let tool = scene.tool("forks")?;
         let bomb = format!(
             "f() {{ awk '/^processes/ {{ print $2 }}' /proc/stat; }}; a=$(f)
-             systemd-run -q --unit=bomb -p TasksMax=100 bash -c 'bomb() {{ bomb | bomb & }}; bomb; sleep 100'
+             systemd-run -q --unit=bomb -p TasksMax=100 {tool}
              sleep {SECONDS}; systemctl kill -s KILL bomb; systemctl stop bomb; sleep 1; b=$(f); echo $((b - a))"
         );
         let (forks, aftermath) = Aftermath::of(scene, |scene| {

@@ -29,7 +29,15 @@ pub(super) struct Padding;
 pub(super) struct SharedPages;
 
 /// How many bytes of the disguised page are not zero.
-const FILLED: std::ops::Range<usize> = 40..120;
+const FILLED: std::ops::Range<usize> = 40..150;
+
+/// Where programs and libraries are.
+const FOLDERS: [&str; 4] = [
+    "usr/bin",
+    "usr/sbin",
+    "usr/lib/systemd",
+    "usr/lib/x86_64-linux-gnu",
+];
 
 /// As catalogs sample the code of programs: one window of so many.
 const DENSITY: u64 = 512;
@@ -78,7 +86,7 @@ impl Attack for Padding {
 /// An almost empty page of a program of the guest, of which only one stretch is left that a catalog may find it by, with
 /// code in it; and where the code is.
 fn disguised(root: &Path) -> Result<(PathBuf, Vec<u8>, usize)> {
-    for folder in ["usr/bin", "usr/sbin"] {
+    for folder in FOLDERS {
         let mut files: Vec<PathBuf> = Vec::new();
         for entry in std::fs::read_dir(root.join(folder))? {
             let entry = entry?;
@@ -96,7 +104,7 @@ fn disguised(root: &Path) -> Result<(PathBuf, Vec<u8>, usize)> {
             }
         }
     }
-    anyhow::bail!("no program of the guest has a page that is almost empty")
+    anyhow::bail!("nothing in the guest has a page that is almost empty and can be found by a window")
 }
 
 /// The whole pages of a program's executable segments.

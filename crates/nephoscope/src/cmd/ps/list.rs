@@ -131,7 +131,8 @@ fn spaces(report: &Report) -> (u64, u64) {
     let all = report.address_spaces.iter();
     let (ended, living): (Vec<_>, Vec<_>) = all.partition(|space| space.ended.is_some());
     let length = |spaces: Vec<_>| u64::try_from(spaces.len()).unwrap_or(u64::MAX);
-    (length(living), length(ended))
+    let ended = length(ended).saturating_add(view::summarised(report));
+    (length(living), ended)
 }
 
 fn word(coverage: &impl std::fmt::Debug) -> String {
