@@ -12,6 +12,7 @@ mod images;
 mod names;
 mod narrow;
 mod nearest;
+mod kernels;
 mod origin;
 mod session;
 mod shorts;

@@ -11,15 +11,17 @@ use nephoscope_guest::{
     CodeCaptured, Event, Gap, GapReason, Gpa, Gva, Lifecycle, PageBytes, PageId, Privilege, Root, Stamped,
 };
 use nephoscope_inventory::{
-    Change, CoverageLog, Inventory, KnownSpaces, PageRecord, Report, SpaceId, SpaceKind, Unknown, Verdict,
+    Change, CoverageLog, Inventory, KnownSpaces, ObjectFacts, PageRecord, Report, SpaceId, SpaceKind, Unknown, Verdict,
     VmReport, build,
 };
+use nephoscope_recipe::ObjectKind;
 use nephoscope_judge::{Draft, Judge, ModifiedCode, UnknownCode};
 
 use crate::counters::Counters;
 use crate::identify::{Answer, Identifier, Question};
 use crate::names::CatalogNames;
 use crate::narrow::{Ambiguous, Narrow};
+use crate::kernels::Kernels;
 use crate::origin;
 use crate::sites;
 
@@ -44,6 +46,7 @@ const MAX_KEPT: usize = 4096;
 pub struct Session {
     vm: VmReport,
     identifier: Identifier,
+    kernels: Kernels,
     inventory: Inventory,
     coverage: CoverageLog,
     judges: Judges,
@@ -77,6 +80,7 @@ impl Session {
         Self {
             vm,
             identifier: Identifier::new(catalog.clone()),
+            kernels: Kernels::default(),
             inventory: Inventory::default(),
             coverage: CoverageLog::default(),
             judges: Judges::default(),
@@ -122,6 +126,7 @@ impl Session {
             Event::Lifecycle(Lifecycle::Reset) => {
                 self.inventory.reset(stamped.at_ns, &mut changes);
                 self.identifier.reset();
+                self.kernels.clear();
             }
             Event::Counters(values) => {
                 for (name, value) in values {
@@ -149,6 +154,13 @@ impl Session {
         }
         self.bound(&mut changes);
         self.judge(&changes, sinks);
+        let mut drafts = Vec::new();
+        self.judges
+            .unknown
+            .later(self.now_ns, &self.inventory, &self.names, &mut drafts);
+        for draft in drafts {
+            self.emit(draft, sinks);
+        }
     }
 
     /// Keeps what is remembered within its bounds, and says what was not seen because of them.
@@ -351,6 +363,7 @@ impl Session {
             },
             changes,
         );
+        self.kernel_ran(page, at_ns, changes);
         if open {
             self.keep_open(page, captured.bytes);
         } else if !identified {
@@ -361,6 +374,28 @@ impl Session {
         }
         if answer.lacking {
             self.lacking = Some(root);
+        }
+    }
+
+    /// If the page is a kernel's, and that kernel took the guest over with it, all of before has ended.
+    fn kernel_ran(&mut self, page: PageId, at_ns: u64, changes: &mut Vec<Change>) {
+        let Some(record) = self.inventory.page(page) else {
+            return;
+        };
+        let Verdict::Identified(identified) = &*record.verdict else {
+            return;
+        };
+        let [place] = identified.places.as_slice() else {
+            return;
+        };
+        let kernel = record.privilege == Privilege::Supervisor && record.paging && record.va.is_high_half();
+        if !kernel || identified.executed_only || self.names.kind(place.object) != Some(ObjectKind::Kernel) {
+            return;
+        }
+        let (object, slide) = (place.object, bias(record.va, place.link));
+        if let Some(pages) = self.kernels.ran((object, slide), page) {
+            self.inventory.another_kernel(at_ns, &pages, changes);
+            self.identifier.images.only_kernel(object);
         }
     }
 
@@ -389,6 +424,7 @@ impl Session {
         let answer = self.ask(&record, &bytes);
         let identified = matches!(*answer.verdict, Verdict::Identified(_));
         self.inventory.judged(page, answer.verdict, changes);
+        self.kernel_ran(page, self.now_ns, changes);
         if !answer.open
             && let Some(bytes) = self.open.remove(&page)
             && !identified
@@ -410,7 +446,7 @@ impl Session {
             privilege: record.privilege,
             executed: &record.executed,
             neighbours: &neighbours,
-            origin: origin::of(record, bytes, !neighbours.is_empty()),
+            unknown: origin::of(record, bytes, !neighbours.is_empty()),
         };
         self.counters.count("identifications");
         match self.identifier.ask(&question) {
@@ -419,6 +455,7 @@ impl Session {
                 self.counters.count("catalog_errors");
                 let unknown = Unknown {
                     origin: format!("not looked up: {error}"),
+                    jit: false,
                 };
                 Answer {
                     verdict: Arc::new(Verdict::Unknown(unknown)),
