@@ -180,3 +180,28 @@ fn entry(line: &str) -> Option<Entry> {
 pub(crate) fn sync_dir(dir: &Path) -> io::Result<()> {
     File::open(dir)?.sync_all()
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn max_bytes_stops_a_manifest_that_no_catalog_has() {
+        let read = |count| {
+            let dir = tempfile::tempdir().unwrap();
+            let entry = Entry {
+                digest: [7; 32],
+                len: 1,
+                base: 2,
+                objects: 3,
+            };
+            let manifest = Manifest {
+                entries: vec![entry; count],
+            };
+            manifest.commit(dir.path()).unwrap();
+            Manifest::read(dir.path()).map(|read| assert_eq!(read, manifest))
+        };
+        assert!(read(1 << 13).is_ok());
+        assert!(matches!(read(1 << 14), Err(OpenError::Damaged { .. })));
+    }
+}

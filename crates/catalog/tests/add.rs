@@ -252,7 +252,7 @@ fn a_catalog_made_in_many_steps_answers_like_one_made_in_one() {
 }
 
 #[test]
-fn a_page_that_stands_everywhere_is_bounded_and_counted() {
+fn max_refs_per_page_bounds_a_page_that_stands_everywhere_and_the_rest_is_counted() {
     let (debs, dir) = dirs();
     let n = u32::try_from(limits::MAX_REFS_PER_PAGE).unwrap() + 44;
     let members: Vec<_> = (0..n)
@@ -279,7 +279,7 @@ fn a_page_that_stands_everywhere_is_bounded_and_counted() {
 }
 
 #[test]
-fn a_file_under_too_many_names_is_bounded_and_counted_and_still_added_once() {
+fn max_placements_per_object_bounds_a_file_under_many_names_which_is_still_added_once() {
     let (debs, dir) = dirs();
     let names: Vec<_> = (0..limits::MAX_PLACEMENTS_PER_OBJECT + 9)
         .map(|i| format!("./x/{i}"))
@@ -297,6 +297,33 @@ fn a_file_under_too_many_names_is_bounded_and_counted_and_still_added_once() {
         limits::MAX_PLACEMENTS_PER_OBJECT
     );
     assert!(!add(dir.path(), &[file]).changed);
+}
+
+#[test]
+fn max_refs_per_window_bounds_a_window_that_is_everywhere_and_the_rest_is_counted() {
+    let (debs, dir) = dirs();
+    let n = u32::try_from(limits::MAX_REFS_PER_WINDOW).unwrap() + 7;
+    let members: Vec<_> = (0..n)
+        .map(|i| (format!("./usr/bin/{i}"), elf(&[page(1000), page(i)])))
+        .collect();
+    let members: Vec<_> = members
+        .iter()
+        .map(|(path, bytes)| Member::File(path, bytes.clone()))
+        .collect();
+    add(
+        dir.path(),
+        &[deb(debs.path(), &control("many", "1"), &members, Pack::Zst)],
+    );
+    let catalog = Catalog::open(dir.path()).unwrap();
+    let density = nephoscope_recipe::windows::density(nephoscope_recipe::PartKind::UserText);
+    let shared = page(1000);
+    let mut windows = nephoscope_recipe::windows::sample(&shared, density, &[]);
+    let (hash, _) = windows.next().unwrap();
+    let found = catalog.windows_counted(hash).unwrap();
+    assert_eq!(
+        (found.refs.len(), found.left_out),
+        (limits::MAX_REFS_PER_WINDOW, 7)
+    );
 }
 
 #[test]

@@ -195,3 +195,50 @@ fn an_ar_archive_without_the_members_of_a_package_is_refused() {
     let summary = add(&dir.path().join("catalog"), &[path]);
     assert_eq!(summary.refused[0].reason, "not a Debian package: no control.tar");
 }
+
+#[test]
+fn max_refusals_listed_bounds_a_summary_and_the_rest_is_counted() {
+    let dir = tempfile::tempdir().unwrap();
+    let text = dir.path().join("text");
+    std::fs::write(&text, "no code").unwrap();
+    let summary = add(
+        &dir.path().join("catalog"),
+        &vec![text; limits::MAX_REFUSALS_LISTED + 5],
+    );
+    assert_eq!(summary.refused.len(), limits::MAX_REFUSALS_LISTED);
+    assert_eq!(summary.refused_total, limits::MAX_REFUSALS_LISTED as u64 + 5);
+}
+
+#[test]
+fn max_zstd_window_log_stops_a_window_of_gigabytes() {
+    let packed = |log: u32| {
+        let mut encoder = zstd::Encoder::new(Vec::new(), 1).unwrap();
+        encoder.window_log(log).unwrap();
+        // The head is written before the length is known, so that it names the window.
+        std::io::Write::flush(&mut encoder).unwrap();
+        std::io::Write::write_all(&mut encoder, &[0; 1024]).unwrap();
+        encoder.finish().unwrap()
+    };
+    let added = |log| {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("window.deb");
+        let mut ar = ar::Builder::new(std::fs::File::create(&path).unwrap());
+        let whole = deb(dir.path(), &control("window", "1"), &[], Pack::Plain);
+        let mut source = ar::Archive::new(std::fs::File::open(&whole).unwrap());
+        while let Some(entry) = source.next_entry() {
+            let mut entry = entry.unwrap();
+            let header = entry.header().clone();
+            if header.identifier() == b"data.tar" {
+                let data = packed(log);
+                let header = ar::Header::new(b"data.tar.zst".to_vec(), data.len() as u64);
+                ar.append(&header, data.as_slice()).unwrap();
+            } else {
+                ar.append(&header, &mut entry).unwrap();
+            }
+        }
+        drop(ar);
+        add(&dir.path().join("catalog"), &[path]).packages
+    };
+    assert_eq!(added(limits::MAX_ZSTD_WINDOW_LOG), 1);
+    assert_eq!(added(limits::MAX_ZSTD_WINDOW_LOG + 1), 0);
+}

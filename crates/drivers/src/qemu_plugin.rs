@@ -326,3 +326,53 @@ fn now_ns() -> u64 {
     let time = rustix::time::clock_gettime(rustix::time::ClockId::Monotonic);
     u64::try_from(time.tv_sec).unwrap_or(0) * 1_000_000_000 + u64::try_from(time.tv_nsec).unwrap_or(0)
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use nephoscope_wire::Producer;
+    use std::os::unix::net::UnixListener;
+
+    /// A plugin played by hand: one ring, and what it says of itself.
+    fn attached(dir: &Path) -> (QemuPlugin, RingMemory, UnixStream) {
+        let socket = dir.join("plugin");
+        let listener = UnixListener::bind(&socket).unwrap();
+        let ring = RingMemory::create("test", 2 << 20).unwrap();
+        let attaching = std::thread::spawn(move || QemuPlugin::attach(&socket));
+        let (mut stream, _) = listener.accept().unwrap();
+        let hello = Hello {
+            wire: WIRE_VERSION,
+            version: "test".into(),
+            api: 4,
+            target: "x86_64".into(),
+            vcpus: 1,
+            pid: std::process::id(),
+            installed_ns: 0,
+            attached_ns: 0,
+            blind_since_ns: None,
+        };
+        let wake = rustix::fs::memfd_create("wake", rustix::fs::MemfdFlags::CLOEXEC).unwrap();
+        send(&mut stream, &hello, &[ring.fd(), wake.as_fd()]).unwrap();
+        (attaching.join().unwrap().unwrap(), ring, stream)
+    }
+
+    #[test]
+    fn max_batch_bounds_what_one_look_takes_from_a_ring_that_is_always_full() {
+        let dir = tempfile::tempdir().unwrap();
+        let (mut plugin, ring, _stream) = attached(dir.path());
+        let mut frame = Vec::new();
+        let executed = Frame::Executed {
+            root: 0x1000,
+            incarnation: 0,
+        };
+        executed.encode(Stamp::default(), &mut frame);
+        for _ in 0..MAX_BATCH + 7 {
+            Producer::new(&ring).push(&frame).unwrap();
+        }
+        let mut events = Vec::new();
+        plugin.next(Duration::from_secs(1), &mut events).unwrap();
+        assert_eq!(events.len(), MAX_BATCH);
+        plugin.next(Duration::from_secs(1), &mut events).unwrap();
+        assert_eq!(events.len(), MAX_BATCH + 7);
+    }
+}

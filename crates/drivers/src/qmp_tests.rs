@@ -122,7 +122,7 @@ fn a_peer_that_goes_away_is_told_from_one_that_is_slow() {
 }
 
 #[test]
-fn a_line_longer_than_the_bound_is_refused() {
+fn max_line_bytes_stops_a_line_that_never_ends() {
     let (ours, mut theirs) = UnixStream::pair().unwrap();
     let flood = thread::spawn(move || while theirs.write_all(&[b'a'; 1 << 16]).is_ok() {});
     let result = Qmp::from_stream(ours, Duration::from_secs(20));
@@ -153,7 +153,7 @@ fn what_is_no_json_or_no_qmp_is_refused_as_such() {
 }
 
 #[test]
-fn events_that_nobody_takes_are_bounded_and_counted() {
+fn max_events_bounds_what_nobody_takes_and_the_rest_is_counted() {
     let mut answer = r#"{"event": "RTC_CHANGE"}"#.to_owned() + "\n";
     answer = answer.repeat(MAX_EVENTS + 3) + r#"{"return": {}, "id": 1}"#;
     let mut qmp = connected(&[&answer]);

@@ -275,7 +275,7 @@ fn numbers_that_overflow_overlap_or_leave_their_block_never_reach_the_map() {
 }
 
 #[test]
-fn more_blocks_or_ranges_than_the_bound_are_refused() {
+fn max_blocks_and_max_ranges_refuse_tables_that_never_end() {
     let line = PC_RESET.0.lines().nth(1).unwrap();
     let blocks = format!(
         "{}\n{}",

@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use nephoscope_catalog::{Catalog, ReadError};
 use nephoscope_guest::{Gva, PageBytes, Privilege};
-use nephoscope_inventory::Verdict;
+use nephoscope_inventory::{Unknown, Verdict};
 
 use crate::identify::{Identifier, Question};
 
@@ -32,7 +32,7 @@ impl Identify {
             privilege: Privilege::User,
             executed: &[(0, 16)],
             neighbours: &[],
-            origin: String::new(),
+            unknown: Unknown::default(),
         })?;
         Ok(matches!(*answer.verdict, Verdict::Identified(_)))
     }

@@ -535,3 +535,59 @@ impl Session {
         });
     }
 }
+
+/// How far a page that is linked at `link` was moved.
+fn bias(va: Gva, link: u64) -> u64 {
+    va.0.wrapping_sub(link)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use nephoscope_catalog::Adder;
+
+    /// A watch with an empty catalog that took so many pages, no two alike.
+    fn fed(pages: usize, privilege: Privilege) -> Session {
+        let folder = tempfile::tempdir().unwrap();
+        Adder::new(folder.path()).unwrap().commit().unwrap();
+        let catalog = Catalog::open(folder.path()).unwrap();
+        let mut session = Session::new(VmReport::default(), Arc::new(catalog));
+        for number in 0..pages as u64 {
+            let mut bytes = PageBytes::zeroed();
+            bytes[..8].copy_from_slice(&number.to_le_bytes());
+            let captured = CodeCaptured {
+                page: PageId(number),
+                gpa: None,
+                frame: 0,
+                generation: 0,
+                vcpu: 0,
+                root: Root(number << 12),
+                va: Gva(0x40_0000),
+                privilege,
+                paging: true,
+                bits: 64,
+                start: 0,
+                end: 8,
+                replay: false,
+                bytes,
+            };
+            let event = Event::CodeCaptured(Box::new(captured));
+            session.take(Stamped { at_ns: number, event }, &|_| None, &mut []);
+        }
+        session
+    }
+
+    #[test]
+    fn max_kept_bounds_the_bytes_of_unknown_pages_and_the_oldest_go() {
+        let mut session = fed(MAX_KEPT + 3, Privilege::User);
+        assert!(session.kept_bytes(PageId(2)).is_none() && session.kept_bytes(PageId(3)).is_some());
+        assert_eq!(session.report().counters["evidence_dropped"], 3);
+    }
+
+    #[test]
+    fn max_open_bounds_the_pages_that_may_yet_be_known() {
+        let mut session = fed(MAX_OPEN + 3, Privilege::Supervisor);
+        assert!(session.kept_bytes(PageId(2)).is_none() && session.kept_bytes(PageId(3)).is_some());
+        assert_eq!(session.report().counters["open_pages_dropped"], 3);
+    }
+}

@@ -206,4 +206,27 @@ mod tests {
             assert!(!init.agrees(&page(&other)), "byte {at}");
         }
     }
+
+    #[test]
+    fn max_remembered_and_max_releases_bound_what_a_guest_that_loads_modules_for_ever_costs() {
+        let folder = tempfile::tempdir().unwrap();
+        nephoscope_catalog::Adder::new(folder.path())
+            .unwrap()
+            .commit()
+            .unwrap();
+        let catalog = Catalog::open(folder.path()).unwrap();
+        let mut shorts = Shorts::default();
+        for number in 0..=MAX_REMEMBERED {
+            let mut digest = [0; 32];
+            digest[..8].copy_from_slice(&(number as u64).to_le_bytes());
+            shorts.remember(digest, Alike::default());
+            assert!(shorts.remembered.len() <= MAX_REMEMBERED);
+            assert!(shorts.remembered(&digest).is_some());
+        }
+        for release in 0..=MAX_RELEASES {
+            let like = shorts.like(&catalog, &release.to_string(), &[0; PAGE_SIZE]);
+            assert_eq!(like.unwrap(), []);
+            assert!(shorts.releases.len() <= MAX_RELEASES);
+        }
+    }
 }

@@ -135,4 +135,17 @@ mod tests {
         assert!(memory.read(Gpa(0x2ff8), &mut buf).is_err(), "past the end");
         assert!(memory.read(Gpa(0x0ff8), &mut buf).is_err(), "before the start");
     }
+
+    #[test]
+    fn max_ranges_bounds_what_a_monitor_makes_us_keep() {
+        let real = vec![7_u8; PAGE_SIZE];
+        let range = RamRange {
+            gpa: 0,
+            len: PAGE_SIZE as u64,
+            hva: real.as_ptr() as u64,
+        };
+        let memory = Memory::default();
+        assert_eq!(memory.set(&[range; MAX_RANGES]), 0);
+        assert_eq!(memory.set(&[range; MAX_RANGES + 3]), 3);
+    }
 }

@@ -16,13 +16,13 @@ use crate::registers::CpuState;
 use crate::vcpu::{Loaded, Vcpu};
 
 /// The longest x86 instruction.
-const MAX_INSN: usize = 15;
+const LONGEST_INSN: usize = 15;
 /// The longest block: QEMU ends one after 512 instructions (`TCG_MAX_INSNS`), or with its second page.
-const MAX_BLOCK: usize = 2 * PAGE_SIZE;
+const LONGEST_BLOCK: usize = 2 * PAGE_SIZE;
 
 thread_local! {
     /// The bytes of the block being translated: one buffer per thread, because clearing one per block is not for nothing.
-    static CODE: RefCell<Box<[u8; MAX_BLOCK]>> = RefCell::new(Box::new([0; MAX_BLOCK]));
+    static CODE: RefCell<Box<[u8; LONGEST_BLOCK]>> = RefCell::new(Box::new([0; LONGEST_BLOCK]));
 }
 
 /// QEMU translated a block, which is about to run.
@@ -110,7 +110,7 @@ impl Plugin {
     }
 
     /// The bytes that were translated: those that will run, whatever memory holds by now.
-    fn code<'a>(&self, tb: *mut Tb, buffer: &'a mut [u8; MAX_BLOCK]) -> &'a [u8] {
+    fn code<'a>(&self, tb: *mut Tb, buffer: &'a mut [u8; LONGEST_BLOCK]) -> &'a [u8] {
         let mut len = 0;
         for number in 0..(self.api.tb_n_insns)(tb) {
             let insn = (self.api.tb_get_insn)(tb, number);
@@ -346,8 +346,8 @@ impl Plugin {
         if insn.is_null() {
             return;
         }
-        let mut bytes = [0; MAX_INSN];
-        let len = (self.api.insn_data)(insn, bytes.as_mut_ptr(), MAX_INSN).min(MAX_INSN);
+        let mut bytes = [0; LONGEST_INSN];
+        let len = (self.api.insn_data)(insn, bytes.as_mut_ptr(), LONGEST_INSN).min(LONGEST_INSN);
         let mode = Mode {
             bits: bits(state),
             long: state.long,

@@ -103,6 +103,27 @@ mod tests {
     }
 
     #[test]
+    fn max_kernel_bytes_stops_a_payload_that_grows_without_end() {
+        use std::io::Read;
+        // The last four bytes are its length, and no part of the stream.
+        let stream = zstd::encode_all(std::io::repeat(0).take(MAX_KERNEL_BYTES as u64 + 1), 1).unwrap();
+        let payload = [stream, vec![0; 4]].concat();
+        let mut file = vec![0; 1024];
+        file[0x1f1] = 1;
+        file[0x202..0x206].copy_from_slice(b"HdrS");
+        file[0x206..0x208].copy_from_slice(&0x20f_u16.to_le_bytes());
+        file[0x24c..0x250].copy_from_slice(&u32::try_from(payload.len()).unwrap().to_le_bytes());
+        file.extend(payload);
+        assert!(matches!(
+            open(&file),
+            Err(RecipeError::TooLarge {
+                limit: MAX_KERNEL_BYTES,
+                ..
+            })
+        ));
+    }
+
+    #[test]
     fn a_payload_outside_the_file_is_malformed() {
         let mut file = vec![0; 4096];
         file[0x202..0x206].copy_from_slice(b"HdrS");

@@ -176,3 +176,17 @@ pub fn compare_ranges(
     check.sites();
     check.finish()
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn max_unknowns_stops_a_module_with_more_than_any_has() {
+        let mut solver = Solver::default();
+        let numbers = 0..u16::try_from(MAX_UNKNOWNS).unwrap();
+        assert!(numbers.clone().all(|number| solver.set(number, 7)));
+        assert!(!solver.set(numbers.end, 7) && solver.get(numbers.end).is_none());
+        assert!(solver.set(0, 7) && !solver.set(0, 8), "what is known stays");
+    }
+}

@@ -165,6 +165,42 @@ mod tests {
     }
 
     #[test]
+    fn max_zstd_window_log_stops_a_window_of_gigabytes() {
+        let stream = |log: u32| {
+            let mut encoder = zstd::Encoder::new(Vec::new(), 1).unwrap();
+            encoder.window_log(log).unwrap();
+            encoder.write_all(b"some").unwrap();
+            // The head is written before the length is known.
+            encoder.flush().unwrap();
+            encoder.finish().unwrap()
+        };
+        let read = |log| Format::Zstd.decompress(&stream(log), 100);
+        assert_eq!(read(MAX_ZSTD_WINDOW_LOG).unwrap(), b"some");
+        assert!(read(MAX_ZSTD_WINDOW_LOG + 1).is_err());
+    }
+
+    #[test]
+    fn max_xz_memory_stops_a_dictionary_of_gigabytes() {
+        let stream = |dictionary: u32| {
+            let mut options = liblzma::stream::LzmaOptions::new_preset(0).unwrap();
+            options.dict_size(dictionary);
+            // What the encoder asks for is not the question: the head says how much the decoder needs.
+            let mut filters = liblzma::stream::Filters::new();
+            filters.lzma2(&options);
+            let encoder = liblzma::stream::Stream::new_stream_encoder(&filters, liblzma::stream::Check::None);
+            let mut encoder = liblzma::write::XzEncoder::new_stream(Vec::new(), encoder.unwrap());
+            encoder.write_all(b"some").unwrap();
+            encoder.finish().unwrap()
+        };
+        let read = |dictionary| Format::Xz.decompress(&stream(dictionary), 100);
+        assert_eq!(read(128 << 20).unwrap(), b"some");
+        assert!(
+            read(u32::try_from(MAX_XZ_MEMORY).unwrap()).is_err(),
+            "a dictionary of all of it, and the rest"
+        );
+    }
+
+    #[test]
     fn a_stream_that_grows_past_the_limit_is_refused() {
         let data = vec![0; 10_000];
         for (format, stream) in every_format(&data) {

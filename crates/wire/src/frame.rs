@@ -494,6 +494,17 @@ mod tests {
     }
 
     #[test]
+    fn max_frame_bytes_is_the_longest_frame_there_is() {
+        let page = [0x90; PAGE_SIZE];
+        let mut bytes = Vec::new();
+        let lens = every_kind(&page).into_iter().map(|frame| {
+            frame.encode(Stamp::default(), &mut bytes);
+            bytes.len()
+        });
+        assert_eq!(lens.max(), Some(MAX_FRAME_BYTES));
+    }
+
+    #[test]
     fn a_frame_cut_short_anywhere_is_refused() {
         let page = [0x90; PAGE_SIZE];
         let mut bytes = Vec::new();

@@ -363,6 +363,15 @@ mod tests {
     }
 
     #[test]
+    fn max_ring_bytes_stops_memory_that_nobody_would_map() {
+        let ring = RingMemory::create("test-ring", MAX_RING_BYTES).unwrap();
+        assert!(ring.shm.len() <= MAX_RING_BYTES);
+        let large = Shm::create("test-ring", MAX_RING_BYTES + 4096).unwrap();
+        let opened = RingMemory::open(large.fd().try_clone_to_owned().unwrap());
+        assert!(matches!(opened, Err(RingError::Shm(ShmError::Unfit { .. }))));
+    }
+
+    #[test]
     fn unsealed_memory_is_refused() {
         let fd = rustix::fs::memfd_create("unsealed", rustix::fs::MemfdFlags::CLOEXEC).unwrap();
         rustix::fs::ftruncate(&fd, 8192).unwrap();

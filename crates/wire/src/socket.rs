@@ -127,6 +127,33 @@ mod tests {
         assert!(matches!(receive::<Request>(&mut b), Err(SocketError::Closed)));
     }
 
+    #[test]
+    fn max_message_bytes_stops_both_a_sender_and_a_peer_that_sends_more() {
+        let (mut a, mut b) = UnixStream::pair().unwrap();
+        let most = "x".repeat(MAX_MESSAGE_BYTES - 2);
+        let reader = std::thread::spawn(move || receive::<String>(&mut b).map(|(text, _)| text.len()));
+        send(&mut a, &most, &[]).unwrap();
+        assert_eq!(reader.join().unwrap().unwrap(), MAX_MESSAGE_BYTES - 2);
+        assert!(matches!(
+            send(&mut a, &format!("{most}x"), &[]),
+            Err(SocketError::TooLong(_))
+        ));
+        let (mut a, mut b) = UnixStream::pair().unwrap();
+        let len = u32::try_from(MAX_MESSAGE_BYTES + 1).unwrap();
+        a.write_all(&len.to_le_bytes()).unwrap();
+        assert!(matches!(receive::<Request>(&mut b), Err(SocketError::TooLong(_))));
+    }
+
+    #[test]
+    fn max_fds_is_what_one_message_carries() {
+        let (mut a, mut b) = UnixStream::pair().unwrap();
+        let file = tempfile();
+        send(&mut a, &Request::Counters, &vec![file.as_fd(); MAX_FDS]).unwrap();
+        assert_eq!(receive::<Request>(&mut b).unwrap().1.len(), MAX_FDS);
+        let more = vec![file.as_fd(); MAX_FDS + 1];
+        assert!(send(&mut a, &Request::Counters, &more).is_err());
+    }
+
     fn tempfile() -> OwnedFd {
         rustix::fs::memfd_create("x", rustix::fs::MemfdFlags::CLOEXEC).unwrap()
     }

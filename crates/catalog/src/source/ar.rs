@@ -74,3 +74,24 @@ fn member(header: &[u8; HEADER], at: u64) -> Option<Member> {
     let len = text(48..58)?.trim_end().parse().ok()?;
     Some(Member { name, at, len })
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::io::Write;
+
+    #[test]
+    fn max_members_stops_an_archive_of_nothing_else() {
+        let archive = |count| {
+            let mut file = tempfile::tempfile().unwrap();
+            file.write_all(MAGIC).unwrap();
+            for _ in 0..count {
+                let header = format!("{:<16}{:<32}{:<10}`\n", "m", 0, 0);
+                file.write_all(header.as_bytes()).unwrap();
+            }
+            members(&file).map(|members| members.len())
+        };
+        assert_eq!(archive(MAX_MEMBERS), Ok(MAX_MEMBERS));
+        assert!(archive(MAX_MEMBERS + 1).is_err());
+    }
+}

@@ -105,3 +105,17 @@ fn head(key: &[u8]) -> u64 {
     key.first_chunk::<4>()
         .map_or(0, |first| u64::from(u32::from_be_bytes(*first)))
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn max_bits_bounds_the_radix_of_a_table_and_refuses_a_larger_one() {
+        let mut shape = Shape::new(1, 36, 32, 1 << 50);
+        assert_eq!(u32::from(shape.bits), MAX_BITS);
+        assert!(shape.is_sound());
+        shape.bits += 1;
+        assert!(!shape.is_sound());
+    }
+}

@@ -80,6 +80,17 @@ mod tests {
         }
     }
 
+    #[test]
+    fn max_image_bytes_stops_a_file_that_only_ends_like_firmware() {
+        let image = |len: usize| {
+            let mut file = vec![0x11; len];
+            file[len - 16..len - 11].copy_from_slice(&[0xea, 0x5b, 0xe0, 0, 0xf0]);
+            recognise(&file).unwrap()
+        };
+        assert!(image(MAX_IMAGE_BYTES).is_some());
+        assert!(image(MAX_IMAGE_BYTES + (64 << 10)).is_none());
+    }
+
     proptest! {
         #[test]
         fn noise_behind_a_signature_is_survived(mut file in proptest::collection::vec(any::<u8>(), 0..2048), bios: bool) {

@@ -268,7 +268,7 @@ mod tests {
     }
 
     #[test]
-    fn cut_and_oversized_images_have_no_tables() {
+    fn cut_images_and_those_over_max_bytes_have_no_tables() {
         let file = image();
         for len in [0, 1, FLAT, FLAT + 7, FLAT + 100, FLAT + 240, START, START + 0x200] {
             assert!(moving(&file[..len], BASE).is_none(), "{len:#x}");

@@ -252,3 +252,31 @@ fn shorten_jump(new: &mut Content, at: usize, len: usize) -> Option<()> {
     bytes::put(into, 0, &[insn::JMP8, short.cast_unsigned()]);
     Some(())
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::kernel::image::Section;
+
+    #[test]
+    fn max_len_refuses_a_patch_that_the_kernel_would_not_make() {
+        let read = |len: usize| {
+            let section = |name: &str, va, execute, raw| Section {
+                name: name.to_owned(),
+                va,
+                execute,
+                raw,
+                linked: None,
+            };
+            let mut entry = (-0x1000_i32).to_le_bytes().to_vec();
+            entry.extend([0, 0, 0, 0, 0, 0, u8::try_from(len).unwrap(), 0]);
+            let sections = vec![
+                section(".text", 0x1000, true, vec![0x90; 0x200]),
+                section(".altinstructions", 0x2000, false, entry),
+            ];
+            super::read(&Image::new(sections, Vec::new()), None)
+        };
+        assert_eq!(read(MAX_LEN).unwrap().len(), 1);
+        assert!(read(MAX_LEN + 1).is_none());
+    }
+}

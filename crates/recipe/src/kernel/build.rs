@@ -14,6 +14,8 @@ use crate::site::{Fix, Form, Site, SiteKind, Target, Value, Values};
 
 /// Longest site: bounds the work on a hostile image.
 const MAX_SITE_BYTES: usize = 4096;
+/// Rewrites of one site: alternatives nest a dozen deep at most. It stops a table that names one place for ever.
+const MAX_REWRITES: usize = 256;
 
 /// What was left out of a recipe, and why the pages there may look modified.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
@@ -152,6 +154,9 @@ impl Recipe<'_> {
         if cluster.rewrites.is_empty() {
             return Some(vec![own]);
         }
+        if cluster.rewrites.len() > MAX_REWRITES {
+            return None;
+        }
         if let [one] = cluster.rewrites.as_slice()
             && one.len == len
             && let Some(values) = self.simple(one, &own)
@@ -221,5 +226,53 @@ impl Recipe<'_> {
         inside.retain(|r| r.stage < Stage::Alternative && r.va.saturating_add(bytes::wide(r.len)) <= end);
         inside.sort_by_key(|r| r.stage);
         content::all_contents(self.image, va, len, &inside, &|_| Vec::new()).unwrap_or_default()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::image::Section;
+    use super::*;
+
+    /// What is skipped of 12 KiB of text with so many rewrites of so many bytes at one place.
+    fn skipped(count: usize, len: usize) -> Skipped {
+        let text = Section {
+            name: ".text".to_owned(),
+            va: 0x1000,
+            execute: true,
+            raw: vec![0xf0; 0x3000],
+            linked: None,
+        };
+        let rewrite = Rewrite {
+            va: 0x1100,
+            len,
+            stage: Stage::SmpLock,
+            kind: SiteKind::SmpLock,
+            how: How::LockPrefix,
+            poked: false,
+        };
+        let image = Image::new(vec![text], Vec::new());
+        let recipe = Recipe {
+            image: &image,
+            rewrites: vec![rewrite; count],
+            moving: SiteKind::Kaslr,
+            paravirt: Target::Nothing,
+            writer: 0..0,
+        };
+        let mut skipped = Skipped::default();
+        recipe.sites(0x1000, 0x3000, &mut skipped);
+        skipped
+    }
+
+    #[test]
+    fn max_site_bytes_leaves_out_a_place_that_no_kernel_rewrites_at_once() {
+        assert_eq!(skipped(1, MAX_SITE_BYTES).outside, 0);
+        assert_eq!(skipped(1, MAX_SITE_BYTES + 1).outside, 1);
+    }
+
+    #[test]
+    fn max_rewrites_stops_a_table_that_names_one_place_for_ever() {
+        assert_eq!(skipped(MAX_REWRITES, 1), Skipped::default());
+        assert_eq!(skipped(MAX_REWRITES + 1, 1).too_many_contents, 1);
     }
 }

@@ -189,3 +189,37 @@ fn call_earlier(content: &Content, at: usize, by: i64) -> Option<Content> {
     let rel = rel.wrapping_sub(i32::try_from(by).ok()?);
     super::bytes::put(&mut new.bytes, field, &rel.to_le_bytes()).then_some(new)
 }
+
+#[cfg(test)]
+mod tests {
+    use super::super::image::Section;
+    use super::*;
+
+    #[test]
+    fn max_contents_leaves_out_a_place_that_can_hold_more_than_any_real_one() {
+        let contents = |places: u64| {
+            let text = Section {
+                name: ".text".to_owned(),
+                va: 0x1000,
+                execute: true,
+                raw: vec![0x90; 16],
+                linked: None,
+            };
+            let image = Image::new(vec![text], Vec::new());
+            let rewrites: Vec<Rewrite> = (0x1000..0x1000 + places)
+                .map(|va| Rewrite {
+                    va,
+                    len: 1,
+                    stage: Stage::Alternative,
+                    kind: SiteKind::Alternative,
+                    how: How::Any(vec![Content::fixed(&[0xcc])]),
+                    poked: false,
+                })
+                .collect();
+            let rewrites: Vec<&Rewrite> = rewrites.iter().collect();
+            all_contents(&image, 0x1000, 16, &rewrites, &|_| Vec::new()).map(|all| all.len())
+        };
+        assert_eq!(contents(9), Some(512));
+        assert_eq!(contents(11), None, "more than {MAX_CONTENTS}");
+    }
+}

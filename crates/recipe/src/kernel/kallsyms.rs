@@ -24,6 +24,9 @@ pub(crate) struct Kallsyms {
 
 /// More symbols than any kernel has: bounds the work on a hostile image.
 const MAX_SYMBOLS: usize = 4_000_000;
+/// Names that are stepped over until the tables are found, wrong beginnings included: a hundred times a real kernel's. It
+/// stops an image in which every number could be their count.
+const MAX_STEPS: usize = 1 << 24;
 /// `KSYM_NAME_LEN` is 512; bounds what a hostile token table expands to.
 const MAX_NAME_BYTES: usize = 1024;
 
@@ -32,9 +35,10 @@ impl Kallsyms {
     pub(crate) fn find(data: &[u8]) -> Option<Self> {
         let digits: Vec<u8> = (b'0'..=b'9').flat_map(|d| [d, 0]).collect();
         let mut from = 0;
+        let mut steps = MAX_STEPS;
         while let Some(found) = memchr::memmem::find(data.get(from..)?, &digits) {
             let at = from.checked_add(found)?;
-            if let Some(tables) = Tables::around(data, at).and_then(|t| t.read(data)) {
+            if let Some(tables) = Tables::around(data, at, &mut steps).and_then(|t| t.read(data)) {
                 return Some(tables);
             }
             from = at.checked_add(1)?;
@@ -88,7 +92,7 @@ struct Tables {
 }
 
 impl Tables {
-    fn around(data: &[u8], digits: usize) -> Option<Self> {
+    fn around(data: &[u8], digits: usize, steps: &mut usize) -> Option<Self> {
         // The digit '0' is token 0x30: 0x30 strings before it.
         let mut table = digits;
         for _ in 0..0x30 {
@@ -111,7 +115,7 @@ impl Tables {
                 return None;
             }
         }
-        let (num_syms, names, count) = names_before(data, table)?;
+        let (num_syms, names, count) = names_before(data, table, steps)?;
         Some(Self {
             tokens,
             names,
@@ -185,24 +189,25 @@ const MAX_NAMES_BYTES: usize = 32 << 20;
 
 /// Looks backwards for a count that names and markers follow: (offset of the count, offset of the names, count).
 /// From 6.2 on (and in 6.1's stable series) three bytes per name lie between markers and tokens.
-fn names_before(data: &[u8], table: usize) -> Option<(usize, usize, usize)> {
+fn names_before(data: &[u8], table: usize, steps: &mut usize) -> Option<(usize, usize, usize)> {
     let mut num_syms = table & !7;
     let earliest = num_syms.saturating_sub(MAX_NAMES_BYTES);
     loop {
         num_syms = num_syms.checked_sub(8).filter(|at| *at >= earliest)?;
         let count = usize::try_from(bytes::u64_at(data, num_syms)?).unwrap_or(usize::MAX);
         let names = num_syms.checked_add(8)?;
-        if (1..=MAX_SYMBOLS).contains(&count) && names_fit(data, names, count, table).is_some() {
+        if (1..=MAX_SYMBOLS).contains(&count) && names_fit(data, names, count, table, steps).is_some() {
             return Some((num_syms, names, count));
         }
     }
 }
 
 /// Steps over the names; the markers after them must say the same.
-fn names_fit(data: &[u8], names: usize, count: usize, table: usize) -> Option<()> {
+fn names_fit(data: &[u8], names: usize, count: usize, table: usize, steps: &mut usize) -> Option<()> {
     let mut at = names;
     let mut markers = Vec::with_capacity(count.div_ceil(256).min(4096));
     for number in 0..count {
+        *steps = steps.checked_sub(1)?;
         if number % 256 == 0 {
             markers.push(u32::try_from(at.checked_sub(names)?).ok()?);
         }
@@ -264,6 +269,67 @@ mod tests {
         let found = Kallsyms::find(&tables()).unwrap();
         assert_eq!(found.address("abc"), Some(0xffff_ffff_8100_0000));
         assert_eq!(found.address("d"), Some(0xffff_ffff_8100_0010));
+    }
+
+    /// The tables with something else behind the count, for names and all.
+    fn with_names(names: &[u8]) -> Vec<u8> {
+        let mut data = vec![0xff; 64];
+        data.extend(1u64.to_le_bytes());
+        data.extend(names);
+        pad(&mut data);
+        data.extend(0u32.to_le_bytes());
+        pad(&mut data);
+        let whole = tables();
+        data.extend(&whole[64 + 8 + 8 + 8..]);
+        data
+    }
+
+    #[test]
+    fn max_name_bytes_stops_tokens_that_expand_without_end() {
+        let name = |len: usize| {
+            let (low, high) = (
+                u8::try_from(len & 0x7f).unwrap() | 0x80,
+                u8::try_from(len >> 7).unwrap(),
+            );
+            [&[low, high][..], &vec![b'x'; len]].concat()
+        };
+        assert!(Kallsyms::find(&with_names(&name(MAX_NAME_BYTES))).is_some());
+        assert!(Kallsyms::find(&with_names(&name(MAX_NAME_BYTES + 1))).is_none());
+    }
+
+    #[test]
+    fn max_steps_stops_an_image_in_which_every_number_could_be_a_count() {
+        // Each is a count of millions, and a name of seven bytes that the next one follows.
+        let mut data = 0x3d_0007_u64.to_le_bytes().repeat(1 << 17);
+        data.extend(tables());
+        let begun = std::time::Instant::now();
+        // The tables behind all that are found all the same: they are looked for from their end.
+        assert!(Kallsyms::find(&data).is_some());
+        let count = data.len() - tables().len() + 64;
+        data[count..count + 8].fill(0);
+        assert!(Kallsyms::find(&data).is_none());
+        assert!(
+            begun.elapsed() < std::time::Duration::from_secs(60),
+            "some 2^33 steps otherwise"
+        );
+    }
+
+    #[test]
+    fn max_symbols_and_max_names_bytes_bound_where_a_count_is_looked_for() {
+        let counted = |count: u64| {
+            let mut data = tables();
+            data[64..72].copy_from_slice(&count.to_le_bytes());
+            Kallsyms::find(&data).is_some()
+        };
+        assert!(counted(2) && !counted(0) && !counted(u64::try_from(MAX_SYMBOLS).unwrap() + 1));
+        let apart = |len: usize| {
+            let whole = tables();
+            // What is between names and tokens may be padding.
+            let (names, rest) = whole.split_at(64 + 8 + 8 + 8);
+            let data = [names, &vec![0; len], rest].concat();
+            Kallsyms::find(&data).is_some()
+        };
+        assert!(apart(4096) && !apart(MAX_NAMES_BYTES));
     }
 
     #[test]

@@ -33,3 +33,31 @@ fn string(image: &Image, va: u64) -> Option<String> {
     let len = memchr::memchr(0, bytes)?;
     Some(String::from_utf8_lossy(bytes.get(..len)?).into_owned())
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::kernel::image::Section;
+
+    #[test]
+    fn max_name_bytes_leaves_out_an_export_whose_name_never_ends() {
+        let exported = |len: usize| {
+            let section = |name: &str, va, raw| Section {
+                name: name.to_owned(),
+                va,
+                execute: false,
+                raw,
+                linked: None,
+            };
+            let entry = [0_i32, 0x1000 - 4, 0].map(i32::to_le_bytes).concat();
+            let name = [&vec![b'f'; len][..], &[0]].concat();
+            let sections = vec![
+                section("__ksymtab", 0x1000, entry),
+                section("__ksymtab_strings", 0x2000, name),
+            ];
+            exports(&Image::new(sections, Vec::new())).len()
+        };
+        assert_eq!(exported(MAX_NAME_BYTES - 1), 1);
+        assert_eq!(exported(MAX_NAME_BYTES), 0);
+    }
+}

@@ -191,6 +191,10 @@ fn real_mode_fields(image: &Image, va: u64) -> Vec<(u32, Form)> {
     fields
 }
 
+/// Runtime constants of one kernel: 6.12 has a hundred places. It stops a section of nothing else, each of which is looked
+/// for in every other section.
+const MAX_CONSTANTS: usize = 1 << 14;
+
 /// `runtime_ptr_*` and `runtime_shift_*` (6.11 and later, `arch/x86/include/asm/runtime-const.h`): places whose 8 or 1
 /// bytes are computed at boot.
 pub(crate) fn runtime_constants(sections: &[Section], unknowns: &mut Vec<Unknown>, found: &mut Vec<Moving>) {
@@ -208,6 +212,9 @@ pub(crate) fn runtime_constants(sections: &[Section], unknowns: &mut Vec<Unknown
         unknowns.push(unknown);
         let mut entry = section.va;
         for field in section.raw.chunks_exact(4) {
+            if found.len() >= MAX_CONSTANTS {
+                return;
+            }
             if let Some(offset) = bytes::i32_at(field, 0) {
                 let va = entry.wrapping_add_signed(offset.into());
                 found.push(Moving {
@@ -242,4 +249,27 @@ pub(crate) fn release(image: &Image) -> Option<String> {
     let text = data.get(at..at.checked_add(128)?)?;
     let len = memchr::memchr(b' ', text)?;
     Some(String::from_utf8_lossy(text.get(..len)?).into_owned())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn max_constants_stops_a_section_of_nothing_else() {
+        let found = |count: usize| {
+            let section = Section {
+                name: "runtime_ptr_x".to_owned(),
+                va: 0x1000,
+                execute: false,
+                raw: vec![0; count * 4],
+                linked: None,
+            };
+            let (mut unknowns, mut found) = (Vec::new(), Vec::new());
+            runtime_constants(&[section], &mut unknowns, &mut found);
+            found.len()
+        };
+        assert_eq!(found(100), 100);
+        assert_eq!(found(MAX_CONSTANTS + 1), MAX_CONSTANTS);
+    }
 }

@@ -14,7 +14,7 @@ use crate::site::Value;
 
 const PAGE: u64 = 4096;
 /// More than `memcpy_orig` is long.
-const MAX_LEN: u64 = 0x200;
+const COPIER_BYTES: u64 = 0x200;
 /// Half-written contents of one site: more pairs than any has.
 const MAX_TORN: usize = 64;
 
@@ -23,7 +23,7 @@ pub(super) fn writer(link: &dyn Link) -> Range<u64> {
     let Some(start) = link.address("memcpy_orig") else {
         return 0..0;
     };
-    let end = start.saturating_add(MAX_LEN).saturating_add(PAGE - 1) & !(PAGE - 1);
+    let end = start.saturating_add(COPIER_BYTES).saturating_add(PAGE - 1) & !(PAGE - 1);
     (start & !(PAGE - 1))..end
 }
 
@@ -70,6 +70,12 @@ mod tests {
             .map(|value| value.bytes)
             .collect();
         assert_eq!(torn, [[0xc3, 0xcc, 0xcc, 0xcc, 0x00]]);
+    }
+
+    #[test]
+    fn max_torn_bounds_the_pairs_of_a_site_with_many_contents() {
+        let values: Vec<Value> = (1..=20).map(|byte| Value::fixed(vec![byte; 5])).collect();
+        assert_eq!(between(&values, &[0; 5]).len(), MAX_TORN);
     }
 
     #[test]

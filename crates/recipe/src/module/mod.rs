@@ -183,3 +183,22 @@ pub fn text_unknown(module: &Object, kind: PartKind) -> Option<u16> {
         _ => None,
     })
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn max_module_bytes_stops_a_file_larger_than_any_module() {
+        let refused = recognise(&vec![0; MAX_MODULE_BYTES + 1]);
+        assert!(matches!(
+            refused,
+            Err(RecipeError::TooLarge {
+                limit: MAX_MODULE_BYTES,
+                ..
+            })
+        ));
+        let read = recognise(&vec![0; 1 << 20]);
+        assert!(matches!(read, Err(RecipeError::Other { .. })));
+    }
+}

@@ -30,7 +30,7 @@ const PROCESSING_REQUIRED: u16 = 1;
 /// `LzmaCompress` of EDK2: `EE4E5898-3914-4259-9D6E-DC7BD79403CF`.
 const LZMA: Guid = Guid(*b"\x98\x58\x4e\xee\x14\x39\x59\x42\x9d\x6e\xdc\x7b\xd7\x94\x03\xcf");
 /// A name longer than any.
-const MAX_NAME: usize = 64;
+pub(super) const MAX_NAME: usize = 64;
 
 /// What a section holds.
 pub(super) enum Section<'a> {

@@ -69,3 +69,10 @@ fn max_relocations_stops_a_directory_that_never_ends() {
     assert_eq!(sites(&last), 1);
     assert_eq!(sites(&[directory, last].concat()), 0);
 }
+
+#[test]
+fn max_name_cuts_a_name_that_goes_on() {
+    use super::super::section::MAX_NAME;
+    let image = [section(0x10, &pe(1)), made::name(&"x".repeat(MAX_NAME + 9))].concat();
+    assert_eq!(found(&volume(&[file(DRIVER, &image)]))[0].name.len(), MAX_NAME);
+}
