@@ -15,6 +15,7 @@ mod session;
 mod shorts;
 mod sites;
 mod supervisor;
+mod told;
 
 pub use names::CatalogNames;
 pub use narrow::Ambiguous;

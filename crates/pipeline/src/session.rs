@@ -21,6 +21,7 @@ use crate::names::CatalogNames;
 use crate::narrow::{Ambiguous, Narrow};
 use crate::origin;
 use crate::sites;
+use crate::told::Told;
 
 /// Pages whose verdict may still change: their bytes are kept until then.
 const MAX_OPEN: usize = 8192;
@@ -30,10 +31,6 @@ const NEIGHBOURHOOD: u64 = 64 << 20;
 
 /// Neighbouring files that a page is compared with.
 const MAX_NEIGHBOURS: usize = 64;
-
-/// Findings that are kept; further ones reach the sinks and are counted. It stops a guest that runs unknown programs without
-/// end.
-const MAX_FINDINGS: usize = 16 << 10;
 
 /// Modified and unknown pages whose bytes are kept as evidence: 16 MiB. The oldest go first.
 const MAX_KEPT: usize = 4096;
@@ -46,7 +43,7 @@ pub struct Session {
     inventory: Inventory,
     coverage: CoverageLog,
     judges: Judges,
-    findings: Vec<Finding>,
+    told: Told,
     names: CatalogNames,
     narrow: Narrow,
     counters: Counters,
@@ -55,7 +52,6 @@ pub struct Session {
     kept: BTreeMap<PageId, PageBytes>,
     lacking: Option<Root>,
     reported: KnownSpaces,
-    found: u64,
     dropped_before: u64,
     bounded_ns: u64,
     now_ns: u64,
@@ -77,7 +73,7 @@ impl Session {
             inventory: Inventory::default(),
             coverage: CoverageLog::default(),
             judges: Judges::default(),
-            findings: Vec::new(),
+            told: Told::default(),
             names: CatalogNames::new(catalog),
             narrow: Narrow::default(),
             counters: Counters::default(),
@@ -86,7 +82,6 @@ impl Session {
             kept: BTreeMap::new(),
             lacking: None,
             reported: KnownSpaces::default(),
-            found: 0,
             dropped_before: 0,
             bounded_ns: 0,
             now_ns: 0,
@@ -252,7 +247,7 @@ impl Session {
     /// What was concluded so far.
     #[must_use]
     pub fn findings(&self) -> &[Finding] {
-        &self.findings
+        self.told.findings()
     }
 
     /// What the catalog says of files.
@@ -287,7 +282,7 @@ impl Session {
             &self.coverage,
             self.now_ns,
             counters,
-            &self.findings,
+            self.told.findings(),
             &self.names,
             &mut self.reported,
         )
@@ -437,9 +432,13 @@ impl Session {
     }
 
     fn emit(&mut self, draft: Draft, sinks: &mut [&mut dyn Sink]) {
-        self.found += 1;
+        let page = draft.evidence.get("page").and_then(serde_json::Value::as_u64);
+        if page.is_some_and(|page| self.told.is_repeated(draft.rule, PageId(page))) {
+            self.counters.count("findings_repeated");
+            return;
+        }
         let finding = Finding {
-            id: self.found,
+            id: self.told.number(),
             rule: draft.rule.to_owned(),
             severity: draft.severity,
             address_space: draft.space.map(|space| space.0),
@@ -452,11 +451,8 @@ impl Session {
                 self.counters.count("findings_not_delivered");
             }
         }
-        if self.findings.len() < MAX_FINDINGS {
-            self.findings.push(finding);
-        } else {
-            self.counters.count("findings_not_kept");
-        }
+        let gone = self.told.keep(finding);
+        self.counters.add("findings_not_kept", gone);
     }
 
     /// The driver is gone without a word.

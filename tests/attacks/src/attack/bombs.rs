@@ -192,11 +192,14 @@ impl Attack for Forks {
         let tool = scene.tool("forks")?;
         let bomb = format!(
             "f() {{ awk '/^processes/ {{ print $2 }}' /proc/stat; }}; a=$(f)
-             systemd-run -q --unit=bomb -p TasksMax=100 {tool}
-             sleep {SECONDS}; systemctl kill -s KILL bomb; systemctl stop bomb; sleep 1; b=$(f); echo $((b - a))"
+             systemd-run -q --unit=bomb -p TasksMax=60 -p Nice=19 -p RuntimeMaxSec={SECONDS} {tool}
+             sleep {SECONDS}; systemctl kill -s KILL bomb 2>/dev/null; systemctl stop bomb 2>/dev/null; sleep 1; b=$(f); echo $((b - a))"
         );
         let (forks, aftermath) = Aftermath::of(scene, |scene| {
-            let said = scene.guest.run_ok(&bomb)?;
+            let said = scene
+                .guest
+                .run_within(&bomb, Duration::from_secs(600))?
+                .stdout_text();
             said.trim()
                 .parse()
                 .with_context(|| format!("the bomb said {said:?}"))
