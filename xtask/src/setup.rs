@@ -9,7 +9,7 @@ use nephoscope_e2e::command::{output_of, privileged, run_logged};
 use nephoscope_e2e::{Step, cache, qemu};
 
 /// Packages of the machine's own suites.
-const PACKAGES: [&str; 11] = [
+const PACKAGES: [&str; 13] = [
     "busybox-static",
     "ca-certificates",
     "debian-archive-keyring",
@@ -17,10 +17,12 @@ const PACKAGES: [&str; 11] = [
     "gcc",
     "ipxe-qemu",
     "libc6-dev",
+    "make",
     "mmdebstrap",
     "ovmf",
     "seabios",
     "systemd-boot-efi",
+    "xz-utils",
 ];
 
 /// The suite that has a QEMU with the plugin interface that we need, and the package.

@@ -261,6 +261,32 @@ impl Inventory {
         (self.kernel, self.firmware) = (None, None);
     }
 
+    /// Another kernel took the guest over, and has run these pages: every address space of before ended. Firmware is the
+    /// machine's, and stays.
+    pub fn another_kernel(&mut self, at_ns: u64, pages: &[PageId], changes: &mut Vec<Change>) {
+        let living = self.spaces.values().filter(|s| s.is_living());
+        let of_before: Vec<SpaceId> = living
+            .filter(|s| s.kind != SpaceKind::Firmware)
+            .map(|s| s.id)
+            .collect();
+        for space in of_before {
+            self.ended(space, at_ns, changes);
+        }
+        let old = self.kernel.take();
+        let new = self.supervisor(SpaceKind::Kernel, at_ns);
+        for page in pages {
+            if let Some(va) = self.pages.get(*page).map(|record| record.va) {
+                self.run(new, *page, Some(va), at_ns, changes);
+            }
+            if let Some(old) = old.and_then(|id| self.spaces.get_mut(&id))
+                && old.pages.remove(page).is_some()
+            {
+                old.version += 1;
+                self.pages.leave(*page);
+            }
+        }
+    }
+
     /// A page.
     #[must_use]
     pub fn page(&self, page: PageId) -> Option<&PageRecord> {
@@ -397,8 +423,9 @@ impl Inventory {
     }
 
     fn space_of(&mut self, at_ns: u64, root: Root, incarnation: u32, changes: &mut Vec<Change>) -> SpaceId {
-        if let Some(id) = self.by_incarnation.get(&incarnation) {
-            return *id;
+        if let Some(id) = self.by_incarnation.get(&incarnation).copied() {
+            self.revive(id);
+            return id;
         }
         if let Some(previous) = self.by_root.get(&root).copied() {
             self.ended(previous, at_ns, changes);
@@ -407,6 +434,20 @@ impl Inventory {
         self.by_incarnation.insert(incarnation, id);
         self.by_root.insert(root, id);
         id
+    }
+
+    /// What executes has not ended, whatever its page tables looked like, unless another has its root by now.
+    fn revive(&mut self, id: SpaceId) {
+        if let Some(space) = self.spaces.get_mut(&id).filter(|space| !space.is_living())
+            && !self.by_root.contains_key(&space.root)
+        {
+            space.ended_ns = None;
+            space.version += 1;
+            self.living += 1;
+            self.ended.retain(|ended| *ended != id);
+            self.ended_marked.retain(|ended| *ended != id);
+            self.by_root.insert(space.root, id);
+        }
     }
 
     fn add(&mut self, root: Root, incarnation: u32, kind: SpaceKind, at_ns: u64) -> SpaceId {
@@ -529,6 +570,48 @@ mod tests {
         inventory.executed(9, ran(1, 0x1000, 2), &mut changes);
         let spaces: Vec<_> = inventory.spaces().map(|s| (s.id.0, s.ended_ns)).collect();
         assert_eq!(spaces, [(1, Some(9)), (2, None)]);
+    }
+
+    #[test]
+    fn what_executes_after_its_end_lives_unless_its_root_is_anothers() {
+        let (mut inventory, mut changes) = (Inventory::default(), Vec::new());
+        inventory.captured(page(1, Privilege::User, 0x1000), &mut changes);
+        inventory.executed(5, ran(1, 0x1000, 1), &mut changes);
+        inventory.ended(SpaceId(1), 6, &mut changes);
+        inventory.executed(7, ran(1, 0x1000, 1), &mut changes);
+        assert!(inventory.space(SpaceId(1)).unwrap().is_living());
+        inventory.executed(8, ran(1, 0x1000, 2), &mut changes);
+        inventory.executed(9, ran(1, 0x1000, 1), &mut changes);
+        let living = inventory.spaces().filter(|s| s.is_living()).map(|s| s.id.0);
+        assert_eq!(living.collect::<Vec<_>>(), [2]);
+    }
+
+    #[test]
+    fn another_kernel_ends_all_of_before_but_firmware_and_takes_its_own_pages() {
+        let (mut inventory, mut changes) = (Inventory::default(), Vec::new());
+        inventory.captured(page(1, Privilege::Supervisor, 0xf_0000), &mut changes);
+        for id in [2, 3] {
+            let va = 0xffff_ffff_8100_0000 + (id << 12);
+            inventory.captured(page(id, Privilege::Supervisor, va), &mut changes);
+        }
+        inventory.captured(page(4, Privilege::User, 0x1000), &mut changes);
+        inventory.executed(5, ran(4, 0x1000, 1), &mut changes);
+        inventory.another_kernel(9, &[PageId(3)], &mut changes);
+        let shown = |s: &AddressSpace| {
+            (
+                s.kind,
+                s.ended_ns,
+                s.pages.keys().map(|page| page.0).collect::<Vec<_>>(),
+            )
+        };
+        let spaces: Vec<_> = inventory.spaces().map(shown).collect();
+        let expected = [
+            (SpaceKind::Firmware, None, vec![1]),
+            (SpaceKind::Kernel, Some(9), vec![2]),
+            (SpaceKind::User, Some(9), vec![4]),
+            (SpaceKind::Kernel, None, vec![3]),
+        ];
+        assert_eq!(spaces, expected);
     }
 
     #[test]

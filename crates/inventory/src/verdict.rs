@@ -63,6 +63,8 @@ pub struct Modified {
 pub struct Unknown {
     /// One line: where it came from, as far as that was seen.
     pub origin: String,
+    /// Laid out as the kernel's own JIT lays out what it makes.
+    pub jit: bool,
 }
 
 impl Verdict {

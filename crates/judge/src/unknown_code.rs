@@ -1,42 +1,119 @@
 //! Code that is in no catalogued file.
 //!
 //! *Sees*: pages whose verdict is `unknown`. *Cannot see*: whether somebody trusts the code that made them. *Config*:
-//! none. *State*: the address spaces it has spoken of, and how many pages it saw since. *Tests*: below and in
-//! `tests/e2e`.
+//! none. *State*: the address spaces it has spoken of; of kernels, where unknown code ran and what it waits for. *Tests*:
+//! below and in `tests/e2e` and `tests/attacks`.
 //!
 //! A program that makes code at run time (a JIT) makes thousands of pages. One finding per address space says so; the
 //! pages are in the report. Inside an identified program it matters less than in an address space whose program is
 //! itself unknown.
+//!
+//! The kernel is one address space, and its own JIT runs in it from the boot on. So what is laid out like that is spoken of
+//! once, and each other piece of unknown code for itself: a module, a trampoline. A page of a known module may be undecided
+//! until more of the module is seen; so the kernel's pages are spoken of only when they still are unknown after a moment.
 
-use std::collections::HashSet;
+use std::collections::{BTreeMap, HashMap, HashSet, VecDeque};
 
 use nephoscope_finding::Severity;
-use nephoscope_guest::PageId;
+use nephoscope_guest::{PAGE_SIZE, PageId};
 use nephoscope_inventory::{Change, Inventory, Names, SpaceId, SpaceKind, Verdict, program_path};
 
 use crate::draft::{Draft, Judge};
+
+/// How long the kernel's pages may take to be decided: several looks at what it has mapped.
+const WAIT_NS: u64 = 250_000_000;
+
+/// Unknown pages of the kernel this near to each other are one piece of code: less than lies between two modules that are
+/// loaded one after the other, if anything does.
+const NEAR_PAGES: u64 = 2;
+
+/// Pages that change within this time of each other change together.
+const AT_ONCE_NS: u64 = 1_000_000_000;
+
+/// Pieces of unknown code that are spoken of per kernel. It stops a guest that makes its kernel run new code without end;
+/// the pages are in the report.
+const MAX_PIECES: usize = 1024;
+
+/// Pages waited for: as many as a kernel with all its modules has. Those beyond are spoken of at once.
+const MAX_WAITING: usize = 16 << 10;
 
 /// The rule.
 #[derive(Debug, Default)]
 pub struct UnknownCode {
     said: HashSet<SpaceId>,
+    kernels: HashMap<SpaceId, Pieces>,
+    waiting: VecDeque<(u64, SpaceId, PageId)>,
+}
+
+/// Where a kernel's unknown code is.
+#[derive(Debug, Default)]
+struct Pieces {
+    /// Numbers of virtual pages, and when each was last new.
+    pages: BTreeMap<u64, u64>,
+    said: usize,
+}
+
+impl Pieces {
+    /// Whether a page that first ran at this time begins another piece. Beside a page that is known it does not; where
+    /// another page ran before it does, unless all of that is being rewritten at this moment.
+    fn is_new(&mut self, page: u64, at_ns: u64) -> bool {
+        if self.said >= MAX_PIECES {
+            return false;
+        }
+        let again = self.pages.contains_key(&page);
+        let near = page.saturating_sub(NEAR_PAGES)..=page.saturating_add(NEAR_PAGES);
+        let recent = |seen: u64| at_ns.abs_diff(seen) < AT_ONCE_NS;
+        let known = self.pages.range(near).any(|(_, seen)| !again || recent(*seen));
+        self.pages.insert(page, at_ns);
+        self.said += usize::from(!known);
+        !known
+    }
 }
 
 impl Judge for UnknownCode {
     fn judge(&mut self, change: &Change, inventory: &Inventory, names: &dyn Names, out: &mut Vec<Draft>) {
-        match change {
-            Change::Ran { space, page } if !self.said.contains(space) => {
-                self.one(*space, *page, inventory, names, out);
-            }
-            Change::Summarised { space } => {
-                self.said.remove(space);
-            }
-            _ => {}
+        if let Change::Summarised { space } = change {
+            self.said.remove(space);
+            self.kernels.remove(space);
+        }
+        let Change::Ran { space, page } = change else {
+            return;
+        };
+        let (Some(record), Some(about)) = (inventory.page(*page), inventory.space(*space)) else {
+            return;
+        };
+        let Verdict::Unknown(unknown) = &*record.verdict else {
+            return;
+        };
+        if about.kind == SpaceKind::Kernel && !unknown.jit && self.waiting.len() < MAX_WAITING {
+            self.waiting
+                .push_back((record.at_ns.saturating_add(WAIT_NS), *space, *page));
+        } else if !self.said.contains(space) {
+            self.one(*space, *page, inventory, names, out);
         }
     }
 }
 
 impl UnknownCode {
+    /// Speaks of the kernel's pages that had to be waited for. To be called every few milliseconds.
+    pub fn later(&mut self, now_ns: u64, inventory: &Inventory, names: &dyn Names, out: &mut Vec<Draft>) {
+        while let Some((_, space, page)) = self.waiting.pop_front_if(|(due, ..)| *due <= now_ns) {
+            let Some(record) = inventory.page(page) else {
+                continue;
+            };
+            let is_unknown = matches!(*record.verdict, Verdict::Unknown(_));
+            if is_unknown
+                && self
+                    .kernels
+                    .entry(space)
+                    .or_default()
+                    .is_new(record.va.0 / PAGE_SIZE as u64, record.at_ns)
+            {
+                self.one(space, page, inventory, names, out);
+            }
+        }
+    }
+
     fn one(
         &mut self,
         id: SpaceId,
@@ -55,14 +132,16 @@ impl UnknownCode {
         if space.kind == SpaceKind::Firmware {
             return;
         }
-        self.said.insert(id);
+        if space.kind != SpaceKind::Kernel || unknown.jit {
+            self.said.insert(id);
+        }
         let program = program_path(space, inventory, names);
         let who = match (space.kind, &program) {
             (SpaceKind::Kernel, _) => "the kernel".to_owned(),
             (_, Some(path)) => path.clone(),
             (_, None) => "an unidentified program".to_owned(),
         };
-        let severity = if program.is_some() || space.kind == SpaceKind::Kernel {
+        let severity = if program.is_some() || unknown.jit {
             Severity::Low
         } else {
             Severity::Medium
@@ -82,5 +161,36 @@ impl UnknownCode {
                 "program": program,
             }),
         });
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const LATER: u64 = 10 * AT_ONCE_NS;
+
+    #[test]
+    fn pages_side_by_side_are_one_piece_of_code_and_others_are_not() {
+        let mut pieces = Pieces::default();
+        let new = [(100, 0), (101, 0), (103, LATER), (106, 0)].map(|(page, at)| pieces.is_new(page, at));
+        assert_eq!(new, [true, false, false, true]);
+    }
+
+    #[test]
+    fn other_code_at_the_same_place_is_another_piece() {
+        let mut pieces = Pieces::default();
+        let new = [(100, 0), (101, 0), (100, LATER), (101, LATER), (100, LATER + 1)];
+        let new = new.map(|(page, at)| pieces.is_new(page, at));
+        assert_eq!(new, [true, false, true, false, false]);
+    }
+
+    #[test]
+    fn max_pieces_bounds_what_one_kernel_makes_us_say() {
+        let mut pieces = Pieces::default();
+        let said = (0..MAX_PIECES as u64 + 10)
+            .filter(|n| pieces.is_new(n * 100, 0))
+            .count();
+        assert_eq!((said, pieces.pages.len()), (MAX_PIECES, MAX_PIECES));
     }
 }

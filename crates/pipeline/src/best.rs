@@ -37,7 +37,12 @@ impl Best {
 
     /// The verdict, if one was near.
     pub(crate) fn verdict(self) -> Option<Verdict> {
-        self.modified.map(|(_, modified)| Verdict::Modified(modified))
+        self.modified().map(Verdict::Modified)
+    }
+
+    /// What it is near to, if anything.
+    pub(crate) fn modified(self) -> Option<Modified> {
+        self.modified.map(|(_, modified)| modified)
     }
 }
 

@@ -3,7 +3,7 @@
 //! ```text
 //!  user page        digest in the catalog ─────────────► identified (every place it stands)
 //!                   equal to a vDSO's recipe ──────────► identified
-//!                   near what its neighbours' file has there, or what its windows point to ► modified
+//!                   near what its neighbours' file has there, what its windows point to, or a vDSO ► modified
 //!  kernel page      what the image placed there must hold ► identified or modified
 //!                   windows point to parts; compared with each ► identified, and the image is placed
 //!  below the kernel the same, but firmware and boot code are judged by the bytes that executed
@@ -15,9 +15,10 @@ use std::sync::Arc;
 
 use nephoscope_catalog::{Catalog, ObjectId, ReadError};
 use nephoscope_guest::{Gva, PAGE_SIZE, PageBytes, Privilege};
-use nephoscope_inventory::{Identified, Place, Unknown, Verdict};
-use nephoscope_recipe::{Comparison, PartKind, SiteKind, Solver, compare};
+use nephoscope_inventory::{Identified, Modified, Place, Unknown, Verdict};
+use nephoscope_recipe::{Comparison, Part, PartKind, SiteKind, Solver, compare};
 
+use crate::best::Best;
 use crate::executed::Floating;
 use crate::images::Images;
 use crate::nearest::{self, Pointers};
@@ -40,8 +41,8 @@ pub(crate) struct Question<'a> {
     pub(crate) executed: &'a [(u16, u16)],
     /// Files that neighbouring pages are of, and how far they were moved.
     pub(crate) neighbours: &'a [(ObjectId, u64)],
-    /// One line about where the page came from, for an unknown one.
-    pub(crate) origin: String,
+    /// What is known of an unknown one.
+    pub(crate) unknown: Unknown,
 }
 
 /// The answer.
@@ -127,12 +128,13 @@ impl Identifier {
                 lacking: false,
             });
         }
-        let modified = nearest::user(&self.catalog, question.bytes, question.va, question.neighbours)?;
+        let modified = match nearest::user(&self.catalog, question.bytes, question.va, question.neighbours)? {
+            Some(modified) => Some(modified),
+            None => self.near_vdso(question)?,
+        };
         let verdict = match modified {
             Some(modified) => Verdict::Modified(modified),
-            None => Verdict::Unknown(Unknown {
-                origin: question.origin.clone(),
-            }),
+            None => Verdict::Unknown(question.unknown.clone()),
         };
         Ok(Answer {
             verdict: Arc::new(verdict),
@@ -172,11 +174,39 @@ impl Identifier {
         Ok(Some(verdict))
     }
 
-    fn vdso(&mut self, question: &Question<'_>) -> Result<Option<Arc<Verdict>>, ReadError> {
+    fn vdso(&self, question: &Question<'_>) -> Result<Option<Arc<Verdict>>, ReadError> {
         let mut places = Vec::new();
         let mut sites = Vec::new();
-        let kernels: Vec<ObjectId> = self.images.kernels().collect();
-        for object in kernels {
+        self.each_vdso_page(|place, part, at| {
+            let comparison = compare(part, at, None, question.bytes, &Solver::default(), &self.images);
+            if comparison.is_equal() {
+                sites = tally(&comparison);
+                places.push(place);
+            }
+        })?;
+        let found = !places.is_empty();
+        let identified = Identified {
+            places,
+            sites,
+            ..Identified::default()
+        };
+        Ok(found.then(|| Arc::new(Verdict::Identified(identified))))
+    }
+
+    /// The nearest page of a vDSO, for one that equals none. It is mapped by the kernel and has no file of its own next to
+    /// it, so its neighbours tell nothing.
+    fn near_vdso(&self, question: &Question<'_>) -> Result<Option<Modified>, ReadError> {
+        let mut best = Best::default();
+        self.each_vdso_page(|place, part, at| {
+            let comparison = compare(part, at, None, question.bytes, &Solver::default(), &self.images);
+            best.consider(place, part, at, &comparison, question.bytes);
+        })?;
+        Ok(best.modified())
+    }
+
+    /// The pages of the vDSOs of the kernels that run: where each stands, its part, and where it begins in that.
+    fn each_vdso_page(&self, mut visit: impl FnMut(Place, &Part, i64)) -> Result<(), ReadError> {
+        for object in self.images.kernels() {
             let info = self.catalog.object(object)?;
             for (number, about) in (0_u16..).zip(&info.parts) {
                 if about.kind != PartKind::Vdso {
@@ -185,27 +215,16 @@ impl Identifier {
                 let part = self.catalog.part(object, number)?;
                 for at in (0..part.bytes.len()).step_by(PAGE_SIZE) {
                     let at = i64::try_from(at).unwrap_or(i64::MAX);
-                    let solver = Solver::default();
-                    let comparison = compare(&part, at, None, question.bytes, &solver, &self.images);
-                    if comparison.is_equal() {
-                        sites = tally(&comparison);
-                        let link = part.link.wrapping_add_signed(at);
-                        places.push(Place {
-                            object,
-                            part: Some(number),
-                            link,
-                        });
-                    }
+                    let place = Place {
+                        object,
+                        part: Some(number),
+                        link: part.link.wrapping_add_signed(at),
+                    };
+                    visit(place, &part, at);
                 }
             }
         }
-        let found = !places.is_empty();
-        let identified = Identified {
-            places,
-            sites,
-            ..Identified::default()
-        };
-        Ok(found.then(|| Arc::new(Verdict::Identified(identified))))
+        Ok(())
     }
 }
 

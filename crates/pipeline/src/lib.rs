@@ -7,6 +7,7 @@ mod counters;
 mod executed;
 mod identify;
 mod images;
+mod kernels;
 mod names;
 mod narrow;
 mod nearest;

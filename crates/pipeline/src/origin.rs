@@ -1,10 +1,19 @@
 //! One line about where an unknown page came from, as far as that was seen. It explains, and decides nothing.
 
 use nephoscope_guest::{PageBytes, Privilege};
-use nephoscope_inventory::PageRecord;
+use nephoscope_inventory::{PageRecord, Unknown};
 
-/// The line. `near_known`: pages of known files lie near it in its address space.
-pub(crate) fn of(record: &PageRecord, bytes: &PageBytes, near_known: bool) -> String {
+/// What is known of it. `near_known`: pages of known files lie near it in its address space.
+pub(crate) fn of(record: &PageRecord, bytes: &PageBytes, near_known: bool) -> Unknown {
+    let kernel = record.privilege == Privilege::Supervisor && record.paging && record.va.is_high_half();
+    let jit = kernel && looks_like_ebpf(bytes);
+    Unknown {
+        origin: line(record, jit, near_known),
+        jit,
+    }
+}
+
+fn line(record: &PageRecord, jit: bool, near_known: bool) -> String {
     let written = if record.generation > 0 {
         "written and executed again"
     } else {
@@ -13,7 +22,7 @@ pub(crate) fn of(record: &PageRecord, bytes: &PageBytes, near_known: bool) -> St
     match (record.privilege, record.paging, record.va.is_high_half()) {
         (Privilege::User, ..) if near_known => format!("user memory near known modules, {written}"),
         (Privilege::User, ..) => format!("user memory away from any known module, {written}"),
-        (_, true, true) if looks_like_ebpf(bytes) => {
+        (_, true, true) if jit => {
             format!("kernel memory in no known image, laid out like the eBPF JIT's output, {written}")
         }
         (_, true, true) => format!("kernel memory in no known image, {written}"),

@@ -10,13 +10,15 @@ use nephoscope_guest::{
     CodeCaptured, Event, Gap, GapReason, Gpa, Gva, Lifecycle, PageBytes, PageId, Privilege, Root, Stamped,
 };
 use nephoscope_inventory::{
-    Change, CoverageLog, Inventory, KnownSpaces, PageRecord, Report, SpaceId, SpaceKind, Unknown, Verdict,
-    VmReport, build,
+    Change, CoverageLog, Inventory, KnownSpaces, ObjectFacts, PageRecord, Report, SpaceId, SpaceKind,
+    Unknown, Verdict, VmReport, build,
 };
 use nephoscope_judge::{Draft, Judge, ModifiedCode, UnknownCode};
+use nephoscope_recipe::ObjectKind;
 
 use crate::counters::Counters;
 use crate::identify::{Answer, Identifier, Question};
+use crate::kernels::Kernels;
 use crate::names::CatalogNames;
 use crate::narrow::{Ambiguous, Narrow};
 use crate::origin;
@@ -40,6 +42,7 @@ const MAX_KEPT: usize = 4096;
 pub struct Session {
     vm: VmReport,
     identifier: Identifier,
+    kernels: Kernels,
     inventory: Inventory,
     coverage: CoverageLog,
     judges: Judges,
@@ -70,6 +73,7 @@ impl Session {
         Self {
             vm,
             identifier: Identifier::new(catalog.clone()),
+            kernels: Kernels::default(),
             inventory: Inventory::default(),
             coverage: CoverageLog::default(),
             judges: Judges::default(),
@@ -112,6 +116,7 @@ impl Session {
             Event::Lifecycle(Lifecycle::Reset) => {
                 self.inventory.reset(stamped.at_ns, &mut changes);
                 self.identifier.reset();
+                self.kernels.clear();
             }
             Event::Counters(values) => {
                 for (name, value) in values {
@@ -139,6 +144,13 @@ impl Session {
         }
         self.bound(&mut changes);
         self.judge(&changes, sinks);
+        let mut drafts = Vec::new();
+        self.judges
+            .unknown
+            .later(self.now_ns, &self.inventory, &self.names, &mut drafts);
+        for draft in drafts {
+            self.emit(draft, sinks);
+        }
     }
 
     /// Keeps what is remembered within its bounds, and says what was not seen because of them.
@@ -324,6 +336,7 @@ impl Session {
             },
             changes,
         );
+        self.kernel_ran(page, at_ns, changes);
         if open {
             self.keep_open(page, captured.bytes);
         } else if !identified {
@@ -334,6 +347,28 @@ impl Session {
         }
         if answer.lacking {
             self.lacking = Some(root);
+        }
+    }
+
+    /// If the page is a kernel's, and that kernel took the guest over with it, all of before has ended.
+    fn kernel_ran(&mut self, page: PageId, at_ns: u64, changes: &mut Vec<Change>) {
+        let Some(record) = self.inventory.page(page) else {
+            return;
+        };
+        let Verdict::Identified(identified) = &*record.verdict else {
+            return;
+        };
+        let [place] = identified.places.as_slice() else {
+            return;
+        };
+        let kernel = record.privilege == Privilege::Supervisor && record.paging && record.va.is_high_half();
+        if !kernel || identified.executed_only || self.names.kind(place.object) != Some(ObjectKind::Kernel) {
+            return;
+        }
+        let (object, slide) = (place.object, bias(record.va, place.link));
+        if let Some(pages) = self.kernels.ran((object, slide), page) {
+            self.inventory.another_kernel(at_ns, &pages, changes);
+            self.identifier.images.only_kernel(object);
         }
     }
 
@@ -362,6 +397,7 @@ impl Session {
         let answer = self.ask(&record, &bytes);
         let identified = matches!(*answer.verdict, Verdict::Identified(_));
         self.inventory.judged(page, answer.verdict, changes);
+        self.kernel_ran(page, self.now_ns, changes);
         if !answer.open
             && let Some(bytes) = self.open.remove(&page)
             && !identified
@@ -383,7 +419,7 @@ impl Session {
             privilege: record.privilege,
             executed: &record.executed,
             neighbours: &neighbours,
-            origin: origin::of(record, bytes, !neighbours.is_empty()),
+            unknown: origin::of(record, bytes, !neighbours.is_empty()),
         };
         self.counters.count("identifications");
         match self.identifier.ask(&question) {
@@ -392,6 +428,7 @@ impl Session {
                 self.counters.count("catalog_errors");
                 let unknown = Unknown {
                     origin: format!("not looked up: {error}"),
+                    jit: false,
                 };
                 Answer {
                     verdict: Arc::new(Verdict::Unknown(unknown)),

@@ -15,7 +15,7 @@ use std::sync::Arc;
 
 use nephoscope_catalog::{ObjectId, ReadError};
 use nephoscope_guest::{Gva, PageBytes};
-use nephoscope_inventory::{Identified, Place, Unknown, Verdict};
+use nephoscope_inventory::{Identified, Place, Verdict};
 use nephoscope_recipe::{Comparison, Part, PartKind, Placement, compare};
 
 use crate::best::Best;
@@ -72,9 +72,7 @@ impl Identifier {
         let verdict = match (floating, nearest) {
             (Some(identified @ Verdict::Identified(_)), _) => identified,
             (_, Some(modified)) | (Some(modified), None) => modified,
-            (None, None) => Verdict::Unknown(Unknown {
-                origin: question.origin.clone(),
-            }),
+            (None, None) => Verdict::Unknown(question.unknown.clone()),
         };
         let known = matches!(verdict, Verdict::Identified(_));
         Ok(Answer {

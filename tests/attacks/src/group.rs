@@ -32,3 +32,34 @@ pub const BOMBS: Group = Group {
     name: "bombs",
     adapt: |options| options.smp = 2,
 };
+
+/// Attacks on the kernel that leave nothing behind.
+pub const KERNEL: Group = Group {
+    name: "kernel",
+    adapt: |_| {},
+};
+
+/// The guest gets another kernel.
+pub const KEXEC: Group = Group {
+    name: "kexec",
+    adapt: |_| {},
+};
+
+/// The machine is reset, and boots again.
+pub const RESET: Group = Group {
+    name: "reset",
+    adapt: |options| {
+        options
+            .extra
+            .extend(["-action", "reboot=reset"].map(str::to_owned))
+    },
+};
+
+/// Page tables with everything the architecture has: 1 GiB leaves, and a display whose memory can hold a root.
+pub const TABLES: Group = Group {
+    name: "tables",
+    adapt: |options| {
+        options.cpu.push_str(",+pdpe1gb");
+        options.extra.extend(["-device", "VGA"].map(str::to_owned));
+    },
+};

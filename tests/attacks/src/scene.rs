@@ -34,6 +34,8 @@ pub struct Scene {
     pub kernel: Kernel,
     /// The attacks' programs, on the host.
     pub tools: Tools,
+    /// The `nephoscope` that is put to the proof.
+    pub program: PathBuf,
     /// Its name, for `nephoscope` and for the control socket.
     pub vm: String,
     /// When the watch's clock began.
@@ -72,7 +74,7 @@ impl Scene {
         let vm = format!("attacks-{}", std::process::id());
         let kernel = options.kernel;
         let watched = Some(Watched {
-            program,
+            program: program.clone(),
             catalog,
             name: vm.clone(),
             report: Some(report.clone()),
@@ -90,6 +92,7 @@ impl Scene {
             tools: tools.clone(),
             arrivals: Arrivals::listen(&vm)?,
             arrived: Vec::new(),
+            program,
             vm,
             put: BTreeSet::new(),
             launched: 0,

@@ -26,7 +26,7 @@ impl Tools {
     /// # Errors
     /// When the compiler is missing or refuses one.
     pub fn ensure() -> Result<Self> {
-        let sources = sources()?;
+        let sources = sources("guest")?;
         let compiler = output_of(Command::new("gcc").arg("--version"))
             .context("gcc is missing; run `cargo xtask setup`")?;
         let mut parts = vec![FLAGS.join(" ").into_bytes(), compiler.into_bytes()];
@@ -66,8 +66,9 @@ impl Tools {
 
 const FLAGS: [&str; 5] = ["-O1", "-Wall", "-Wextra", "-Werror", "-pthread"];
 
-fn sources() -> Result<Vec<PathBuf>> {
-    let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("guest");
+/// The files of a folder of this crate, in order.
+pub(crate) fn sources(folder: &str) -> Result<Vec<PathBuf>> {
+    let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join(folder);
     let mut found = Vec::new();
     for entry in fs::read_dir(&folder).with_context(|| format!("cannot read {}", folder.display()))? {
         found.push(entry?.path());

@@ -106,6 +106,19 @@ impl PrivateApt {
     /// # Errors
     /// When the mirror has no such suite, or cannot be reached.
     pub fn open(step: &mut Step, folder: &Path, suite: &str, log: &Path) -> Result<Self> {
+        let source = Suite {
+            name: suite.to_owned(),
+            uri: mirror()?,
+            release_file: None,
+        };
+        Self::open_suites(step, folder, &[source], log)
+    }
+
+    /// [`PrivateApt::open`] for several suites, each with its own mirror; for example those of the machine.
+    ///
+    /// # Errors
+    /// When a list cannot be fetched.
+    pub fn open_suites(step: &mut Step, folder: &Path, suites: &[Suite], log: &Path) -> Result<Self> {
         let apt = PrivateApt {
             folder: folder.to_owned(),
         };
@@ -115,12 +128,8 @@ impl PrivateApt {
         let at = |part: &str| folder.join(part).display().to_string();
         // An empty status file means that nothing is installed: what apt then downloads is complete, down to libc.
         write_file(&folder.join("status"), "")?;
-        let source = Suite {
-            name: suite.to_owned(),
-            uri: mirror()?,
-            release_file: None,
-        };
-        write_file(&folder.join("sources.list"), format!("{}\n", source.line()))?;
+        let sources: String = suites.iter().map(|suite| suite.line() + "\n").collect();
+        write_file(&folder.join("sources.list"), sources)?;
         let configuration = [
             ("Dir::State", at("state")),
             ("Dir::State::Lists", at("lists")),
@@ -144,8 +153,10 @@ impl PrivateApt {
             .map(|(name, value)| format!("{name} \"{value}\";\n"))
             .collect();
         write_file(&folder.join("apt.conf"), text)?;
-        run_logged(step, apt.command("apt-get").arg("update"), log)
-            .with_context(|| format!("cannot fetch the package list of {suite}"))?;
+        run_logged(step, apt.command("apt-get").arg("update"), log).with_context(|| {
+            let names: Vec<&str> = suites.iter().map(|suite| suite.name.as_str()).collect();
+            format!("cannot fetch the package list of {}", names.join(", "))
+        })?;
         Ok(apt)
     }
 

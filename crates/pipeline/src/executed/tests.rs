@@ -11,7 +11,7 @@ use std::sync::Arc;
 
 use nephoscope_catalog::{Adder, Catalog, ObjectId};
 use nephoscope_guest::{Gva, PAGE_SIZE, PageBytes, Privilege};
-use nephoscope_inventory::Verdict;
+use nephoscope_inventory::{Unknown, Verdict};
 use nephoscope_recipe::{Form, Part, Solver};
 
 use super::{Floating, MAX_PLACED, Placed};
@@ -91,7 +91,7 @@ fn ask(
         privilege: Privilege::Supervisor,
         executed,
         neighbours: &[],
-        origin: String::new(),
+        unknown: Unknown::default(),
     };
     let verdict = floating
         .identify(&flash.catalog, &question, &pointed(&flash.catalog, &question))
@@ -185,7 +185,7 @@ fn a_page_of_pieces_names_every_file_that_has_them() {
         privilege: Privilege::Supervisor,
         executed: &[(0x100, 0x120), (0x900, 0x920)],
         neighbours: &[],
-        origin: String::new(),
+        unknown: Unknown::default(),
     };
     let Some(Verdict::Identified(found)) = Floating::default()
         .identify(&flash.catalog, &question, &pointed(&flash.catalog, &question))

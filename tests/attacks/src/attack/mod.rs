@@ -9,6 +9,7 @@ mod flash;
 mod hollow;
 mod inject;
 mod jit;
+mod kernel;
 mod memfd;
 mod patched_library;
 pub mod preload;
@@ -92,7 +93,7 @@ fn of_case(case: Case) -> Seen {
 
 /// Every attack, by number.
 pub fn all() -> Vec<&'static dyn Attack> {
-    vec![
+    let mut all: Vec<&'static dyn Attack> = vec![
         &memfd::Memfd,
         &deleted::Known,
         &deleted::Unknown,
@@ -113,7 +114,10 @@ pub fn all() -> Vec<&'static dyn Attack> {
         &disguise::Padding,
         &disguise::SharedPages,
         &chain::Chain,
-    ]
+    ];
+    all.extend(kernel::all());
+    all.sort_by_key(|attack| attack.number());
+    all
 }
 
 #[cfg(test)]

@@ -122,6 +122,16 @@ impl Guest {
         Ok(self.begun.elapsed())
     }
 
+    /// Waits until the guest is up again after it began to boot anew, by itself or because the machine was reset.
+    ///
+    /// # Errors
+    /// As [`Guest::wait_ready`].
+    pub fn wait_again(&mut self) -> Result<Duration> {
+        self.channel = None;
+        self.begun = Instant::now();
+        self.wait_ready()
+    }
+
     /// Runs a shell script in the guest, as root, and waits for its end, for [`Options::command_timeout`] at most.
     ///
     /// # Errors

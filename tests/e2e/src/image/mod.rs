@@ -61,6 +61,15 @@ impl Image {
         self.folder.join(format!("initrd-{}", kernel.version()))
     }
 
+    /// The release of one of its kernels, as `uname -r` says it.
+    ///
+    /// # Errors
+    /// When the tree has no such kernel.
+    pub fn release(&self, kernel: Kernel) -> Result<String> {
+        let name = kernel_name(&self.root().join("boot"), kernel)?;
+        Ok(name.trim_start_matches("vmlinuz-").to_owned())
+    }
+
     /// The programs that no catalog knows.
     pub fn plants(&self) -> &Plants {
         &self.plants
@@ -114,14 +123,19 @@ fn build(work: &Path) -> Result<()> {
     Ok(())
 }
 
-/// Copies the kernel whose version begins like this one's, and its initramfs, out of the tree's `boot`.
-fn extract_kernel(boot: &Path, kernel: Kernel, work: &Path) -> Result<()> {
+/// The name of the file in the tree's `boot` whose version begins like this kernel's.
+fn kernel_name(boot: &Path, kernel: Kernel) -> Result<String> {
     let prefix = format!("vmlinuz-{}.", kernel.version());
     let mut names = fs::read_dir(boot)?
         .filter_map(|entry| entry.ok().map(|e| e.file_name().to_string_lossy().into_owned()));
-    let name = names
+    names
         .find(|name| name.starts_with(&prefix))
-        .with_context(|| format!("the guest has no {prefix}*"))?;
+        .with_context(|| format!("the guest has no {prefix}*"))
+}
+
+/// Copies a kernel and its initramfs out of the tree's `boot`.
+fn extract_kernel(boot: &Path, kernel: Kernel, work: &Path) -> Result<()> {
+    let name = kernel_name(boot, kernel)?;
     let initramfs = name.replacen("vmlinuz-", "initrd.img-", 1);
     for (from, to) in [(name, "vmlinuz"), (initramfs, "initrd")] {
         let target = work.join(format!("{to}-{}", kernel.version()));
