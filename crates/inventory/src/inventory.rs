@@ -443,7 +443,6 @@ impl Inventory {
         {
             space.ended_ns = None;
             space.version += 1;
-            self.living += 1;
             self.ended.retain(|ended| *ended != id);
             self.ended_marked.retain(|ended| *ended != id);
             self.by_root.insert(space.root, id);

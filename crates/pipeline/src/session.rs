@@ -506,3 +506,7 @@ impl Session {
         });
     }
 }
+
+fn bias(va: Gva, link: u64) -> u64 {
+    va.0.wrapping_sub(link)
+}
