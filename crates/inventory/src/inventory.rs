@@ -596,7 +596,13 @@ mod tests {
         inventory.captured(page(4, Privilege::User, 0x1000), &mut changes);
         inventory.executed(5, ran(4, 0x1000, 1), &mut changes);
         inventory.another_kernel(9, &[PageId(3)], &mut changes);
-        let shown = |s: &AddressSpace| (s.kind, s.ended_ns, s.pages.keys().map(|page| page.0).collect::<Vec<_>>());
+        let shown = |s: &AddressSpace| {
+            (
+                s.kind,
+                s.ended_ns,
+                s.pages.keys().map(|page| page.0).collect::<Vec<_>>(),
+            )
+        };
         let spaces: Vec<_> = inventory.spaces().map(shown).collect();
         let expected = [
             (SpaceKind::Firmware, None, vec![1]),

@@ -12,6 +12,13 @@ impl Counters {
         *self.0.entry(name).or_default() += 1;
     }
 
+    /// So many more, if any.
+    pub(crate) fn add(&mut self, name: &'static str, more: u64) {
+        if more > 0 {
+            *self.0.entry(name).or_default() += more;
+        }
+    }
+
     /// As many.
     pub(crate) fn set(&mut self, name: &'static str, value: u64) {
         self.0.insert(name, value);

@@ -9,15 +9,16 @@ mod counters;
 mod executed;
 mod identify;
 mod images;
+mod kernels;
 mod names;
 mod narrow;
 mod nearest;
-mod kernels;
 mod origin;
 mod session;
 mod shorts;
 mod sites;
 mod supervisor;
+mod told;
 
 pub use names::CatalogNames;
 pub use narrow::Ambiguous;

@@ -11,19 +11,20 @@ use nephoscope_guest::{
     CodeCaptured, Event, Gap, GapReason, Gpa, Gva, Lifecycle, PageBytes, PageId, Privilege, Root, Stamped,
 };
 use nephoscope_inventory::{
-    Change, CoverageLog, Inventory, KnownSpaces, ObjectFacts, PageRecord, Report, SpaceId, SpaceKind, Unknown, Verdict,
-    VmReport, build,
+    Change, CoverageLog, Inventory, KnownSpaces, ObjectFacts, PageRecord, Report, SpaceId, SpaceKind,
+    Unknown, Verdict, VmReport, build,
 };
-use nephoscope_recipe::ObjectKind;
 use nephoscope_judge::{Draft, Judge, ModifiedCode, UnknownCode};
+use nephoscope_recipe::ObjectKind;
 
 use crate::counters::Counters;
 use crate::identify::{Answer, Identifier, Question};
+use crate::kernels::Kernels;
 use crate::names::CatalogNames;
 use crate::narrow::{Ambiguous, Narrow};
-use crate::kernels::Kernels;
 use crate::origin;
 use crate::sites;
+use crate::told::Told;
 
 /// Pages whose verdict may still change: their bytes are kept until then.
 const MAX_OPEN: usize = 8192;
@@ -33,10 +34,6 @@ const NEIGHBOURHOOD: u64 = 64 << 20;
 
 /// Neighbouring files that a page is compared with.
 const MAX_NEIGHBOURS: usize = 64;
-
-/// Findings that are kept; further ones reach the sinks and are counted. It stops a guest that runs unknown programs without
-/// end.
-const MAX_FINDINGS: usize = 16 << 10;
 
 /// Modified and unknown pages whose bytes are kept as evidence: 16 MiB. The oldest go first.
 const MAX_KEPT: usize = 4096;
@@ -50,7 +47,7 @@ pub struct Session {
     inventory: Inventory,
     coverage: CoverageLog,
     judges: Judges,
-    findings: Vec<Finding>,
+    told: Told,
     names: CatalogNames,
     narrow: Narrow,
     counters: Counters,
@@ -61,7 +58,6 @@ pub struct Session {
     reported: KnownSpaces,
     confinement: BTreeMap<String, String>,
     began: Option<Instant>,
-    found: u64,
     dropped_before: u64,
     bounded_ns: u64,
     now_ns: u64,
@@ -84,7 +80,7 @@ impl Session {
             inventory: Inventory::default(),
             coverage: CoverageLog::default(),
             judges: Judges::default(),
-            findings: Vec::new(),
+            told: Told::default(),
             names: CatalogNames::new(catalog),
             narrow: Narrow::default(),
             counters: Counters::default(),
@@ -95,7 +91,6 @@ impl Session {
             reported: KnownSpaces::default(),
             confinement: BTreeMap::new(),
             began: None,
-            found: 0,
             dropped_before: 0,
             bounded_ns: 0,
             now_ns: 0,
@@ -284,7 +279,7 @@ impl Session {
     /// What was concluded so far.
     #[must_use]
     pub fn findings(&self) -> &[Finding] {
-        &self.findings
+        self.told.findings()
     }
 
     /// What the catalog says of files.
@@ -319,7 +314,7 @@ impl Session {
             &self.coverage,
             self.now_ns,
             counters,
-            &self.findings,
+            self.told.findings(),
             &self.names,
             &mut self.reported,
         );
@@ -496,9 +491,13 @@ impl Session {
     }
 
     fn emit(&mut self, draft: Draft, sinks: &mut [&mut dyn Sink]) {
-        self.found += 1;
+        let page = draft.evidence.get("page").and_then(serde_json::Value::as_u64);
+        if page.is_some_and(|page| self.told.is_repeated(draft.rule, PageId(page))) {
+            self.counters.count("findings_repeated");
+            return;
+        }
         let finding = Finding {
-            id: self.found,
+            id: self.told.number(),
             rule: draft.rule.to_owned(),
             severity: draft.severity,
             address_space: draft.space.map(|space| space.0),
@@ -514,11 +513,8 @@ impl Session {
                 self.counters.count("findings_not_delivered");
             }
         }
-        if self.findings.len() < MAX_FINDINGS {
-            self.findings.push(finding);
-        } else {
-            self.counters.count("findings_not_kept");
-        }
+        let gone = self.told.keep(finding);
+        self.counters.add("findings_not_kept", gone);
     }
 
     /// The driver is gone without a word.
