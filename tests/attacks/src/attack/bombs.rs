@@ -44,6 +44,9 @@ const WITHIN: Duration = Duration::from_secs(1);
 /// How often something is planted after a bomb until it has to be found in time.
 const TRIES: usize = 4;
 
+/// How often the report is asked for until it says the same twice.
+const SETTLING: usize = 24;
+
 /// How long a bomb goes on.
 const SECONDS: u64 = 10;
 
@@ -73,10 +76,19 @@ impl Aftermath {
         let (since, qemu) = (scene.now_ns(), memory(child(scene)?, "VmRSS")?);
         let peak = Peak::watch(scene.guest.pid())?;
         let said = bomb(scene)?;
-        // What is in the rings by now.
-        std::thread::sleep(Duration::from_secs(3));
-        let after = scene.control.report()?;
         let captured = |report: &Value| number(&report["pages"]["user"]["captured"]);
+        let told = |report: &Value| (captured(report), spaces(report), gaps(report, since).len());
+        // What is in the rings by now, and what was lost behind it: until nothing more comes.
+        let mut after = scene.control.report()?;
+        for _ in 0..SETTLING {
+            std::thread::sleep(Duration::from_secs(5));
+            let next = scene.control.report()?;
+            let is_all = told(&next) == told(&after);
+            after = next;
+            if is_all {
+                break;
+            }
+        }
         let aftermath = Aftermath {
             captured: captured(&after) - captured(&before),
             spaces: spaces(&after) - spaces(&before),
