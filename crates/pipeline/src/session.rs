@@ -370,7 +370,7 @@ impl Session {
         if !kernel || identified.executed_only || self.names.kind(place.object) != Some(ObjectKind::Kernel) {
             return;
         }
-        let (object, slide) = (place.object, bias(record.va, place.link));
+        let (object, slide) = (place.object, record.va.0.wrapping_sub(place.link));
         if let Some(pages) = self.kernels.ran((object, slide), page) {
             self.inventory.another_kernel(at_ns, &pages, changes);
             self.identifier.images.only_kernel(object);
