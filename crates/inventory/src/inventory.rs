@@ -590,7 +590,9 @@ mod tests {
         assert!(inventory.space(SpaceId(1)).unwrap().is_living());
         inventory.executed(8, ran(1, 0x1000, 2), &mut changes);
         inventory.executed(9, ran(1, 0x1000, 1), &mut changes);
-        let users = inventory.spaces().filter(|s| s.kind == SpaceKind::User && s.is_living());
+        let users = inventory
+            .spaces()
+            .filter(|s| s.kind == SpaceKind::User && s.is_living());
         assert_eq!(users.map(|s| s.incarnation).collect::<Vec<_>>(), [2]);
     }
 
@@ -605,7 +607,13 @@ mod tests {
         inventory.captured(page(4, Privilege::User, 0x1000), &mut changes);
         inventory.executed(5, ran(4, 0x1000, 1), &mut changes);
         inventory.another_kernel(9, &[PageId(3)], &mut changes);
-        let shown = |s: &AddressSpace| (s.kind, s.ended_ns, s.pages.keys().map(|page| page.0).collect::<Vec<_>>());
+        let shown = |s: &AddressSpace| {
+            (
+                s.kind,
+                s.ended_ns,
+                s.pages.keys().map(|page| page.0).collect::<Vec<_>>(),
+            )
+        };
         let spaces: Vec<_> = inventory.spaces().map(shown).collect();
         let expected = [
             (SpaceKind::Firmware, None, vec![1]),

@@ -98,9 +98,17 @@ impl UnknownCode {
     /// Speaks of the kernel's pages that had to be waited for. To be called every few milliseconds.
     pub fn later(&mut self, now_ns: u64, inventory: &Inventory, names: &dyn Names, out: &mut Vec<Draft>) {
         while let Some((_, space, page)) = self.waiting.pop_front_if(|(due, ..)| *due <= now_ns) {
-            let Some(record) = inventory.page(page) else { continue };
+            let Some(record) = inventory.page(page) else {
+                continue;
+            };
             let is_unknown = matches!(*record.verdict, Verdict::Unknown(_));
-            if is_unknown && self.kernels.entry(space).or_default().is_new(record.va.0 / PAGE_SIZE as u64, record.at_ns) {
+            if is_unknown
+                && self
+                    .kernels
+                    .entry(space)
+                    .or_default()
+                    .is_new(record.va.0 / PAGE_SIZE as u64, record.at_ns)
+            {
                 self.one(space, page, inventory, names, out);
             }
         }

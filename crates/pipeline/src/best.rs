@@ -97,7 +97,9 @@ mod tests {
             kind: PartKind::ModuleText,
             name: ".text".into(),
             link: 0,
-            bytes: (0..len).map(|at| if at % 10 < 4 { 0 } else { 0x41 + (at % 7) as u8 }).collect(),
+            bytes: (0..len)
+                .map(|at| if at % 10 < 4 { 0 } else { 0x41 + (at % 7) as u8 })
+                .collect(),
             sites: (0..len / 10).map(|n| site(n * 10)).collect(),
             placement: Placement::Aligned(4096),
             values: Values::default(),
@@ -122,7 +124,10 @@ mod tests {
     fn small_functions_are_near_by_what_is_between_their_fields() {
         let part = part(700);
         assert!(is_near(&part, 0, &page(&part, 0)) && is_near(&part, 0, &page(&part, 10)));
-        assert!(!is_near(&part, 0, &page(&part, 40)), "other code of the same shape");
+        assert!(
+            !is_near(&part, 0, &page(&part, 40)),
+            "other code of the same shape"
+        );
     }
 
     #[test]

@@ -10,17 +10,17 @@ use nephoscope_guest::{
     CodeCaptured, Event, Gap, GapReason, Gpa, Gva, Lifecycle, PageBytes, PageId, Privilege, Root, Stamped,
 };
 use nephoscope_inventory::{
-    Change, CoverageLog, Inventory, KnownSpaces, ObjectFacts, PageRecord, Report, SpaceId, SpaceKind, Unknown, Verdict,
-    VmReport, build,
+    Change, CoverageLog, Inventory, KnownSpaces, ObjectFacts, PageRecord, Report, SpaceId, SpaceKind,
+    Unknown, Verdict, VmReport, build,
 };
-use nephoscope_recipe::ObjectKind;
 use nephoscope_judge::{Draft, Judge, ModifiedCode, UnknownCode};
+use nephoscope_recipe::ObjectKind;
 
 use crate::counters::Counters;
 use crate::identify::{Answer, Identifier, Question};
+use crate::kernels::Kernels;
 use crate::names::CatalogNames;
 use crate::narrow::{Ambiguous, Narrow};
-use crate::kernels::Kernels;
 use crate::origin;
 use crate::sites;
 

@@ -94,21 +94,54 @@ impl Attack for Smm {
 }
 
 impl Smm {
-    fn start(&self, program: &Path, catalog: &Path, kernel: &Path, folder: &Path, vm: &str) -> Result<Machine> {
+    fn start(
+        &self,
+        program: &Path,
+        catalog: &Path,
+        kernel: &Path,
+        folder: &Path,
+        vm: &str,
+    ) -> Result<Machine> {
         let at = |name: &str| folder.join(name).display().to_string();
         let mut command = Command::new(program);
-        command.arg("run").arg("--catalog").arg(catalog).args(["--name", vm, "--"]);
+        command
+            .arg("run")
+            .arg("--catalog")
+            .arg(catalog)
+            .args(["--name", vm, "--"]);
         command.arg(qemu::system()?);
-        command.args(["-nodefaults", "-no-user-config", "-display", "none", "-no-reboot", "-no-shutdown"]);
-        command.args(["-machine", "q35,smm=on", "-accel", "tcg,thread=multi", "-cpu", "qemu64", "-m", "512M"]);
+        command.args([
+            "-nodefaults",
+            "-no-user-config",
+            "-display",
+            "none",
+            "-no-reboot",
+            "-no-shutdown",
+        ]);
+        command.args([
+            "-machine",
+            "q35,smm=on",
+            "-accel",
+            "tcg,thread=multi",
+            "-cpu",
+            "qemu64",
+            "-m",
+            "512M",
+        ]);
         command.args(["-serial", &format!("file:{}", at("serial.log"))]);
-        command.arg("-kernel").arg(kernel).args(["-initrd", &at("initramfs")]);
+        command
+            .arg("-kernel")
+            .arg(kernel)
+            .args(["-initrd", &at("initramfs")]);
         command.args(["-append", "console=ttyS0 quiet panic=-1"]);
         if self.firmware == OVMF {
             std::fs::copy(OVMF_VARIABLES, folder.join("variables.fd"))?;
             command.args(["-global", "driver=cfi.pflash01,property=secure,value=on"]);
             command.args(["-drive", &format!("if=pflash,format=raw,readonly=on,file={OVMF}")]);
-            command.args(["-drive", &format!("if=pflash,format=raw,file={}", at("variables.fd"))]);
+            command.args([
+                "-drive",
+                &format!("if=pflash,format=raw,file={}", at("variables.fd")),
+            ]);
         }
         command.stdin(Stdio::null());
         let log = std::fs::File::create(folder.join("emulator.log"))?;
@@ -130,7 +163,9 @@ impl Smm {
             number += 1;
             let Ok(page) = control.page(number) else { continue };
             looked += 1;
-            let here = page["gpa"].as_u64().is_some_and(|gpa| self.memory.iter().any(|range| range.contains(&gpa)));
+            let here = page["gpa"]
+                .as_u64()
+                .is_some_and(|gpa| self.memory.iter().any(|range| range.contains(&gpa)));
             if !here || page["privilege"] != "supervisor" {
                 continue;
             }
@@ -142,7 +177,11 @@ impl Smm {
                         paths.contains(&self.firmware),
                         "code in SMRAM is taken for {paths:?} under {kernel:?}"
                     );
-                    *(if verdict == "modified" { &mut modified } else { &mut named }) += 1;
+                    *(if verdict == "modified" {
+                        &mut modified
+                    } else {
+                        &mut named
+                    }) += 1;
                 }
                 Some("unknown") => {
                     let origin = page["origin"].as_str().unwrap_or_default();

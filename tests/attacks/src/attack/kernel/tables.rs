@@ -105,7 +105,9 @@ impl Attack for Tables {
             What::Table => {
                 let at = usize::try_from(address - page_of(address))?;
                 let entry = [0xb8, self.number, 0, 0, 0, 0xc3, 0, 0];
-                holds(scene, page_of(address), |bytes| bytes.get(at..at + 8) == Some(&entry[..]))?;
+                holds(scene, page_of(address), |bytes| {
+                    bytes.get(at..at + 8) == Some(&entry[..])
+                })?;
                 format!("the table, at {:#x}", page_of(address))
             }
         };
