@@ -387,7 +387,7 @@ impl Session {
         if !kernel || identified.executed_only || self.names.kind(place.object) != Some(ObjectKind::Kernel) {
             return;
         }
-        let (object, slide) = (place.object, bias(record.va, place.link));
+        let (object, slide) = (place.object, record.va.0.wrapping_sub(place.link));
         if let Some(pages) = self.kernels.ran((object, slide), page) {
             self.inventory.another_kernel(at_ns, &pages, changes);
             self.identifier.images.only_kernel(object);
@@ -530,11 +530,6 @@ impl Session {
             lost: 0,
         });
     }
-}
-
-/// How far a page that is linked at `link` was moved.
-fn bias(va: Gva, link: u64) -> u64 {
-    va.0.wrapping_sub(link)
 }
 
 #[cfg(test)]
