@@ -3,6 +3,8 @@
 mod bench;
 mod build;
 mod demo;
+mod fuzz;
+mod limits;
 mod lint;
 mod qemu11;
 mod setup;
@@ -32,7 +34,7 @@ enum Task {
         #[arg(long)]
         release: bool,
     },
-    /// Formatting, clippy with warnings denied, and the layers of the crates.
+    /// Formatting, clippy with warnings denied, the layers of the crates, and a test for every limit.
     Lint,
     /// Set everything up and run all tests, real guests included.
     Test {
@@ -43,6 +45,7 @@ enum Task {
     /// Build the Debian guest, when the cache does not hold it.
     Guest,
     Demo(demo::DemoArgs),
+    Fuzz(fuzz::FuzzArgs),
     #[command(subcommand)]
     Bench(bench::Bench),
 }
@@ -65,6 +68,10 @@ fn run(task: Task) -> anyhow::Result<()> {
         Task::Build { release } => build::run(release).map(|built| println!("{}", built.program.display())),
         Task::Test { filter } => test::run(&filter),
         Task::Demo(arguments) => demo::run(&arguments),
+        Task::Fuzz(arguments) => {
+            setup::run()?;
+            fuzz::run(&arguments)
+        }
         Task::Bench(bench) => bench::run(&bench),
         Task::Guest => {
             setup::run()?;

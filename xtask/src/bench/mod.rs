@@ -3,7 +3,7 @@
 
 mod cpu;
 mod jobs;
-mod machine;
+pub(crate) mod machine;
 mod overhead;
 mod pair;
 mod ratio;
