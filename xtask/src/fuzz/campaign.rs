@@ -144,10 +144,12 @@ pub(crate) fn run(engine: &Engine, target: Target, effort: Effort) -> Result<Out
     {
         *harmful = format!("{harmful} ({last})");
     }
-    step.done(&match outcome.trouble() {
-        Some(trouble) => trouble,
-        None => format!("{} executions", outcome.executions),
-    });
+    let executions = outcome.executions;
+    step.done(
+        &outcome
+            .trouble()
+            .unwrap_or_else(|| format!("{executions} executions")),
+    );
     Ok(outcome)
 }
 

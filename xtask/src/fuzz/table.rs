@@ -5,8 +5,8 @@ use super::campaign::Outcome;
 /// Prints it.
 pub(crate) fn print(outcomes: &[Outcome]) {
     println!(
-        "{:<17} {:>12} {:>9} {:>7} {:>7} {:>6} {:>9}  {}",
-        "TARGET", "EXECUTIONS", "PER S", "INPUTS", "EDGES", "NEW", "PEAK MiB", "RESULT"
+        "{:<17} {:>12} {:>9} {:>7} {:>7} {:>6} {:>9}  RESULT",
+        "TARGET", "EXECUTIONS", "PER S", "INPUTS", "EDGES", "NEW", "PEAK MiB"
     );
     for outcome in outcomes {
         let per_second = outcome.executions as f64 / outcome.seconds.max(0.001);
