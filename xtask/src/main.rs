@@ -4,6 +4,8 @@ mod attacks;
 mod bench;
 mod build;
 mod demo;
+mod fuzz;
+mod limits;
 mod lint;
 mod qemu11;
 mod setup;
@@ -33,7 +35,7 @@ enum Task {
         #[arg(long)]
         release: bool,
     },
-    /// Formatting, clippy with warnings denied, and the layers of the crates.
+    /// Formatting, clippy with warnings denied, the layers of the crates, and a test for every limit.
     Lint,
     /// Set everything up and run all tests, real guests included.
     Test {
@@ -45,6 +47,7 @@ enum Task {
     Guest,
     Demo(demo::DemoArgs),
     Attacks(attacks::AttacksArgs),
+    Fuzz(fuzz::FuzzArgs),
     #[command(subcommand)]
     Bench(bench::Bench),
 }
@@ -68,6 +71,10 @@ fn run(task: Task) -> anyhow::Result<()> {
         Task::Test { filter } => test::run(&filter),
         Task::Demo(arguments) => demo::run(&arguments),
         Task::Attacks(arguments) => attacks::run(&arguments),
+        Task::Fuzz(arguments) => {
+            setup::run()?;
+            fuzz::run(&arguments)
+        }
         Task::Bench(bench) => bench::run(&bench),
         Task::Guest => {
             setup::run()?;
