@@ -335,7 +335,10 @@ fn hostile_plugin(socket: &Path) -> std::thread::JoinHandle<()> {
             blind_since_ns: None,
         };
         send(&mut stream, &hello, &[ring.fd(), std::os::fd::AsFd::as_fd(&wake)]).unwrap();
-        Producer::new(&ring).push(&[0xff; 100]).unwrap();
+        // A length that is right, so that the ring is sound and what it holds is not.
+        let mut nonsense = [0xff; 96];
+        nonsense[..4].copy_from_slice(&96_u32.to_le_bytes());
+        Producer::new(&ring).push(&nonsense).unwrap();
         // Until the monitor hangs up.
         while receive::<Request>(&mut stream).is_ok() {}
     })
