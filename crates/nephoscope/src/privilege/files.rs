@@ -4,7 +4,7 @@ use std::path::Path;
 
 use landlock::{
     ABI, Access, AccessFs, AccessNet, BitFlags, CompatLevel, Compatible, LandlockStatus, PathBeneath, PathFd,
-    RestrictionStatus, Ruleset, RulesetAttr, RulesetCreated, RulesetCreatedAttr, RulesetStatus, Scope,
+    Ruleset, RulesetAttr, RulesetCreated, RulesetCreatedAttr, RulesetError, RulesetStatus, Scope,
     make_bitflags,
 };
 
@@ -14,20 +14,8 @@ use super::{InForce, Keep};
 const NEWEST: ABI = ABI::V6;
 
 /// Nothing but what is kept; no TCP, and no abstract sockets of others.
-pub(super) fn restrict(keep: &Keep, in_force: &mut InForce) {
-    match try_restrict(keep) {
-        Ok(status) => match (status.ruleset, status.landlock) {
-            (RulesetStatus::FullyEnforced, _) => in_force.holds("landlock", "all of it"),
-            (RulesetStatus::PartiallyEnforced, LandlockStatus::Available { effective_abi, .. }) => {
-                in_force.holds("landlock", format!("{effective_abi:?}, which this kernel has"));
-            }
-            (_, landlock) => in_force.lacks("landlock", format!("{landlock:?}")),
-        },
-        Err(error) => in_force.lacks("landlock", error),
-    }
-}
-
-fn try_restrict(keep: &Keep) -> Result<RestrictionStatus, landlock::RulesetError> {
+/// Folders are opened while that is still allowed: those that only root reaches would get no rule afterwards.
+pub(super) fn prepare(keep: &Keep) -> Result<RulesetCreated, RulesetError> {
     let read = make_bitflags!(AccessFs::{ReadFile | ReadDir});
     let write = make_bitflags!(AccessFs::{ReadFile | WriteFile | Truncate | MakeReg | RemoveFile});
     let mut rules = Ruleset::default()
@@ -49,7 +37,21 @@ fn try_restrict(keep: &Keep) -> Result<RestrictionStatus, landlock::RulesetError
             rules = allow(rules, above, AccessFs::RemoveDir.into())?;
         }
     }
-    rules.restrict_self()
+    Ok(rules)
+}
+
+/// From here on.
+pub(super) fn restrict(rules: Result<RulesetCreated, RulesetError>, in_force: &mut InForce) {
+    match rules.and_then(RulesetCreated::restrict_self) {
+        Ok(status) => match (status.ruleset, status.landlock) {
+            (RulesetStatus::FullyEnforced, _) => in_force.holds("landlock", "all of it"),
+            (RulesetStatus::PartiallyEnforced, LandlockStatus::Available { effective_abi, .. }) => {
+                in_force.holds("landlock", format!("{effective_abi:?}, which this kernel has"));
+            }
+            (_, landlock) => in_force.lacks("landlock", format!("{landlock:?}")),
+        },
+        Err(error) => in_force.lacks("landlock", error),
+    }
 }
 
 /// A folder that is not there is not needed.
@@ -57,7 +59,7 @@ fn allow(
     rules: RulesetCreated,
     folder: &Path,
     rights: BitFlags<AccessFs>,
-) -> Result<RulesetCreated, landlock::RulesetError> {
+) -> Result<RulesetCreated, RulesetError> {
     match PathFd::new(folder) {
         Ok(fd) => rules.add_rule(PathBeneath::new(fd, rights)),
         Err(_) => Ok(rules),

@@ -56,9 +56,10 @@ pub(crate) fn drop(keep: &Keep) -> anyhow::Result<InForce> {
     let account = account::choose(keep)?;
     limits::set(account.is_some(), &mut in_force);
     capabilities::shrink_bounding_set();
+    let files = files::prepare(keep);
     account::become_it(account, keep, &mut in_force)?;
     capabilities::drop_all(&mut in_force);
-    files::restrict(keep, &mut in_force);
+    files::restrict(files, &mut in_force);
     syscalls::filter(keep, &mut in_force);
     Ok(in_force)
 }
