@@ -5,7 +5,7 @@
 //! first thread's stack (or the system's shared page), there from before the first user instruction to the end. If a
 //! step of the way is another one later, so is the address space.
 
-use nephoscope_guest::{Gpa, PhysicalMemory, Root};
+use nephoscope_guest::{Gpa, MemoryFault, PhysicalMemory, Root};
 
 /// Frame bits of a long-mode table entry: 51:12 (Intel SDM 3A, tables 4-15 to 4-20).
 const FRAME: u64 = 0x000f_ffff_ffff_f000;
@@ -31,30 +31,32 @@ pub struct Way {
 
 impl Way {
     /// Follows the last present entry of each level, at the first level in its user half only. `None` if there is no
-    /// user memory, or a table cannot be read.
-    pub fn find(memory: &impl PhysicalMemory, root: Root, levels: u8) -> Option<Self> {
+    /// user memory: it was never mapped, or is taken down already.
+    ///
+    /// # Errors
+    /// A table cannot be read.
+    pub fn find(memory: &impl PhysicalMemory, root: Root, levels: u8) -> Result<Option<Self>, MemoryFault> {
         let mut steps = [None; 4];
         let mut frame = root.0;
         let mut most = USER_ENTRIES;
         for step in steps.iter_mut().take(usize::from(levels).saturating_sub(1)) {
             let entries = table(memory, frame)?;
-            let (number, entry) = entries
-                .iter()
-                .enumerate()
+            let last = (0_u16..)
+                .zip(&entries)
                 .take(most)
-                .rev()
-                .find(|(_, entry)| **entry & PRESENT != 0)?;
+                .filter(|(_, entry)| **entry & PRESENT != 0)
+                .last();
+            let Some((number, entry)) = last else {
+                return Ok(None);
+            };
             if *entry & LEAF != 0 && most != USER_ENTRIES {
                 break;
             }
             frame = entry & FRAME;
             most = entries.len();
-            *step = Some(Step {
-                entry: u16::try_from(number).ok()?,
-                frame,
-            });
+            *step = Some(Step { entry: number, frame });
         }
-        steps.iter().any(Option::is_some).then_some(Self { steps })
+        Ok(steps.iter().any(Option::is_some).then_some(Self { steps }))
     }
 
     /// Whether every step is still there.
@@ -70,20 +72,19 @@ impl Way {
     }
 }
 
-fn table(memory: &impl PhysicalMemory, frame: u64) -> Option<[u64; 512]> {
+fn table(memory: &impl PhysicalMemory, frame: u64) -> Result<[u64; 512], MemoryFault> {
     let mut bytes = [0; 4096];
-    memory.read(Gpa(frame), &mut bytes).ok()?;
+    memory.read(Gpa(frame), &mut bytes)?;
     let mut entries = [0; 512];
-    for (entry, chunk) in entries.iter_mut().zip(bytes.chunks_exact(8)) {
-        *entry = u64::from_le_bytes(chunk.try_into().ok()?);
+    for (entry, chunk) in entries.iter_mut().zip(bytes.as_chunks().0) {
+        *entry = u64::from_le_bytes(*chunk);
     }
-    Some(entries)
+    Ok(entries)
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
-    use nephoscope_guest::MemoryFault;
     use std::collections::HashMap;
 
     struct Tables(HashMap<u64, u64>);
@@ -113,7 +114,7 @@ mod tests {
     #[test]
     fn the_way_holds_while_pages_come_and_go() {
         let mut memory = process([0x2000, 0x3000, 0x4000], [511, 500, 3]);
-        let way = Way::find(&memory, ROOT, 4).unwrap();
+        let way = Way::find(&memory, ROOT, 4).unwrap().unwrap();
         memory.0.insert(0x1000 + 8 * 100, 0x9000 | 7);
         memory.0.insert(0x4000 + 8 * 3, 0xdef_0000 | 7);
         assert!(way.holds(&memory, ROOT));
@@ -121,7 +122,7 @@ mod tests {
 
     #[test]
     fn the_same_frames_in_the_same_order_at_another_address_are_another_way() {
-        let way = Way::find(&process([0x2000, 0x3000, 0x4000], [511, 500, 3]), ROOT, 4).unwrap();
+        let way = Way::find(&process([0x2000, 0x3000, 0x4000], [511, 500, 3]), ROOT, 4).unwrap().unwrap();
         assert!(!way.holds(&process([0x2000, 0x3000, 0x4000], [511, 499, 3]), ROOT));
         assert!(!way.holds(&process([0x3000, 0x2000, 0x4000], [511, 500, 3]), ROOT));
     }
@@ -130,7 +131,18 @@ mod tests {
     fn an_empty_user_half_has_no_way() {
         assert_eq!(
             Way::find(&Tables(HashMap::from([(0x1000 + 511 * 8, 0xff_f003)])), ROOT, 4),
-            None
+            Ok(None)
         );
+    }
+
+    #[test]
+    fn a_table_that_cannot_be_read_is_not_an_empty_one() {
+        struct Nothing;
+        impl PhysicalMemory for Nothing {
+            fn read(&self, at: Gpa, _: &mut [u8]) -> Result<(), MemoryFault> {
+                Err(MemoryFault { at })
+            }
+        }
+        assert!(Way::find(&Nothing, ROOT, 4).is_err());
     }
 }

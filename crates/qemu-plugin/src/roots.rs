@@ -90,13 +90,19 @@ impl Roots {
         }
     }
 
-    /// User code ran in this root: remember the way to its highest page, once.
+    /// User code ran in this root: remember the way to its highest page, once. A short process may have come and gone
+    /// before its code is collected: there is no way any more, and the next one that loads the root is another.
     pub(crate) fn ran_user_code(&self, memory: &impl PhysicalMemory, root: u64, levels: u8) {
         let Some(mut shard) = self.shard(root) else { return };
         if let Some(known) = shard.get_mut(&root)
             && known.way.is_none()
         {
-            known.way = Way::find(memory, Root(root), levels);
+            match Way::find(memory, Root(root), levels) {
+                Ok(Some(way)) => known.way = Some(way),
+                Ok(None) => *known = Known::default(),
+                // It says nothing about the address space.
+                Err(_) => {}
+            }
         }
     }
 }
@@ -231,6 +237,15 @@ mod tests {
         recent.left(0x1000, &roots, &child);
         // The child ends: its tables are taken down. Its parent runs, and is left for the next child.
         recent.left(0x9000, &roots, &Tables(RefCell::default()));
+        assert_ne!(roots.loaded(&child, 0x1000), first);
+    }
+
+    #[test]
+    fn a_process_that_was_gone_before_its_code_was_collected_leaves_its_root_to_another() {
+        let roots = Roots::new();
+        let child = process(0x1000, [0x2000, 0x3000, 0x4000], [511, 500, 3]);
+        let first = roots.loaded(&child, 0x1000);
+        roots.ran_user_code(&Tables(RefCell::default()), 0x1000, 4);
         assert_ne!(roots.loaded(&child, 0x1000), first);
     }
 

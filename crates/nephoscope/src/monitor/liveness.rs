@@ -31,10 +31,10 @@ impl Liveness {
                 }
                 Some(_) => gone.push(*space),
                 None => match Way::find(memory, *root, LEVELS) {
-                    Some(way) => {
+                    Ok(Some(way)) => {
                         ways.insert(*space, way);
                     }
-                    None => gone.push(*space),
+                    Ok(None) | Err(_) => gone.push(*space),
                 },
             }
         }

@@ -4,6 +4,7 @@
 
 use anyhow::{Context, Result, ensure};
 use nephoscope_e2e::living::list;
+use serde_json::Value;
 
 use super::{Attack, Seen};
 use crate::group::{Group, KERNEL};
@@ -47,22 +48,27 @@ impl Attack for Vdso {
             let wanted = finding["rule"] == "modified-code" && told(&finding["evidence"])? == wanted;
             Ok(wanted.then_some(()))
         })?;
-        let report = scene.control.report()?;
+        // The finding does not wait for the address, which is looked for in the page tables.
+        let is_it = |page: &Value| told(page).is_ok_and(|told| told == wanted);
+        let placed = scene.soon(PATIENCE, |report| {
+            let spaces = list(report, "address_spaces").iter();
+            let with = spaces.flat_map(|space| list(space, "modified").iter().map(move |page| (space, page)));
+            let with: Vec<_> = with.filter(|(_, page)| is_it(page)).collect();
+            let all_placed = !with.is_empty() && with.iter().all(|(_, page)| va(page).is_some());
+            all_placed.then(|| {
+                with.into_iter()
+                    .map(|(space, page)| (space["id"].clone(), page.clone()))
+                    .collect::<Vec<_>>()
+            })
+        })?;
         scene.kill(pid.trim().parse()?)?;
         let (arrival, ()) = found.with_context(|| format!("no finding with {}", words(&wanted)))?;
-        let spaces = list(&report, "address_spaces").iter();
-        let with = spaces.flat_map(|space| {
-            let pages = list(space, "modified").iter();
-            pages
-                .filter(|page| told(page).is_ok_and(|told| told == wanted))
-                .map(move |page| (space, page))
-        });
-        let with: Vec<_> = with.collect();
+        let with = placed.context("no address of the patched page")?;
         let [(space, page)] = with.as_slice() else {
             anyhow::bail!("{} address spaces have the patched page", with.len())
         };
         ensure!(
-            space["id"] == arrival.finding["address_space"],
+            *space == arrival.finding["address_space"],
             "in another address space"
         );
         ensure!(
@@ -78,7 +84,7 @@ impl Attack for Vdso {
         Ok(Seen::right(
             format!(
                 "address space {}: {path} at {}, {}",
-                space["id"],
+                space,
                 page["va"],
                 words(&wanted)
             ),
