@@ -47,6 +47,12 @@ impl CoverageLog {
         self.gaps.push(gap);
     }
 
+    /// All gaps, in the order in which they came.
+    #[must_use]
+    pub fn gaps(&self) -> &[Gap] {
+        &self.gaps
+    }
+
     /// Everything that is missing, by reason.
     pub fn lost(&self) -> impl Iterator<Item = (GapReason, u64)> {
         self.gaps.iter().map(|gap| (gap.reason, gap.lost))

@@ -5,6 +5,7 @@ use std::sync::Arc;
 
 use nephoscope_guest::{Executed, Gpa, Gva, PageId, Privilege, Root};
 
+use crate::kept::{Record, Touched, Touches};
 use crate::page::PageRecord;
 use crate::space::{AddressSpace, SpaceId, SpaceKind};
 use crate::verdict::Verdict;
@@ -52,7 +53,12 @@ pub struct Inventory {
     early_count: usize,
     dropped: u64,
     located_early: HashMap<(Root, PageId), Gva>,
+    /// What changed since it was written down last, if somebody writes it down.
+    pub(crate) touched: Touches,
 }
+
+/// An execution waits so long for its page: replays of all pages of a guest take less.
+const MAX_WAIT_NS: u64 = 60_000_000_000;
 
 impl Inventory {
     /// A page was captured and judged. Kernel and firmware pages run where they were captured; user pages when their
@@ -61,6 +67,7 @@ impl Inventory {
         let (id, at_ns, privilege, va, root) = (page.id, page.at_ns, page.privilege, page.va, page.root);
         let kernel = page.paging && va.is_high_half();
         self.pages.insert(id, page);
+        self.touched.add(Touched::Page(id));
         if privilege == Privilege::Supervisor {
             let kind = if kernel {
                 SpaceKind::Kernel
@@ -110,6 +117,7 @@ impl Inventory {
             if slot.is_none() {
                 *slot = Some(va);
                 space.version += 1;
+                self.touched.add(Touched::Ran(space.id, page));
             }
             return;
         }
@@ -136,6 +144,7 @@ impl Inventory {
         {
             *slot = Some(va);
             space.version += 1;
+            self.touched.add(Touched::Ran(space.id, page));
         }
     }
 
@@ -150,6 +159,7 @@ impl Inventory {
         }
         space.mapped.insert(va, verdict);
         space.version += 1;
+        self.touched.add(Touched::Mapped(space.id, va));
         true
     }
 
@@ -159,6 +169,7 @@ impl Inventory {
             return false;
         };
         record.extend(start, end);
+        self.touched.add(Touched::Page(page));
         true
     }
 
@@ -168,6 +179,7 @@ impl Inventory {
             && *record.verdict != *verdict
         {
             record.verdict = verdict;
+            self.touched.add(Touched::Page(page));
             for space in self
                 .spaces
                 .values_mut()
@@ -185,6 +197,7 @@ impl Inventory {
             return;
         };
         space.ended_ns = Some(at_ns);
+        self.touched.add(Touched::Space(space.id));
         if self.by_root.get(&space.root) == Some(&space.id) {
             self.by_root.remove(&space.root);
         }
@@ -229,10 +242,64 @@ impl Inventory {
         self.spaces.values()
     }
 
+    /// Drops executions that have waited too long for their page, and gives the time of each: what ran then is not known.
+    pub fn overdue(&mut self, now_ns: u64) -> Vec<u64> {
+        let mut gone = Vec::new();
+        self.early.retain(|_, waiting| {
+            waiting.retain(|(at_ns, _)| {
+                let late = now_ns.saturating_sub(*at_ns) > MAX_WAIT_NS;
+                if late {
+                    gone.push(*at_ns);
+                }
+                !late
+            });
+            !waiting.is_empty()
+        });
+        self.early_count = self.early_count.saturating_sub(gone.len());
+        self.dropped += gone.len() as u64;
+        gone
+    }
+
     /// Executions that were dropped because their page never came.
     #[must_use]
     pub fn dropped(&self) -> u64 {
         self.dropped
+    }
+
+    /// Takes what was written down of another inventory of the same watch ([`Inventory::changes`]).
+    pub fn restore(&mut self, record: Record) {
+        match record {
+            Record::Page(page) => {
+                self.pages.insert(page.id, page);
+            }
+            Record::Space(kept) => {
+                let (id, living) = (kept.id, kept.ended_ns.is_none());
+                match kept.kind {
+                    SpaceKind::Kernel => self.kernel = living.then_some(id),
+                    SpaceKind::Firmware => self.firmware = living.then_some(id),
+                    SpaceKind::User => {
+                        self.by_incarnation.insert(kept.incarnation, id);
+                        if living {
+                            self.by_root.insert(kept.root, id);
+                        } else if self.by_root.get(&kept.root) == Some(&id) {
+                            self.by_root.remove(&kept.root);
+                        }
+                    }
+                }
+                let space = self.spaces.entry(id).or_insert_with(|| kept.empty());
+                (space.last_ns, space.ended_ns) = (kept.last_ns, kept.ended_ns);
+            }
+            Record::Ran { space, page, va } => {
+                if let Some(space) = self.spaces.get_mut(&space) {
+                    space.pages.insert(page, va);
+                }
+            }
+            Record::Mapped { space, va, verdict } => {
+                if let Some(space) = self.spaces.get_mut(&space) {
+                    space.mapped.insert(va, verdict);
+                }
+            }
+        }
     }
 
     fn supervisor(&mut self, kind: SpaceKind, at_ns: u64) -> SpaceId {
@@ -293,12 +360,15 @@ impl Inventory {
             std::collections::btree_map::Entry::Vacant(slot) => {
                 slot.insert(va);
                 record.version += 1;
+                self.touched.add(Touched::Space(space));
+                self.touched.add(Touched::Ran(space, page));
                 changes.push(Change::Ran { space, page });
             }
             std::collections::btree_map::Entry::Occupied(mut slot) => {
                 if slot.get().is_none() && va.is_some() {
                     slot.insert(va);
                     record.version += 1;
+                    self.touched.add(Touched::Ran(space, page));
                 }
             }
         }
@@ -406,6 +476,18 @@ mod tests {
             .count();
         assert_eq!(took, MAX_MAPPED);
         assert!(!inventory.mapped(SpaceId(7), Gva(0), verdict), "nobody's");
+    }
+
+    #[test]
+    fn an_execution_whose_page_never_comes_is_told_with_its_time() {
+        let (mut inventory, mut changes) = (Inventory::default(), Vec::new());
+        inventory.executed(5, ran(1, 0x1000, 1), &mut changes);
+        inventory.executed(7, ran(2, 0x1000, 1), &mut changes);
+        assert!(inventory.overdue(MAX_WAIT_NS).is_empty());
+        assert_eq!(inventory.overdue(MAX_WAIT_NS + 6), [5]);
+        assert_eq!(inventory.dropped(), 1);
+        inventory.captured(page(2, Privilege::User, 0x7000), &mut changes);
+        assert_eq!(changes.len(), 1, "the other one still waits for its page");
     }
 
     #[test]

@@ -5,6 +5,7 @@
 
 mod coverage;
 mod inventory;
+mod kept;
 mod modules;
 mod page;
 mod report;
@@ -13,6 +14,7 @@ mod verdict;
 
 pub use coverage::{CoverageInterval, CoverageLog};
 pub use inventory::{Change, Inventory};
+pub use kept::{KeptSpace, Record};
 pub use modules::{Module, ObjectFacts, Use, resolve};
 pub use page::PageRecord;
 pub use report::{

@@ -3,11 +3,12 @@
 use std::sync::Arc;
 
 use nephoscope_guest::{Gpa, Gva, PageId, Privilege, Root};
+use serde::{Deserialize, Serialize};
 
 use crate::verdict::Verdict;
 
 /// A code page in one generation, as recorded.
-#[derive(Clone, Debug)]
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
 pub struct PageRecord {
     /// Its number in this watch.
     pub id: PageId,

@@ -10,7 +10,7 @@
 
 use std::collections::HashSet;
 
-use nephoscope_finding::Severity;
+use nephoscope_finding::{Finding, Severity};
 use nephoscope_guest::PageId;
 use nephoscope_inventory::{Change, Inventory, Names, SpaceId, SpaceKind, Verdict, program_path};
 
@@ -23,6 +23,12 @@ pub struct UnknownCode {
 }
 
 impl Judge for UnknownCode {
+    fn remember(&mut self, finding: &Finding) {
+        if let (true, Some(space)) = (finding.rule == "unknown-code", finding.address_space) {
+            self.said.insert(SpaceId(space));
+        }
+    }
+
     fn judge(&mut self, change: &Change, inventory: &Inventory, names: &dyn Names, out: &mut Vec<Draft>) {
         if let Change::Ran { space, page } = change
             && !self.said.contains(space)

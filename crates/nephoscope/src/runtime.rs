@@ -1,8 +1,9 @@
 //! Where running watches are found: one directory per VM, for its owner alone.
 
+use std::fs::File;
 use std::io;
 use std::os::unix::fs::{DirBuilderExt, PermissionsExt};
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use crate::exit::{Failure, exit};
 
@@ -61,11 +62,54 @@ pub(crate) fn all() -> anyhow::Result<Vec<VmDir>> {
                     io::ErrorKind::NotFound | io::ErrorKind::NotADirectory
                 )
             };
-            !vm.control().symlink_metadata().is_err_and(missing)
+            let absent = |path: PathBuf| path.symlink_metadata().is_err_and(missing);
+            !absent(vm.control()) || !absent(vm.state())
         })
         .collect();
     all.sort_by(|a, b| a.name.cmp(&b.name));
     Ok(all)
+}
+
+/// Takes a lock that its process holds until it ends, however that is; `None` if another one has it.
+///
+/// # Errors
+/// If the system refuses.
+pub(crate) fn try_lock(path: &Path) -> anyhow::Result<Option<File>> {
+    let refused = |error: io::Error| {
+        let failure = match error.kind() {
+            io::ErrorKind::PermissionDenied => Failure::Permission,
+            _ => Failure::Other,
+        };
+        exit(failure, format!("cannot lock {}: {error}", path.display()))
+    };
+    let file = open_lock(path).map_err(refused)?;
+    match file.try_lock() {
+        Ok(()) => Ok(Some(file)),
+        Err(std::fs::TryLockError::WouldBlock) => Ok(None),
+        Err(std::fs::TryLockError::Error(error)) => Err(refused(error)),
+    }
+}
+
+/// Waits for a lock. `None` if what it was for is gone meanwhile: the file is not there any more.
+///
+/// # Errors
+/// If the system refuses.
+pub(crate) fn wait_for_lock(path: &Path) -> io::Result<Option<File>> {
+    use std::os::unix::fs::MetadataExt;
+    let file = match File::options().write(true).open(path) {
+        Ok(file) => file,
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
+        Err(error) => return Err(error),
+    };
+    file.lock()?;
+    let (held, now) = (file.metadata()?, std::fs::metadata(path));
+    Ok(now.is_ok_and(|now| now.ino() == held.ino()).then_some(file))
+}
+
+fn open_lock(path: &Path) -> io::Result<File> {
+    use std::os::unix::fs::OpenOptionsExt;
+    let mut options = File::options();
+    options.write(true).create(true).truncate(false).mode(0o600).open(path)
 }
 
 /// The longest name, so that a socket's path fits its 108 bytes (`unix(7)`).
@@ -99,18 +143,33 @@ impl VmDir {
         }
     }
 
-    /// Makes it, empty, for this user alone.
+    /// Makes it, empty, for this user alone, and gives the lock of whoever keeps the VM watched.
     ///
     /// # Errors
-    /// If a watch of this name is running, or the system refuses.
-    pub(crate) fn create(&self) -> anyhow::Result<()> {
-        if std::os::unix::net::UnixStream::connect(self.control()).is_ok() {
+    /// If a VM of this name is being watched, or the system refuses.
+    pub(crate) fn create(&self) -> anyhow::Result<File> {
+        self.ensure()?;
+        let taken = || {
             let message = format!(
                 "a VM named {:?} is being watched already: choose another --name",
                 self.name
             );
-            return Err(exit(Failure::Usage, message));
+            exit(Failure::Usage, message)
+        };
+        let keeper = try_lock(&self.keep_lock())?.ok_or_else(taken)?;
+        // Nobody keeps it, and somebody may watch it all the same.
+        try_lock(&self.watch_lock())?.ok_or_else(taken)?;
+        for stale in self.files().filter(|file| *file != self.keep_lock()) {
+            let _ = std::fs::remove_file(stale);
         }
+        Ok(keeper)
+    }
+
+    /// Makes it if it is not there, and leaves what is in it: a watch that was killed left its VM's files.
+    ///
+    /// # Errors
+    /// If the system refuses.
+    pub(crate) fn ensure(&self) -> anyhow::Result<()> {
         let denied = |error: io::Error| {
             let failure = if error.kind() == io::ErrorKind::PermissionDenied {
                 Failure::Permission
@@ -130,39 +189,71 @@ impl VmDir {
             .mode(0o700)
             .create(&self.path)
             .map_err(denied)?;
-        std::fs::set_permissions(&self.path, std::fs::Permissions::from_mode(0o700)).map_err(denied)?;
-        for stale in [self.control(), self.plugin(), self.qmp()] {
-            let _ = std::fs::remove_file(stale);
-        }
-        Ok(())
+        std::fs::set_permissions(&self.path, std::fs::Permissions::from_mode(0o700)).map_err(denied)
     }
 
-    /// Makes it if it is not there, and leaves what is in it: a watch that was killed left its VM's sockets.
-    ///
-    /// # Errors
-    /// If the system refuses.
-    pub(crate) fn ensure(&self) -> anyhow::Result<()> {
-        std::fs::DirBuilder::new()
-            .recursive(true)
-            .mode(0o700)
-            .create(&self.path)
-            .map_err(|error| {
-                exit(
-                    Failure::Permission,
-                    format!(
-                        "cannot make {}: {error}: set NEPHOSCOPE_RUNTIME_DIR",
-                        self.path.display()
-                    ),
-                )
-            })
-    }
-
-    /// Removes it when the watch is over.
+    /// Removes it when the VM is over. A report that was kept in it stays.
     pub(crate) fn remove(&self) {
-        for socket in [self.control(), self.plugin(), self.qmp()] {
-            let _ = std::fs::remove_file(socket);
+        for file in self.files() {
+            let _ = std::fs::remove_file(file);
         }
         let _ = std::fs::remove_dir(&self.path);
+    }
+
+    /// Everything that is kept while the VM runs.
+    fn files(&self) -> impl Iterator<Item = PathBuf> {
+        let journals = std::fs::read_dir(&self.path).into_iter().flatten().flatten();
+        let journals = journals
+            .filter(|entry| entry.file_name().to_string_lossy().starts_with("journal."))
+            .map(|entry| entry.path());
+        // The locks last: who waits for one finds nothing left to do.
+        let names = [
+            self.state(),
+            self.horizon(),
+            self.control(),
+            self.plugin(),
+            self.qmp(),
+        ];
+        names
+            .into_iter()
+            .chain(journals.collect::<Vec<_>>())
+            .chain([self.watch_lock(), self.keep_lock()])
+    }
+
+    /// How the VM is watched ([`crate::state`]).
+    #[must_use]
+    pub(crate) fn state(&self) -> PathBuf {
+        self.path.join("vm.json")
+    }
+
+    /// Up to where the journal holds ([`crate::monitor`]).
+    #[must_use]
+    pub(crate) fn horizon(&self) -> PathBuf {
+        self.path.join("horizon")
+    }
+
+    /// The journal with this number.
+    #[must_use]
+    pub(crate) fn journal(&self, number: u64) -> PathBuf {
+        self.path.join(format!("journal.{number}"))
+    }
+
+    /// Held by the one that watches.
+    #[must_use]
+    pub(crate) fn watch_lock(&self) -> PathBuf {
+        self.path.join("watch.lock")
+    }
+
+    /// Held by the one that starts who watches.
+    #[must_use]
+    pub(crate) fn keep_lock(&self) -> PathBuf {
+        self.path.join("keep.lock")
+    }
+
+    /// Where the report is kept when it cannot be written where it should be.
+    #[must_use]
+    pub(crate) fn kept_report(&self) -> PathBuf {
+        self.path.join("report.json")
     }
 
     /// Where the watch answers.

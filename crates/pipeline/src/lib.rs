@@ -7,6 +7,7 @@ mod counters;
 mod executed;
 mod identify;
 mod images;
+mod journal;
 mod names;
 mod narrow;
 mod nearest;
@@ -16,6 +17,7 @@ mod shorts;
 mod sites;
 mod supervisor;
 
+pub use journal::Entry;
 pub use names::CatalogNames;
 pub use narrow::Ambiguous;
 pub use session::Session;

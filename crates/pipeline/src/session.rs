@@ -17,6 +17,7 @@ use nephoscope_judge::{Draft, Judge, ModifiedCode, UnknownCode};
 
 use crate::counters::Counters;
 use crate::identify::{Answer, Identifier, Question};
+use crate::journal::Written;
 use crate::names::CatalogNames;
 use crate::narrow::{Ambiguous, Narrow};
 use crate::origin;
@@ -32,14 +33,16 @@ const MAX_KEPT: usize = 4096;
 #[derive(Debug)]
 pub struct Session {
     vm: VmReport,
+    pub(crate) catalog: Arc<Catalog>,
     identifier: Identifier,
-    inventory: Inventory,
-    coverage: CoverageLog,
-    judges: Judges,
-    findings: Vec<Finding>,
+    pub(crate) inventory: Inventory,
+    pub(crate) coverage: CoverageLog,
+    pub(crate) judges: Judges,
+    pub(crate) findings: Vec<Finding>,
     names: CatalogNames,
     narrow: Narrow,
-    counters: Counters,
+    pub(crate) counters: Counters,
+    pub(crate) written: Written,
     open: BTreeMap<PageId, PageBytes>,
     touched: BTreeSet<PageId>,
     kept: BTreeMap<PageId, PageBytes>,
@@ -49,9 +52,9 @@ pub struct Session {
 }
 
 #[derive(Debug, Default)]
-struct Judges {
-    modified: ModifiedCode,
-    unknown: UnknownCode,
+pub(crate) struct Judges {
+    pub(crate) modified: ModifiedCode,
+    pub(crate) unknown: UnknownCode,
 }
 
 impl Session {
@@ -60,6 +63,7 @@ impl Session {
     pub fn new(vm: VmReport, catalog: Arc<Catalog>) -> Self {
         Self {
             vm,
+            catalog: catalog.clone(),
             identifier: Identifier::new(catalog.clone()),
             inventory: Inventory::default(),
             coverage: CoverageLog::default(),
@@ -68,6 +72,7 @@ impl Session {
             names: CatalogNames::new(catalog),
             narrow: Narrow::default(),
             counters: Counters::default(),
+            written: Written::default(),
             open: BTreeMap::new(),
             touched: BTreeSet::new(),
             kept: BTreeMap::new(),
@@ -89,7 +94,13 @@ impl Session {
         let mut changes = Vec::new();
         match stamped.event {
             Event::CodeCaptured(captured) => self.captured(stamped.at_ns, *captured, place, &mut changes),
-            Event::Executed(executed) => self.inventory.executed(stamped.at_ns, executed, &mut changes),
+            Event::Executed(executed) => {
+                let dropped = self.inventory.dropped();
+                self.inventory.executed(stamped.at_ns, executed, &mut changes);
+                if self.inventory.dropped() > dropped {
+                    self.never_came(stamped.at_ns);
+                }
+            }
             Event::Located { page, root, va } => self.inventory.located(root, page, va),
             Event::Extended { page, start, end } => {
                 let known = self.inventory.extended(page, start, end);
@@ -97,7 +108,7 @@ impl Session {
                     self.touched.insert(page);
                 }
             }
-            Event::Gap(gap) => self.coverage.add(gap),
+            Event::Gap(gap) => self.add_gap(gap),
             Event::Lifecycle(Lifecycle::Reset) => {
                 self.inventory.reset(stamped.at_ns, &mut changes);
                 self.identifier.reset();
@@ -196,12 +207,26 @@ impl Session {
 
     /// A gap that somebody else than the driver noticed.
     pub fn gap(&mut self, gap: Gap) {
-        self.coverage.add(gap);
+        self.add_gap(gap);
     }
 
     /// Time goes on without events.
     pub fn at(&mut self, now_ns: u64) {
         self.now_ns = self.now_ns.max(now_ns);
+        for at_ns in self.inventory.overdue(self.now_ns) {
+            self.never_came(at_ns);
+        }
+    }
+
+    /// An execution was dropped because the page that was executed never came.
+    fn never_came(&mut self, at_ns: u64) {
+        self.add_gap(Gap {
+            from_ns: at_ns,
+            to_ns: at_ns,
+            left: Coverage::BLIND,
+            reason: GapReason::PageMissing,
+            lost: 1,
+        });
     }
 
     /// The inventory.
@@ -259,6 +284,13 @@ impl Session {
         place: &dyn Fn(u64) -> Option<Gpa>,
         changes: &mut Vec<Change>,
     ) {
+        if captured.replay && self.inventory.page(captured.page).is_some() {
+            // An earlier part of this watch has written it down; its bytes are here again.
+            if self.look_at(captured.page, captured.bytes, changes) {
+                self.lacking = Some(captured.root);
+            }
+            return;
+        }
         let gpa = captured
             .gpa
             .or_else(|| place(captured.frame).filter(|_| captured.frame != 0));
@@ -311,7 +343,7 @@ impl Session {
     }
 
     fn keep_open(&mut self, page: PageId, bytes: PageBytes) {
-        if self.open.len() >= MAX_OPEN {
+        if self.open.len() >= MAX_OPEN && !self.open.contains_key(&page) {
             self.open.pop_first();
             self.counters.count("open_pages_dropped");
         }
@@ -319,22 +351,31 @@ impl Session {
     }
 
     fn look_again(&mut self, page: PageId, changes: &mut Vec<Change>) {
-        let (Some(bytes), Some(record)) = (self.open.get(&page).cloned(), self.inventory.page(page).cloned())
-        else {
-            return;
+        if let Some(bytes) = self.open.get(&page).cloned() {
+            self.look_at(page, bytes, changes);
+        }
+    }
+
+    /// True if what the kernel has mapped besides may tell more.
+    fn look_at(&mut self, page: PageId, bytes: PageBytes, changes: &mut Vec<Change>) -> bool {
+        let Some(record) = self.inventory.page(page).cloned() else {
+            return false;
         };
         let answer = self.ask(&record, &bytes);
         let identified = matches!(*answer.verdict, Verdict::Identified(_));
         self.inventory.judged(page, answer.verdict, changes);
-        if !answer.open
-            && let Some(bytes) = self.open.remove(&page)
-            && !identified
-        {
-            self.keep(page, bytes);
+        if answer.open {
+            self.keep_open(page, bytes);
+        } else {
+            self.open.remove(&page);
+            if !identified {
+                self.keep(page, bytes);
+            }
         }
         if answer.placed {
             self.touched.extend(self.open.keys().copied());
         }
+        answer.lacking
     }
 
     fn ask(&mut self, record: &PageRecord, bytes: &PageBytes) -> Answer {
@@ -431,7 +472,7 @@ impl Session {
 
     /// The driver is gone without a word.
     pub fn lost_driver(&mut self, at_ns: u64) {
-        self.coverage.add(Gap {
+        self.add_gap(Gap {
             from_ns: at_ns,
             to_ns: at_ns,
             left: Coverage {

@@ -1,0 +1,229 @@
+//! What a watch has to write down so that another one can go on after it: the inventory, change by change.
+
+use std::collections::BTreeSet;
+use std::sync::Arc;
+
+use nephoscope_guest::{Gva, PageId, Root};
+use serde::{Deserialize, Serialize};
+
+use crate::inventory::Inventory;
+use crate::page::PageRecord;
+use crate::space::{AddressSpace, SpaceId, SpaceKind};
+use crate::verdict::Verdict;
+
+/// One fact of an inventory. Later ones of the same thing replace earlier ones.
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Record {
+    /// A page.
+    Page(PageRecord),
+    /// An address space, without its pages.
+    Space(KeptSpace),
+    /// An address space executed a page.
+    Ran {
+        /// Who.
+        space: SpaceId,
+        /// What.
+        page: PageId,
+        /// Where it sees it.
+        va: Option<Gva>,
+    },
+    /// An address space maps a page that was looked at.
+    Mapped {
+        /// Who.
+        space: SpaceId,
+        /// Where.
+        va: Gva,
+        /// What it is.
+        verdict: Arc<Verdict>,
+    },
+}
+
+/// An address space as it is written down: [`AddressSpace`] has the words.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize, Deserialize)]
+#[expect(missing_docs, reason = "the fields are those of `AddressSpace`")]
+pub struct KeptSpace {
+    pub id: SpaceId,
+    pub root: Root,
+    pub incarnation: u32,
+    pub kind: SpaceKind,
+    pub first_ns: u64,
+    pub last_ns: u64,
+    pub ended_ns: Option<u64>,
+}
+
+impl KeptSpace {
+    pub(crate) fn empty(self) -> AddressSpace {
+        AddressSpace {
+            id: self.id,
+            root: self.root,
+            incarnation: self.incarnation,
+            kind: self.kind,
+            first_ns: self.first_ns,
+            last_ns: self.last_ns,
+            ended_ns: self.ended_ns,
+            pages: std::collections::BTreeMap::new(),
+            mapped: std::collections::BTreeMap::new(),
+            version: 0,
+        }
+    }
+
+    fn of(space: &AddressSpace) -> Self {
+        Self {
+            id: space.id,
+            root: space.root,
+            incarnation: space.incarnation,
+            kind: space.kind,
+            first_ns: space.first_ns,
+            last_ns: space.last_ns,
+            ended_ns: space.ended_ns,
+        }
+    }
+}
+
+/// What changed. In this order it can be taken again: pages and address spaces before what ties them.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug)]
+pub(crate) enum Touched {
+    Page(PageId),
+    Space(SpaceId),
+    Ran(SpaceId, PageId),
+    Mapped(SpaceId, Gva),
+}
+
+/// What changed since somebody asked, once somebody has. It is as large as the inventory at most.
+#[derive(Debug, Default)]
+pub(crate) struct Touches(Option<BTreeSet<Touched>>);
+
+impl Touches {
+    pub(crate) fn add(&mut self, touched: Touched) {
+        if let Some(set) = &mut self.0 {
+            set.insert(touched);
+        }
+    }
+}
+
+impl Inventory {
+    /// What changed since the last call; everything there is at the first.
+    pub fn changes(&mut self) -> Vec<Record> {
+        match self.touched.0.replace(BTreeSet::new()) {
+            Some(touched) => touched.into_iter().filter_map(|t| self.record(t)).collect(),
+            None => self.everything(),
+        }
+    }
+
+    /// Everything, as [`Inventory::changes`] gives it.
+    #[must_use]
+    pub fn everything(&self) -> Vec<Record> {
+        let mut all: Vec<Touched> = self.pages().map(|page| Touched::Page(page.id)).collect();
+        for space in self.spaces() {
+            all.push(Touched::Space(space.id));
+            all.extend(space.pages.keys().map(|page| Touched::Ran(space.id, *page)));
+            all.extend(space.mapped.keys().map(|va| Touched::Mapped(space.id, *va)));
+        }
+        all.into_iter().filter_map(|t| self.record(t)).collect()
+    }
+
+    fn record(&self, touched: Touched) -> Option<Record> {
+        Some(match touched {
+            Touched::Page(page) => Record::Page(self.page(page)?.clone()),
+            Touched::Space(space) => Record::Space(KeptSpace::of(self.space(space)?)),
+            Touched::Ran(space, page) => Record::Ran {
+                space,
+                page,
+                va: *self.space(space)?.pages.get(&page)?,
+            },
+            Touched::Mapped(space, va) => Record::Mapped {
+                space,
+                va,
+                verdict: self.space(space)?.mapped.get(&va)?.clone(),
+            },
+        })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use nephoscope_guest::{Executed, Gpa, Privilege};
+
+    use super::*;
+    use crate::verdict::Unknown;
+
+    fn page(id: u64, privilege: Privilege, va: u64) -> PageRecord {
+        PageRecord {
+            id: PageId(id),
+            at_ns: id,
+            gpa: Some(Gpa(id << 12)),
+            frame: 1,
+            generation: 0,
+            root: Root(0x1000),
+            va: Gva(va),
+            privilege,
+            paging: true,
+            bits: 64,
+            first: 0,
+            digest: [7; 32],
+            verdict: Arc::new(Verdict::Unknown(Unknown::default())),
+            executed: vec![(0, 1)],
+        }
+    }
+
+    fn ran(page: u64, root: u64, incarnation: u32) -> Executed {
+        Executed {
+            page: PageId(page),
+            root: Root(root),
+            vcpu: 0,
+            incarnation,
+        }
+    }
+
+    /// Writes down what changed and reads it into another inventory, through the text that a journal has.
+    fn carry(from: &mut Inventory, to: &mut Inventory) -> usize {
+        let changes = from.changes();
+        for record in &changes {
+            let text = serde_json::to_string(record).unwrap();
+            to.restore(serde_json::from_str(&text).unwrap());
+        }
+        changes.len()
+    }
+
+    #[test]
+    fn what_was_written_down_change_by_change_is_the_same_inventory() {
+        let (mut first, mut second, mut changes) = (Inventory::default(), Inventory::default(), Vec::new());
+        first.captured(page(1, Privilege::User, 0x1000), &mut changes);
+        first.executed(5, ran(1, 0x1000, 1), &mut changes);
+        first.captured(
+            page(2, Privilege::Supervisor, 0xffff_ffff_8100_0000),
+            &mut changes,
+        );
+        carry(&mut first, &mut second);
+        first.executed(9, ran(1, 0x1000, 2), &mut changes);
+        let verdict = Arc::new(Verdict::Unknown(Unknown::default()));
+        first.mapped(SpaceId(3), Gva(0x7000), verdict);
+        first.extended(PageId(1), 8, 9);
+        // Page 1 grew, space 1 ended, space 3 began, ran page 1 and maps a page.
+        assert_eq!(carry(&mut first, &mut second), 5);
+        assert_eq!(carry(&mut first, &mut second), 0);
+        let all = |inventory: &Inventory| {
+            let mut all: Vec<String> = inventory.everything().iter().map(|r| format!("{r:?}")).collect();
+            all.sort();
+            all
+        };
+        assert_eq!(all(&second), all(&first));
+    }
+
+    #[test]
+    fn a_restored_inventory_goes_on_with_the_same_address_spaces() {
+        let (mut first, mut second, mut changes) = (Inventory::default(), Inventory::default(), Vec::new());
+        for inventory in [&mut first, &mut second] {
+            inventory.captured(page(1, Privilege::User, 0x1000), &mut changes);
+        }
+        first.executed(5, ran(1, 0x1000, 1), &mut changes);
+        first.executed(6, ran(1, 0x1000, 2), &mut changes);
+        carry(&mut first, &mut second);
+        second.executed(7, ran(1, 0x1000, 2), &mut changes);
+        assert_eq!(second.spaces().count(), 2, "the second goes on");
+        second.executed(8, ran(1, 0x1000, 3), &mut changes);
+        let ended: Vec<_> = second.spaces().map(|space| space.ended_ns).collect();
+        assert_eq!(ended, [Some(6), Some(8), None]);
+    }
+}
