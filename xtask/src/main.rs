@@ -3,6 +3,7 @@
 mod bench;
 mod build;
 mod demo;
+mod faults;
 mod lint;
 mod qemu11;
 mod setup;
@@ -43,6 +44,7 @@ enum Task {
     /// Build the Debian guest, when the cache does not hold it.
     Guest,
     Demo(demo::DemoArgs),
+    Faults(faults::FaultsArgs),
     #[command(subcommand)]
     Bench(bench::Bench),
 }
@@ -65,6 +67,7 @@ fn run(task: Task) -> anyhow::Result<()> {
         Task::Build { release } => build::run(release).map(|built| println!("{}", built.program.display())),
         Task::Test { filter } => test::run(&filter),
         Task::Demo(arguments) => demo::run(&arguments),
+        Task::Faults(arguments) => faults::run(&arguments),
         Task::Bench(bench) => bench::run(&bench),
         Task::Guest => {
             setup::run()?;

@@ -9,7 +9,7 @@ use nephoscope_e2e::command::{output_of, privileged, run_logged};
 use nephoscope_e2e::{Step, cache, qemu};
 
 /// Packages of the machine's own suites.
-const PACKAGES: [&str; 11] = [
+const PACKAGES: [&str; 12] = [
     "busybox-static",
     "ca-certificates",
     "debian-archive-keyring",
@@ -19,6 +19,7 @@ const PACKAGES: [&str; 11] = [
     "libc6-dev",
     "mmdebstrap",
     "ovmf",
+    "qemu-utils",
     "seabios",
     "systemd-boot-efi",
 ];

@@ -5,10 +5,12 @@ mod client;
 mod cmd;
 mod control;
 mod exit;
+mod keep;
 mod monitor;
 mod qemu;
 mod runtime;
 mod source;
+mod state;
 mod text;
 mod view;
 

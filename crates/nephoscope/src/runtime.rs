@@ -109,7 +109,12 @@ pub(crate) fn wait_for_lock(path: &Path) -> io::Result<Option<File>> {
 fn open_lock(path: &Path) -> io::Result<File> {
     use std::os::unix::fs::OpenOptionsExt;
     let mut options = File::options();
-    options.write(true).create(true).truncate(false).mode(0o600).open(path)
+    options
+        .write(true)
+        .create(true)
+        .truncate(false)
+        .mode(0o600)
+        .open(path)
 }
 
 /// The longest name, so that a socket's path fits its 108 bytes (`unix(7)`).

@@ -7,7 +7,9 @@ use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use nephoscope_guest::{Attribution, CodeCoverage, Coverage, GapReason};
-use nephoscope_wire::{Captured, Frame, Hello, NO_FRAME, RamRange, Request, WIRE_VERSION, receive, send};
+use nephoscope_wire::{
+    Captured, Frame, Hello, NO_FRAME, Producer, RamRange, Request, WIRE_VERSION, receive, send,
+};
 
 use crate::frames::FrameKey;
 use crate::plugin::{Plugin, guarded, now_ns};
@@ -151,11 +153,12 @@ impl Plugin {
         });
     }
 
-    /// Sends a frame for as long as the monitor is there to take it. The first vCPU's ring is used and waits for nobody: its
-    /// lock is free while there is no room.
+    /// Sends a frame for as long as the monitor is there to take it. The first vCPU's ring is used, half of which is left to the
+    /// vCPU; its lock is free while there is no room.
     fn push_patiently(&self, frame: &Frame<'_>, page: u64, monitor: &UnixStream) {
         let Some(vcpu) = self.vcpus.first() else { return };
-        while !self.push(vcpu, &mut vcpu.lock(), frame, page, false) {
+        let room = || !Producer::new(&vcpu.ring).is_half_full();
+        while !(room() && self.push(vcpu, &mut vcpu.lock(), frame, page, false)) {
             if self.exiting.load(Ordering::Relaxed) || is_gone(monitor) {
                 return;
             }

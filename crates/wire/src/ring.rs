@@ -131,6 +131,13 @@ impl<'a> Producer<'a> {
         Self { ring }
     }
 
+    /// Whether more than half of the ring waits to be read.
+    #[must_use]
+    pub fn is_half_full(&self) -> bool {
+        let word = |at| self.ring.word(at).map_or(0, |word| word.load(Ordering::Acquire));
+        word(HEAD_AT).wrapping_sub(word(TAIL_AT)) > self.ring.size / 2
+    }
+
     /// Appends a frame. `Ok(true)` asks the caller to signal: the consumer said that it sleeps.
     ///
     /// # Errors

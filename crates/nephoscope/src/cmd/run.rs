@@ -3,23 +3,23 @@
 use std::ffi::OsString;
 use std::path::PathBuf;
 use std::process::{Child, Command, ExitCode};
-use std::sync::Arc;
-use std::time::Duration;
 
 use anyhow::Context;
 use clap::Args;
-use nephoscope_inventory::VmReport;
 use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM};
 
 use crate::exit::{Failure, exit};
-use crate::monitor::{self, Ending, Watch};
+use crate::keep::Keeper;
+use crate::monitor;
 use crate::qemu::{Qemu, asks_for_kvm};
 use crate::runtime::VmDir;
+use crate::state::{Process, VmState};
 
 /// Start a VM and watch it from its first instruction.
 ///
 /// The command after `--` is run as it is, with what QEMU needs added at its end: the plugin, and a socket of QEMU's
-/// monitor protocol. Its input, output, signals and exit code are passed through.
+/// monitor protocol. Its input, output, signals and exit code are passed through. It outlives whatever becomes of this
+/// program, and is watched again by itself when what watches it is killed.
 #[derive(Debug, Args)]
 #[command(after_help = "Examples:\n  \
     nephoscope run --catalog ./cat -- qemu-system-x86_64 -m 1G -drive file=disk.img,if=virtio -nographic\n  \
@@ -47,9 +47,6 @@ pub(crate) struct RunArgs {
     command: Vec<OsString>,
 }
 
-/// How long QEMU may take until the plugin listens.
-const START_TIMEOUT: Duration = Duration::from_secs(20);
-
 /// Runs it.
 pub(crate) fn run(args: RunArgs) -> anyhow::Result<ExitCode> {
     let (program, arguments) = args.command.split_first().context("no command")?;
@@ -57,7 +54,8 @@ pub(crate) fn run(args: RunArgs) -> anyhow::Result<ExitCode> {
         let message = "KVM runs code that the QEMU plugin does not see: use `-accel tcg`";
         return Err(exit(Failure::Kvm, message));
     }
-    let catalog = monitor::open_catalog(&args.catalog)?;
+    // What is wrong with it is said before the VM starts; those who watch open it themselves.
+    drop(monitor::open_catalog(&args.catalog)?);
     let qemu = Qemu::ask(program)?;
     let plugin = qemu.plugin()?;
     let dir = VmDir::named(
@@ -66,16 +64,35 @@ pub(crate) fn run(args: RunArgs) -> anyhow::Result<ExitCode> {
             .clone()
             .unwrap_or_else(|| format!("vm-{}", std::process::id())),
     )?;
-    dir.create()?;
+    let lock = dir.create()?;
     let mut child = start(program, arguments, &plugin, &dir).inspect_err(|_| dir.remove())?;
-    let watched = watch(&args, &qemu, catalog, &dir, &mut child);
-    dir.remove();
-    if watched.is_err() {
-        // The guest goes on: the watch's trouble is not the VM's. Its exit code still counts.
-        let status = child.wait().context("waiting for QEMU")?;
-        eprintln!("nephoscope: the VM ended unwatched with {status}");
+    forward_signals(rustix::process::Pid::from_child(&child))?;
+    let kept = state(&args, &qemu, &dir, &child)
+        .and_then(|state| Ok(state.write(&dir)?))
+        .and_then(|()| Keeper::new(&dir, lock).keep(Some(&mut child)));
+    match kept {
+        Ok(code) => finish(&mut child, code),
+        Err(error) => {
+            // The guest goes on: the watch's trouble is not the VM's. Its exit code still counts.
+            eprintln!("nephoscope: {error:#}: the VM runs unwatched");
+            let status = child.wait().context("waiting for QEMU")?;
+            dir.remove();
+            eprintln!("nephoscope: the VM ended unwatched with {status}");
+            Err(error)
+        }
     }
-    watched
+}
+
+fn state(args: &RunArgs, qemu: &Qemu, dir: &VmDir, child: &Child) -> anyhow::Result<VmState> {
+    Ok(VmState {
+        vmm: format!("QEMU {}", qemu.version),
+        catalog: std::path::absolute(&args.catalog)?,
+        plugin: dir.plugin(),
+        qmp: Some(dir.qmp()),
+        report: args.report.as_ref().map(std::path::absolute).transpose()?,
+        watch: args.watch,
+        vmm_process: Process::of(child.id()),
+    })
 }
 
 fn start(
@@ -106,38 +123,8 @@ fn start(
         })
 }
 
-fn watch(
-    args: &RunArgs,
-    qemu: &Qemu,
-    catalog: Arc<nephoscope_catalog::Catalog>,
-    dir: &VmDir,
-    child: &mut Child,
-) -> anyhow::Result<ExitCode> {
-    let pid = rustix::process::Pid::from_child(child);
-    forward_signals(pid)?;
-    let vm = VmReport {
-        name: dir.name.clone(),
-        vmm: format!("QEMU {}", qemu.version),
-        accelerator: "tcg".into(),
-        isa: "x86-64".into(),
-        vcpus: 0,
-    };
-    let Some(driver) = monitor::attach_to_child(&dir.plugin(), child, START_TIMEOUT)? else {
-        // QEMU ended before the plugin listened: its own message is on the terminal.
-        return finish(child);
-    };
-    let mut watch = Watch::new(vm, catalog, driver, Some(dir.qmp()), dir.control(), args.watch)?;
-    let ending = watch.run(|| child.try_wait().ok().flatten().is_some())?;
-    if let Some(path) = &args.report {
-        monitor::write_report(&watch.report(), path)?;
-    }
-    if ending == Ending::Lost {
-        eprintln!("nephoscope: QEMU ended without a word; the report says until when it was watched");
-    }
-    finish(child)
-}
-
-fn finish(child: &mut Child) -> anyhow::Result<ExitCode> {
+/// QEMU's exit code; if that is 0, what became of the report.
+fn finish(child: &mut Child, report: u8) -> anyhow::Result<ExitCode> {
     use std::os::unix::process::ExitStatusExt;
     let status = child.wait().context("waiting for QEMU")?;
     // As a shell would say it: 128 + the signal.
@@ -145,7 +132,11 @@ fn finish(child: &mut Child) -> anyhow::Result<ExitCode> {
         .code()
         .or_else(|| status.signal().map(|signal| 128 + signal))
         .unwrap_or(1);
-    Ok(ExitCode::from(u8::try_from(code).unwrap_or(1)))
+    let elsewhere = [Failure::ReportElsewhere, Failure::ReportNotWritten].map(|failure| failure as u8);
+    Ok(match u8::try_from(code).unwrap_or(1) {
+        0 if elsewhere.contains(&report) => ExitCode::from(report),
+        code => ExitCode::from(code),
+    })
 }
 
 /// Signals meant for the VM go to it.

@@ -123,12 +123,7 @@ impl Journal {
     ///
     /// # Errors
     /// If the system refuses.
-    pub(super) fn begin(
-        dir: &VmDir,
-        of: Of,
-        left: Option<&Left>,
-        session: &mut Session,
-    ) -> io::Result<Self> {
+    pub(super) fn begin(dir: &VmDir, of: Of, left: Option<&Left>, session: &mut Session) -> io::Result<Self> {
         let number = left.map_or(0, |left| left.number + 1);
         let mut pending = line(&of)?;
         for entry in session.journal_anew() {

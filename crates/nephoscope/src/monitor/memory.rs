@@ -82,6 +82,12 @@ impl Memory {
         self.read_at.elapsed() >= AGAIN && self.read_map().is_ok()
     }
 
+    /// What QEMU says that the machine does: `running`, `paused`, `postmigrate`, …
+    pub(super) fn status(&mut self) -> Option<String> {
+        let status = self.qmp.execute("query-status", None).ok()?;
+        Some(status.get("status")?.as_str()?.to_owned())
+    }
+
     /// What QEMU said since the last time.
     pub(super) fn events(&mut self) -> Vec<QmpEvent> {
         // Events come with answers; asking costs one round trip and finds those that are waiting.

@@ -1,27 +1,26 @@
-//! A running watch: the driver's events through the session, the guest's memory beside it, and a socket that answers.
+//! A running watch: the driver's events through the session, the guest's memory beside it, a socket that answers, and a
+//! journal from which another watch goes on.
 
 mod evidence;
+mod journal;
 mod kernel_mapped;
 mod liveness;
+mod machine;
 mod mapped;
 mod memory;
 mod placing;
+mod report;
 mod server;
 mod sinks;
+mod vm;
 mod watch;
 
-pub(crate) use watch::{Ending, Watch};
+pub(crate) use vm::{Over, watch_vm};
 
-use std::io::Write;
 use std::path::Path;
-use std::process::Child;
 use std::sync::Arc;
-use std::time::{Duration, Instant};
 
-use anyhow::Context;
 use nephoscope_catalog::{Catalog, OpenError};
-use nephoscope_drivers::{QemuPlugin, QemuPluginError};
-use nephoscope_inventory::Report;
 
 use crate::exit::{Failure, exit};
 
@@ -36,49 +35,4 @@ pub(crate) fn open_catalog(dir: &Path) -> anyhow::Result<Arc<Catalog>> {
         };
         exit(failure, error.to_string())
     })
-}
-
-/// Attaches to a plugin.
-pub(crate) fn attach(socket: &Path) -> Result<QemuPlugin, QemuPluginError> {
-    QemuPlugin::attach(socket)
-}
-
-/// Attaches to the plugin of a QEMU that was just started. `None`: QEMU ended first.
-pub(crate) fn attach_to_child(
-    socket: &Path,
-    child: &mut Child,
-    timeout: Duration,
-) -> anyhow::Result<Option<QemuPlugin>> {
-    let deadline = Instant::now() + timeout;
-    loop {
-        match QemuPlugin::attach(socket) {
-            Ok(driver) => return Ok(Some(driver)),
-            Err(QemuPluginError::Connect { .. }) if Instant::now() < deadline => {}
-            Err(error) => return Err(error).context("the VM runs unwatched"),
-        }
-        if child.try_wait().context("waiting for QEMU")?.is_some() {
-            return Ok(None);
-        }
-        std::thread::sleep(Duration::from_millis(2));
-    }
-}
-
-/// Writes a report whole or not at all.
-pub(crate) fn write_report(report: &Report, path: &Path) -> anyhow::Result<()> {
-    let mut partial = path.as_os_str().to_owned();
-    partial.push(".partial");
-    let write = || -> anyhow::Result<()> {
-        let mut file = std::io::BufWriter::new(std::fs::File::create(&partial)?);
-        serde_json::to_writer(&mut file, report)?;
-        file.write_all(b"\n")?;
-        file.into_inner()
-            .map_err(std::io::IntoInnerError::into_error)?
-            .sync_all()?;
-        Ok(std::fs::rename(&partial, path)?)
-    };
-    write()
-        .inspect_err(|_| {
-            let _ = std::fs::remove_file(&partial);
-        })
-        .with_context(|| format!("the report could not be written to {}", path.display()))
 }

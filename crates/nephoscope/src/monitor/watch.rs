@@ -15,14 +15,17 @@ use nephoscope_inventory::{Report, VmReport};
 use nephoscope_pipeline::Session;
 
 use super::evidence;
+use super::journal::{Journal, Left, Of};
 use super::kernel_mapped::KernelMapped;
 use super::liveness::Liveness;
+use super::machine::{Machine, Turn, away};
 use super::mapped::Mapped;
 use super::memory::Memory;
 use super::placing::Placing;
 use super::server::{Request, serve};
 use super::sinks::Terminal;
 use crate::control::{Answer, Ask};
+use crate::runtime::VmDir;
 
 /// How the watch ended.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -43,49 +46,76 @@ const LOOK: Duration = Duration::from_millis(200);
 /// How often mapped pages are read that tell versions apart.
 const NARROW: Duration = Duration::from_millis(500);
 
+/// How often what was concluded is written down. A watch that is killed is blind from the last time on, until its successor
+/// is attached.
+const KEEP: Duration = Duration::from_millis(20);
+/// What ran is in its ring so soon: frames when their thread had a core to put them there, marks when they were collected.
+const IN_FLIGHT_NS: u64 = 50_000_000;
+
 /// A running watch.
 #[derive(Debug)]
 pub(crate) struct Watch {
     session: Session,
     driver: QemuPlugin,
     memory: Option<Memory>,
+    machine: Machine,
     liveness: Liveness,
     placing: Placing,
     mapped: Mapped,
     kernel_mapped: KernelMapped,
     requests: Receiver<Request>,
     sinks: Vec<Terminal>,
+    journal: Option<Journal>,
+    looked_ns: u64,
     stopped: bool,
 }
 
+/// What a watch is told before it begins.
+#[derive(Debug)]
+pub(crate) struct Setup<'a> {
+    /// The VM, for the report.
+    pub(crate) vm: VmReport,
+    /// The catalog.
+    pub(crate) catalog: Arc<Catalog>,
+    /// A socket of QEMU's monitor protocol.
+    pub(crate) qmp: Option<PathBuf>,
+    /// The VM's directory: where questions are answered, and where what an earlier watch concluded is.
+    pub(crate) dir: &'a VmDir,
+    /// Whether findings are printed.
+    pub(crate) print_findings: bool,
+}
+
 impl Watch {
-    /// Begins to watch.
+    /// Begins to watch, or goes on where an earlier watch of this VM was ended.
     ///
     /// # Errors
     /// If the control socket cannot be served.
-    pub(crate) fn new(
-        mut vm: VmReport,
-        catalog: Arc<Catalog>,
-        mut driver: QemuPlugin,
-        qmp: Option<PathBuf>,
-        control: PathBuf,
-        print_findings: bool,
-    ) -> anyhow::Result<Self> {
+    pub(crate) fn new(setup: Setup<'_>, mut driver: QemuPlugin) -> anyhow::Result<Self> {
         let hello = driver.hello().clone();
+        let of = Of {
+            pid: hello.pid,
+            installed_ns: hello.installed_ns,
+        };
+        let mut vm = setup.vm;
         vm.vcpus = hello.vcpus;
-        let mut session = Session::new(vm, catalog);
+        let mut session = Session::new(vm, setup.catalog);
+        let mut left = Left::read(setup.dir).filter(|left| left.of == of);
+        if let Some(left) = &mut left {
+            session.restore(std::mem::take(&mut left.entries));
+        }
         let origin = hello.installed_ns;
         let attached_ns = hello.attached_ns.saturating_sub(origin);
-        if let Some(since) = hello.blind_since_ns {
+        if hello.blind_since_ns.is_some() || left.is_some() {
+            // Whatever the plugin saw meanwhile, and whatever an earlier watch had taken and not yet written down, is not known.
             session.gap(Gap {
-                from_ns: since.saturating_sub(origin),
+                from_ns: left.as_ref().map_or(0, |left| left.done_ns).min(attached_ns),
                 to_ns: attached_ns,
                 left: Coverage::BLIND,
                 reason: GapReason::Detached,
                 lost: 0,
             });
         }
-        let memory = match Memory::open(qmp, hello.pid) {
+        let memory = match Memory::open(setup.qmp, hello.pid) {
             Ok(memory) => {
                 driver.set_ram(memory.ranges())?;
                 Some(memory)
@@ -94,47 +124,70 @@ impl Watch {
                 eprintln!(
                     "nephoscope: guest memory cannot be read ({reason}): ends of processes will not be seen"
                 );
-                session.gap(Gap {
-                    from_ns: attached_ns,
-                    to_ns: u64::MAX,
-                    left: Coverage {
-                        code: CodeCoverage::Complete,
-                        attribution: Attribution::Sampled,
-                    },
-                    reason: GapReason::MemoryUnreadable,
-                    lost: 0,
-                });
                 None
             }
         };
-        let requests = serve(&control)?;
-        let sinks = if print_findings {
-            vec![Terminal]
+        let journal = Journal::begin(setup.dir, of, left.as_ref(), &mut session)
+            .inspect_err(|error| {
+                eprintln!(
+                    "nephoscope: no journal can be written in the directory of {} ({error}): a watch that is killed takes \
+                     along what it concluded, and its report says so",
+                    setup.dir.name
+                );
+            })
+            .ok();
+        let requests = serve(&setup.dir.control())?;
+        let sinks = if setup.print_findings {
+            vec![Terminal::begin()?]
         } else {
             Vec::new()
         };
-        Ok(Self {
+        let mut watch = Self {
             session,
             driver,
             memory,
+            machine: Machine::default(),
             liveness: Liveness::default(),
             placing: Placing::default(),
             mapped: Mapped::default(),
             kernel_mapped: KernelMapped::default(),
             requests,
             sinks,
+            journal,
+            looked_ns: attached_ns,
             stopped: false,
-        })
+        };
+        watch.without_memory(attached_ns);
+        Ok(watch)
     }
 
-    /// Watches until the VM ends. `gone` says whether QEMU has ended.
+    /// Ends of address spaces are not seen as long as guest memory cannot be read.
+    fn without_memory(&mut self, now_ns: u64) {
+        let from_ns = std::mem::replace(&mut self.looked_ns, now_ns).min(now_ns);
+        if self.memory.is_some() {
+            return;
+        }
+        self.session.gap(Gap {
+            from_ns,
+            to_ns: now_ns,
+            left: Coverage {
+                code: CodeCoverage::Complete,
+                attribution: Attribution::Sampled,
+            },
+            reason: GapReason::MemoryUnreadable,
+            lost: 0,
+        });
+    }
+
+    /// Watches until the VM ends.
     ///
     /// # Errors
     /// If the driver cannot be believed any more.
-    pub(crate) fn run(&mut self, mut gone: impl FnMut() -> bool) -> anyhow::Result<Ending> {
+    pub(crate) fn run(&mut self) -> anyhow::Result<Ending> {
         let mut events = Vec::new();
-        let (mut settled, mut looked, mut narrowed) = (Instant::now(), Instant::now(), Instant::now());
-        loop {
+        let mut settled = Instant::now();
+        let (mut looked, mut narrowed, mut kept) = (settled, settled, settled);
+        while !self.driver.is_closed() {
             self.driver.next(PAUSE, &mut events)?;
             self.take(&mut events);
             if self.kernel_mapped.is_due(&mut self.session) {
@@ -152,20 +205,32 @@ impl Watch {
                 self.narrow();
                 narrowed = Instant::now();
             }
-            self.answer();
-            if self.driver.is_closed() || gone() {
-                break;
+            if kept.elapsed() >= KEEP {
+                self.keep();
+                kept = Instant::now();
             }
+            self.answer();
         }
         self.drain(&mut events)?;
+        let now = self.elapsed_ns();
+        self.machine.over(now, &mut self.session);
         if !self.stopped {
-            self.session.lost_driver(self.elapsed_ns());
+            self.session.lost_driver(now);
         }
+        self.keep();
         Ok(if self.stopped {
             Ending::Stopped
         } else {
             Ending::Lost
         })
+    }
+
+    /// Writes down what was concluded, and until when that is all there is.
+    fn keep(&mut self) {
+        let done_ns = self.driver.seen_until_ns().saturating_sub(IN_FLIGHT_NS);
+        if let Some(journal) = &mut self.journal {
+            journal.keep(&mut self.session, done_ns);
+        }
     }
 
     /// The report as of now.
@@ -206,14 +271,19 @@ impl Watch {
     fn look(&mut self) {
         let now = self.elapsed_ns();
         self.session.at(now);
+        self.without_memory(now);
         let Some(memory) = &mut self.memory else { return };
-        for event in memory.events() {
-            if event.name == "RESET" {
-                let reset = Stamped {
-                    at_ns: now,
-                    event: Event::Lifecycle(Lifecycle::Reset),
-                };
-                self.session.take(reset, &|_| None, &mut sinks(&mut self.sinks));
+        let turns = self.machine.look(now, memory);
+        for turn in turns {
+            match turn {
+                Turn::Reset => {
+                    let event = Event::Lifecycle(Lifecycle::Reset);
+                    let reset = Stamped { at_ns: now, event };
+                    self.session.take(reset, &|_| None, &mut sinks(&mut self.sinks));
+                    // It fails with the connection only, which ends the watch.
+                    let _ = self.driver.reset();
+                }
+                Turn::Away { from_ns, to_ns } => self.session.gap(away(from_ns, to_ns)),
             }
         }
         if let Some(ram) = memory.ram() {

@@ -122,6 +122,26 @@ impl Guest {
         Ok(self.begun.elapsed())
     }
 
+    /// Waits until a guest that was reset is up again.
+    ///
+    /// # Errors
+    /// As [`Guest::wait_ready`].
+    pub fn wait_ready_again(&mut self) -> Result<Duration> {
+        self.channel = None;
+        self.begun = Instant::now();
+        self.wait_ready()
+    }
+
+    /// Goes on with a guest that was ready before it came to this emulator.
+    ///
+    /// # Errors
+    /// When the emulator does not offer the guest's port.
+    pub fn go_on(&mut self) -> Result<()> {
+        let socket = self.logs.folder.join(options::COMMAND_SOCKET);
+        self.channel = Some(Channel::go_on(&socket)?);
+        Ok(())
+    }
+
     /// Runs a shell script in the guest, as root, and waits for its end, for [`Options::command_timeout`] at most.
     ///
     /// # Errors
