@@ -35,8 +35,26 @@ pub enum Record {
         /// Where.
         va: Gva,
         /// What it is.
+        #[serde(with = "shared")]
         verdict: Arc<Verdict>,
     },
+}
+
+/// Verdicts are shared in memory, and written each by itself.
+pub(crate) mod shared {
+    use std::sync::Arc;
+
+    use serde::{Deserialize, Deserializer, Serialize, Serializer};
+
+    pub(crate) fn serialize<T: Serialize, S: Serializer>(value: &Arc<T>, to: S) -> Result<S::Ok, S::Error> {
+        (**value).serialize(to)
+    }
+
+    pub(crate) fn deserialize<'de, T: Deserialize<'de>, D: Deserializer<'de>>(
+        from: D,
+    ) -> Result<Arc<T>, D::Error> {
+        T::deserialize(from).map(Arc::new)
+    }
 }
 
 /// An address space as it is written down: [`AddressSpace`] has the words.

@@ -35,6 +35,7 @@ pub struct PageRecord {
     /// BLAKE3 of its bytes.
     pub digest: [u8; 32],
     /// What it is.
+    #[serde(with = "crate::kept::shared")]
     pub verdict: Arc<Verdict>,
     /// Executed bytes, as far as reported: sorted ranges from the start of the page.
     pub executed: Vec<(u16, u16)>,

@@ -26,7 +26,7 @@ use crate::state::VmState;
 
 /// How often children are looked at: a watcher that was killed is started again so soon.
 const LOOK: Duration = Duration::from_millis(10);
-/// A watcher that ended by itself sooner than this is started again later and later.
+/// A watcher that ended by itself sooner than this is started again later and later; a stand-in not sooner.
 const SHORT: Duration = Duration::from_secs(1);
 /// The first and the longest pause.
 const PAUSES: (Duration, Duration) = (Duration::from_millis(10), Duration::from_secs(30));
@@ -38,24 +38,24 @@ const LAST_WORDS: Duration = Duration::from_secs(120);
 pub(crate) struct Keeper<'a> {
     dir: &'a VmDir,
     _lock: File,
-    stand_in: Option<Child>,
+    stand_in: Option<(Child, Instant)>,
 }
 
 /// A process of ours for this VM, in the background.
-fn spawn(dir: &VmDir, what: &str) -> std::io::Result<Child> {
+fn command(dir: &VmDir, what: &str) -> Command {
     // Also when the program's file was replaced or removed since.
-    Command::new("/proc/self/exe")
-        .arg(what)
-        .arg("--name")
-        .arg(&dir.name)
-        .stdin(Stdio::null())
-        .stdout(Stdio::null())
-        .spawn()
+    let mut command = Command::new("/proc/self/exe");
+    command.arg(what).arg("--name").arg(&dir.name);
+    command.stdin(Stdio::null()).stdout(Stdio::null());
+    command
 }
 
-/// Starts a keeper in the background.
+/// Starts a keeper in the background. What it has to say goes to a file: whoever started it does not wait for it.
 pub(crate) fn start(dir: &VmDir) -> anyhow::Result<()> {
-    spawn(dir, "keep").context("cannot start this program again")?;
+    let log = File::options().create(true).append(true).open(dir.log());
+    let log = log.with_context(|| format!("cannot write {}", dir.log().display()))?;
+    let started = command(dir, "keep").stderr(log).spawn();
+    started.context("cannot start this program again")?;
     Ok(())
 }
 
@@ -94,9 +94,13 @@ impl<'a> Keeper<'a> {
         let mut pause = Pause::default();
         let code = loop {
             let begun = Instant::now();
-            let watcher = spawn(self.dir, "watch").context("cannot start this program again")?;
-            let status = self.attend(watcher, &mut vmm)?;
-            match status.and_then(|status| status.code()) {
+            let watcher = command(self.dir, "watch")
+                .spawn()
+                .context("cannot start this program again")?;
+            let Some(status) = self.attend(watcher, &mut vmm)? else {
+                break Failure::ReportNotWritten as u8;
+            };
+            match status.code() {
                 Some(0) => break 0,
                 Some(code) if is_last(code) => break u8::try_from(code).unwrap_or(1),
                 code => {
@@ -134,6 +138,10 @@ impl<'a> Keeper<'a> {
             if let Some(vmm) = vmm
                 && vmm.try_wait()?.is_some()
                 && ended.get_or_insert_with(Instant::now).elapsed() > LAST_WORDS
+                && !VmState::read(self.dir)
+                    .ok()
+                    .flatten()
+                    .is_some_and(|state| state.is_running())
             {
                 eprintln!(
                     "nephoscope: {} has ended, and its watch has not: it is left alone",
@@ -147,15 +155,18 @@ impl<'a> Keeper<'a> {
     }
 
     fn ensure_stand_in(&mut self) {
-        let lives = |child: &mut Child| matches!(child.try_wait(), Ok(None));
+        let lives = |(child, begun): &mut (Child, Instant)| {
+            begun.elapsed() < SHORT || matches!(child.try_wait(), Ok(None))
+        };
         if !self.stand_in.as_mut().is_some_and(lives) {
             // Tried again at the next look: without it the VM is watched all the same.
-            self.stand_in = spawn(self.dir, "keep").ok();
+            let child = command(self.dir, "keep").spawn();
+            self.stand_in = child.ok().map(|child| (child, Instant::now()));
         }
     }
 
     fn end_stand_in(&mut self) {
-        if let Some(mut child) = self.stand_in.take() {
+        if let Some((mut child, _)) = self.stand_in.take() {
             let _ = child.kill();
             let _ = child.wait();
         }

@@ -197,8 +197,11 @@ impl VmDir {
         std::fs::set_permissions(&self.path, std::fs::Permissions::from_mode(0o700)).map_err(denied)
     }
 
-    /// Removes it when the VM is over. A report that was kept in it stays.
+    /// Removes it when the VM is over. A report that was kept in it stays, with what was said.
     pub(crate) fn remove(&self) {
+        if !self.kept_report().exists() {
+            let _ = std::fs::remove_file(self.log());
+        }
         for file in self.files() {
             let _ = std::fs::remove_file(file);
         }
@@ -253,6 +256,12 @@ impl VmDir {
     #[must_use]
     pub(crate) fn keep_lock(&self) -> PathBuf {
         self.path.join("keep.lock")
+    }
+
+    /// What those who watch have to say, when nobody waits for them.
+    #[must_use]
+    pub(crate) fn log(&self) -> PathBuf {
+        self.path.join("log")
     }
 
     /// Where the report is kept when it cannot be written where it should be.

@@ -81,12 +81,10 @@ impl VmState {
         Ok(Some(serde_json::from_slice(&text)?))
     }
 
-    /// Whether the VM still runs: its VMM's process if it is known, else whether somebody listens where the plugin does.
+    /// Whether the VM still runs: the process that was started, or, as that may have gone to the background as another one,
+    /// whoever listens where the plugin does.
     pub(crate) fn is_running(&self) -> bool {
-        match self.vmm_process {
-            Some(process) => process.is_alive(),
-            None => listens(&self.plugin),
-        }
+        self.vmm_process.is_some_and(Process::is_alive) || listens(&self.plugin)
     }
 }
 

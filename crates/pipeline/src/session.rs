@@ -285,11 +285,7 @@ impl Session {
         changes: &mut Vec<Change>,
     ) {
         if captured.replay && self.inventory.page(captured.page).is_some() {
-            // An earlier part of this watch has written it down; its bytes are here again.
-            if self.look_at(captured.page, captured.bytes, changes) {
-                self.lacking = Some(captured.root);
-            }
-            return;
+            return self.captured_again(captured.page, captured.bytes, changes);
         }
         let gpa = captured
             .gpa
@@ -356,10 +352,39 @@ impl Session {
         }
     }
 
-    /// True if what the kernel has mapped besides may tell more.
-    fn look_at(&mut self, page: PageId, bytes: PageBytes, changes: &mut Vec<Change>) -> bool {
+    /// An earlier part of this watch has written the page down, and its bytes are here again. They tell where images lie, and
+    /// the page may be known by now; as long as images are not found again, less than before may be known of it, so that
+    /// what was known of the same bytes stays.
+    fn captured_again(&mut self, page: PageId, bytes: PageBytes, changes: &mut Vec<Change>) {
         let Some(record) = self.inventory.page(page).cloned() else {
-            return false;
+            return;
+        };
+        let may_change = match &*record.verdict {
+            Verdict::Identified(known) if known.executed_only => true,
+            Verdict::Identified(_) => false,
+            _ => true,
+        };
+        let answer = self.ask(&record, &bytes);
+        if matches!(*answer.verdict, Verdict::Identified(_)) {
+            self.inventory.judged(page, answer.verdict, changes);
+        }
+        // What was only judged by what ran of it is judged again when more does.
+        if may_change && answer.open {
+            self.keep_open(page, bytes);
+        } else if !matches!(*record.verdict, Verdict::Identified(_)) {
+            self.keep(page, bytes);
+        }
+        if answer.placed {
+            self.touched.extend(self.open.keys().copied());
+        }
+        if answer.lacking {
+            self.lacking = Some(record.root);
+        }
+    }
+
+    fn look_at(&mut self, page: PageId, bytes: PageBytes, changes: &mut Vec<Change>) {
+        let Some(record) = self.inventory.page(page).cloned() else {
+            return;
         };
         let answer = self.ask(&record, &bytes);
         let identified = matches!(*answer.verdict, Verdict::Identified(_));
@@ -375,7 +400,6 @@ impl Session {
         if answer.placed {
             self.touched.extend(self.open.keys().copied());
         }
-        answer.lacking
     }
 
     fn ask(&mut self, record: &PageRecord, bytes: &PageBytes) -> Answer {

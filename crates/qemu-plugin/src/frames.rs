@@ -184,18 +184,23 @@ impl Frames {
         known.mark
     }
 
-    /// Every captured page, for a monitor that comes late. Pages are copied shard by shard.
+    /// Every captured page in the order of the captures, for a monitor that comes late: what came first explains what came
+    /// after. What is captured meanwhile is not among them.
     pub(crate) fn for_each(&self, mut visit: impl FnMut(FrameKey, &Captured)) {
-        for shard in &self.shards {
-            let copy: Vec<_> = {
+        let lock = |shard: &'_ Mutex<HashMap<FrameKey, Captured>>, keys: &mut Vec<(u64, FrameKey)>| {
+            let shard = shard.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
+            keys.extend(shard.iter().map(|(key, captured)| (captured.page, *key)));
+        };
+        let mut keys = Vec::new();
+        self.shards.iter().for_each(|shard| lock(shard, &mut keys));
+        keys.sort_unstable_by_key(|(page, _)| *page);
+        for (page, key) in keys {
+            let captured = self.shard(key).and_then(|shard| {
                 let shard = shard.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
-                shard
-                    .iter()
-                    .map(|(key, captured)| (*key, captured.clone()))
-                    .collect()
-            };
-            for (key, captured) in &copy {
-                visit(*key, captured);
+                shard.get(&key).filter(|captured| captured.page == page).cloned()
+            });
+            if let Some(captured) = captured {
+                visit(key, &captured);
             }
         }
     }
@@ -367,6 +372,17 @@ mod tests {
         assert_eq!(told(), (None, vec![(8, 20), (4088, 4096)]), "page 7 is another");
         frames.describe(KEY, 1, first);
         assert_eq!(told().0, Some(first));
+    }
+
+    #[test]
+    fn a_late_monitor_gets_pages_in_the_order_of_their_captures() {
+        let frames = Frames::new(1024);
+        for i in (0..100).rev() {
+            frames.translated(FrameKey::Host(i << 12), 0, &[0], &[0; PAGE_SIZE], &mut 0);
+        }
+        let mut pages = Vec::new();
+        frames.for_each(|_, captured| pages.push(captured.page));
+        assert_eq!(pages, (1..=100).collect::<Vec<_>>());
     }
 
     #[test]

@@ -294,6 +294,25 @@ mod tests {
     }
 
     #[test]
+    fn a_ring_says_when_more_than_half_of_it_waits() {
+        let (ring, mut consumer) = pair(64 << 10);
+        let producer = Producer::new(&ring);
+        let frame = {
+            let mut bytes = Vec::new();
+            Frame::Counters([0; crate::frame::COUNTER_NAMES.len()]).encode(Stamp::default(), &mut bytes);
+            bytes
+        };
+        let mut pushed = 0;
+        while !producer.is_half_full() {
+            producer.push(&frame).unwrap();
+            pushed += frame.len();
+        }
+        assert!((32 << 10..33 << 10).contains(&pushed), "{pushed}");
+        consumer.pop(&mut Vec::new()).unwrap();
+        assert!(!producer.is_half_full());
+    }
+
+    #[test]
     fn frames_come_out_in_order_across_many_wraps() {
         let (ring, mut consumer) = pair(20_000);
         let mut got = Vec::new();

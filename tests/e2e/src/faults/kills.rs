@@ -21,7 +21,7 @@ use crate::control;
 use crate::living::{list, living};
 
 /// A guest that works: processes come and go.
-const WORK: &str = "while :; do /opt/nephoscope/shortlived 20; sleep 0.2; done";
+const WORK: &str = "bash -c \"while :; do /opt/nephoscope/shortlived 20; sleep 0.2; done\"";
 
 pub(super) fn run(setting: &Setting) -> Result<Vec<Row>> {
     let own = tempfile::tempdir()?;
