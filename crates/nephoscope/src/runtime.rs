@@ -164,7 +164,8 @@ impl VmDir {
         let keeper = try_lock(&self.keep_lock())?.ok_or_else(taken)?;
         // Nobody keeps it, and somebody may watch it all the same.
         try_lock(&self.watch_lock())?.ok_or_else(taken)?;
-        for stale in self.files().filter(|file| *file != self.keep_lock()) {
+        let locks = [self.keep_lock(), self.watch_lock()];
+        for stale in self.files().filter(|file| !locks.contains(file)) {
             let _ = std::fs::remove_file(stale);
         }
         Ok(keeper)

@@ -42,10 +42,10 @@ pub(crate) fn watch(args: &KeepArgs) -> anyhow::Result<ExitCode> {
     detach();
     let dir = VmDir::named(&args.name)?;
     let Some(lock) = runtime::wait_for_lock(&dir.watch_lock())? else {
-        return Ok(ExitCode::SUCCESS);
+        return Ok(ExitCode::from(Failure::NoVm as u8));
     };
     let Some(state) = VmState::read(&dir)? else {
-        return Ok(ExitCode::SUCCESS);
+        return Ok(ExitCode::from(Failure::NoVm as u8));
     };
     match monitor::watch_vm(&dir, &state, &lock)? {
         Over::Watched | Over::FromJournal => Ok(ExitCode::SUCCESS),

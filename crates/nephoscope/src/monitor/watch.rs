@@ -213,6 +213,7 @@ impl Watch {
         }
         self.drain(&mut events)?;
         let now = self.elapsed_ns();
+        self.session.at(now);
         self.machine.over(now, &mut self.session);
         if !self.stopped {
             self.session.lost_driver(now);
@@ -270,7 +271,7 @@ impl Watch {
 
     fn look(&mut self) {
         let now = self.elapsed_ns();
-        self.session.at(now);
+        self.session.at(self.driver.seen_until_ns());
         self.without_memory(now);
         let Some(memory) = &mut self.memory else { return };
         let turns = self.machine.look(now, memory);
@@ -323,7 +324,8 @@ impl Watch {
         while let Ok((ask, reply)) = self.requests.try_recv() {
             let answer = match ask {
                 Ask::Report => {
-                    self.session.at(self.elapsed_ns());
+                    // Not until now: what waits in the rings is not in it.
+                    self.session.at(self.driver.seen_until_ns());
                     Answer::Report {
                         report: Box::new(self.session.report()),
                     }

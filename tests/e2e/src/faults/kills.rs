@@ -210,8 +210,8 @@ fn extended(scene: &Scene, setting: &Setting) -> Result<String> {
     };
     same(&scene.settle()?.0)?;
     let presence = Presence::begin(&scene.vm)?;
-    let at = now_ns();
     ours::kill(&scene.vm, Role::Watch);
+    let at = now_ns();
     ours::wait_for("the watch to be back", Duration::from_secs(60), || {
         presence.after(at).is_some()
     })?;

@@ -112,7 +112,7 @@ fn everyone(scene: Scene, setting: &Setting) -> Result<String> {
     ensure!(ours::is_alive(scene.qemu), "QEMU went with `nephoscope run`");
     let mut killed = vec![now_ns()];
     ours::kill(&vm, Role::Watch);
-    back(killed[0])?;
+    back(now_ns())?;
     scene.settle()?;
     let all = now_ns();
     killed.push(all);
@@ -131,7 +131,7 @@ fn everyone(scene: Scene, setting: &Setting) -> Result<String> {
         said.contains(&format!("{vm}: taken up")),
         "`attach --all` said {said:?}"
     );
-    back(all)?;
+    back(now_ns())?;
     let (report, _) = scene.settle()?;
     let longest = only_while_away(
         &blind(&report, scene.origin),

@@ -66,7 +66,7 @@ fn migrated(setting: &Setting) -> Result<String> {
     })?;
     let leash = Leash(ours::qemu(destination.folder())?);
     ours::wait_for("the destination's watch", Duration::from_secs(60), || {
-        Origin::ask(&vm).is_ok()
+        Origin::of(&vm).is_ok()
     })?;
 
     let mut qmp = Qmp::connect(scene.guest.folder())?;
@@ -98,7 +98,7 @@ fn migrated(setting: &Setting) -> Result<String> {
     })?;
     let here: Value = serde_json::from_slice(&std::fs::read(&first_file)?)?;
     crate::report::validate(&here)?;
-    let second_origin = Origin::ask(&vm)?;
+    let second_origin = Origin::of(&vm)?;
     destination.go_on()?;
     destination.run_ok("true")?;
     let ran = ticks.end();

@@ -1,43 +1,34 @@
 //! Holding reports to what really ran, and their blind intervals to when the watch was really away.
 
 use std::collections::HashSet;
+use std::fs::File;
+use std::io::{BufRead, BufReader};
 use std::time::Duration;
 
 use anyhow::{Context, Result, bail, ensure};
 use serde_json::Value;
 
-use super::ticks::{Tick, now_ns};
-use crate::control::Control;
+use super::ticks::Tick;
 use crate::living::list;
 
-/// When the watch's clock began, by the host's: not before, not after.
+/// When the watch's clock began, by the host's (`CLOCK_MONOTONIC`, ns).
 #[derive(Debug, Clone, Copy)]
-pub(super) struct Origin {
-    pub(super) from_ns: u64,
-    pub(super) to_ns: u64,
-}
+pub(super) struct Origin(pub(super) u64);
 
 impl Origin {
-    /// By asking a watch, a few times: the closest counts.
-    pub(super) fn ask(vm: &str) -> Result<Self> {
-        let mut control = Control::connect(vm)?;
-        let mut best: Option<Origin> = None;
-        for _ in 0..5 {
-            let before = now_ns();
-            let report = control.report()?;
-            let after = now_ns();
-            let now = intervals(&report).last().context("a report without intervals")?["to_ns"]
-                .as_u64()
-                .context("an interval without an end")?;
-            let origin = Origin {
-                from_ns: before.saturating_sub(now),
-                to_ns: after.saturating_sub(now),
-            };
-            if best.is_none_or(|best| origin.to_ns - origin.from_ns < best.to_ns - best.from_ns) {
-                best = Some(origin);
+    /// As the watch has written it down in the first line of its journal.
+    pub(super) fn of(vm: &str) -> Result<Self> {
+        let folder = crate::control::folder(vm);
+        for entry in std::fs::read_dir(&folder).with_context(|| format!("no {}", folder.display()))? {
+            let path = entry?.path();
+            if path.to_string_lossy().contains("/journal.") {
+                let mut line = String::new();
+                BufReader::new(File::open(&path)?).read_line(&mut line)?;
+                let first: Value = serde_json::from_str(&line)?;
+                return Ok(Origin(first["installed_ns"].as_u64().context("no installed_ns")?));
             }
         }
-        best.context("no answer")
+        bail!("no journal in {}", folder.display())
     }
 }
 
@@ -45,7 +36,7 @@ pub(super) fn intervals(report: &Value) -> &[Value] {
     list(&report["coverage"], "intervals")
 }
 
-/// An interval that a report calls blind, by the host's clock, as wide as it may be.
+/// An interval that a report calls blind, by the host's clock.
 #[derive(Debug, Clone)]
 pub(super) struct Blind {
     pub(super) from_ns: u64,
@@ -60,8 +51,8 @@ pub(super) fn blind(report: &Value, origin: Origin) -> Vec<Blind> {
         .filter(|interval| interval["code"] == "blind");
     blind
         .map(|interval| Blind {
-            from_ns: origin.from_ns + number(interval, "from_ns"),
-            to_ns: origin.to_ns + number(interval, "to_ns"),
+            from_ns: origin.0 + number(interval, "from_ns"),
+            to_ns: origin.0 + number(interval, "to_ns"),
             reason: interval["reason"].as_str().unwrap_or_default().to_owned(),
         })
         .collect()
@@ -168,10 +159,7 @@ mod tests {
 
     use super::*;
 
-    const ORIGIN: Origin = Origin {
-        from_ns: 1_000,
-        to_ns: 1_000,
-    };
+    const ORIGIN: Origin = Origin(1_000);
 
     fn report(digest: &str) -> Value {
         json!({

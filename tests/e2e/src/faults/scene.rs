@@ -5,13 +5,13 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
-use anyhow::{Result, ensure};
+use anyhow::{Context, Result, ensure};
 use rustix::process::Pid;
 use serde_json::Value;
 
 use super::Setting;
 use super::ours::{self, Leash};
-use super::proof::{Account, Origin, account};
+use super::proof::{Account, Origin, account, intervals};
 use super::ticks::{self, Tick, Ticks, now_ns};
 use crate::control::Control;
 use crate::guest::{Guest, Options, Watched};
@@ -57,7 +57,7 @@ impl Scene {
         let qemu = ours::qemu(guest.folder())?;
         let leash = Leash(qemu);
         let ticks = Ticks::begin(&mut guest, folder.path(), 0)?;
-        let origin = Origin::ask(&vm)?;
+        let origin = Origin::of(&vm)?;
         Ok(Scene {
             vm,
             guest,
@@ -74,31 +74,51 @@ impl Scene {
         self.folder.path()
     }
 
+    /// The report, from a watch that may just be beginning again.
     pub(super) fn report(&self) -> Result<Value> {
-        let report = Control::connect(&self.vm)?.report()?;
+        let mut report = None;
+        ours::wait_for("an answer of the watch", Duration::from_secs(60), || {
+            report = Control::connect(&self.vm)
+                .and_then(|mut control| control.report())
+                .ok();
+            report.is_some()
+        })?;
+        let report = report.context("no answer")?;
         crate::report::validate(&report)?;
         Ok(report)
     }
 
-    /// Lets some pages run that surely come after what was done, waits until they can be in the report, and holds it to all
-    /// pages that ran.
+    /// Lets some pages run that surely come after what was done, waits until the watch has come to them, and holds its report to
+    /// all pages that ran.
     pub(super) fn settle(&self) -> Result<(Value, Account)> {
         self.ticks.wait(5)?;
         let ticks = self.ticks.so_far();
-        std::thread::sleep(Duration::from_millis(500));
-        let report = self.report()?;
+        let last = ticks.last().copied().context("nothing ran")?;
+        let until = |report: &Value| {
+            let to_ns = intervals(report).last().and_then(|last| last["to_ns"].as_u64());
+            self.origin.0 + to_ns.unwrap_or(0)
+        };
+        let mut report = self.report()?;
+        // A moment more: that a page was executed is said after it was captured.
+        ours::wait_for("the watch to come to what ran", Duration::from_secs(60), || {
+            if until(&report) < last.to_ns + 100_000_000
+                && let Ok(newer) = self.report()
+            {
+                report = newer;
+            }
+            until(&report) >= last.to_ns + 100_000_000
+        })?;
         let all: Vec<Tick> = self.before.iter().chain(&ticks).copied().collect();
         let account = account(&all, &[(&report, self.origin)])?;
-        let last = ticks.last().map(Tick::digest).unwrap_or_default();
         ensure!(
-            report.to_string().contains(&last),
+            report.to_string().contains(&last.digest()),
             "it does not see again: the last page is not in the report"
         );
         Ok((report, account))
     }
 }
 
-/// When the watch answered: asked without a pause, from a thread of its own.
+/// When the watch was asked and did answer: asked without a pause, from a thread of its own.
 #[derive(Debug)]
 pub(super) struct Presence {
     stop: Arc<AtomicBool>,
@@ -116,6 +136,8 @@ impl Presence {
             .name("presence".into())
             .spawn(move || {
                 while !stop.load(Ordering::Relaxed) {
+                    // Who was asked after a moment answers for the time after it.
+                    let asked = now_ns();
                     if Control::connect(&vm)
                         .and_then(|mut control| control.findings(u64::MAX))
                         .is_ok()
@@ -123,7 +145,7 @@ impl Presence {
                         answered
                             .lock()
                             .unwrap_or_else(PoisonError::into_inner)
-                            .push(now_ns());
+                            .push(asked);
                     }
                     std::thread::sleep(Duration::from_millis(5));
                 }
