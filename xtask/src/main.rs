@@ -4,6 +4,7 @@ mod attacks;
 mod bench;
 mod build;
 mod demo;
+mod faults;
 mod lint;
 mod qemu11;
 mod setup;
@@ -45,6 +46,7 @@ enum Task {
     Guest,
     Demo(demo::DemoArgs),
     Attacks(attacks::AttacksArgs),
+    Faults(faults::FaultsArgs),
     #[command(subcommand)]
     Bench(bench::Bench),
 }
@@ -68,6 +70,7 @@ fn run(task: Task) -> anyhow::Result<()> {
         Task::Test { filter } => test::run(&filter),
         Task::Demo(arguments) => demo::run(&arguments),
         Task::Attacks(arguments) => attacks::run(&arguments),
+        Task::Faults(arguments) => faults::run(&arguments),
         Task::Bench(bench) => bench::run(&bench),
         Task::Guest => {
             setup::run()?;

@@ -9,7 +9,7 @@ use nephoscope_e2e::command::{output_of, privileged, run_logged};
 use nephoscope_e2e::{Step, cache, qemu};
 
 /// Packages of the machine's own suites.
-const PACKAGES: [&str; 13] = [
+const PACKAGES: [&str; 14] = [
     "busybox-static",
     "ca-certificates",
     "debian-archive-keyring",
@@ -20,6 +20,7 @@ const PACKAGES: [&str; 13] = [
     "make",
     "mmdebstrap",
     "ovmf",
+    "qemu-utils",
     "seabios",
     "systemd-boot-efi",
     "xz-utils",

@@ -283,7 +283,10 @@ impl Images {
 
     /// Another kernel took over: the one before and its modules are gone, and the new one has none yet.
     pub(crate) fn only_kernel(&mut self, id: ObjectId) {
-        let last = self.images.iter().rposition(|image| image.id == id && image.is_kernel());
+        let last = self
+            .images
+            .iter()
+            .rposition(|image| image.id == id && image.is_kernel());
         if let Some(last) = last {
             self.images.truncate(last + 1);
             self.images.drain(..last);

@@ -48,7 +48,11 @@ pub const KEXEC: Group = Group {
 /// The machine is reset, and boots again.
 pub const RESET: Group = Group {
     name: "reset",
-    adapt: |options| options.extra.extend(["-action", "reboot=reset"].map(str::to_owned)),
+    adapt: |options| {
+        options
+            .extra
+            .extend(["-action", "reboot=reset"].map(str::to_owned))
+    },
 };
 
 /// Page tables with everything the architecture has: 1 GiB leaves, and a display whose memory can hold a root.

@@ -25,7 +25,9 @@ const AROUND: usize = 6;
 pub(crate) fn load(scene: &mut Scene, name: &str, bytes: &[u8], arguments: &str) -> Result<()> {
     let path = format!("{FOLDER}/{name}.ko");
     scene.guest.put(&path, bytes)?;
-    let load = scene.guest.run_ok(&format!("insmod {path} {arguments}; rm {path}"));
+    let load = scene
+        .guest
+        .run_ok(&format!("insmod {path} {arguments}; rm {path}"));
     load.map(drop)
         .with_context(|| format!("the guest's kernel does not take {name}"))
 }
@@ -98,7 +100,11 @@ pub(crate) fn told(entry: &Value) -> Result<Vec<Change>> {
         let offset = run["offset"].as_u64().context("a difference without an offset")?;
         let bytes = |name: &str| said::bytes(run[name].as_str().unwrap_or_default());
         let changes = said::changes(&bytes("before")?, &bytes("after")?);
-        found.extend(changes.into_iter().map(|(at, before, after)| (offset + at, before, after)));
+        found.extend(
+            changes
+                .into_iter()
+                .map(|(at, before, after)| (offset + at, before, after)),
+        );
     }
     Ok(found)
 }
@@ -117,7 +123,13 @@ pub(crate) fn words(changes: &[Change]) -> String {
 ///
 /// # Errors
 /// When nothing is seen, or the pages are not the module's.
-pub(crate) fn own_pages(scene: &mut Scene, limit: Duration, module: &[u8], name: &str, at: u64) -> Result<usize> {
+pub(crate) fn own_pages(
+    scene: &mut Scene,
+    limit: Duration,
+    module: &[u8],
+    name: &str,
+    at: u64,
+) -> Result<usize> {
     let object = object::File::parse(module)?;
     let section = object
         .section_by_name(name)
@@ -130,7 +142,10 @@ pub(crate) fn own_pages(scene: &mut Scene, limit: Duration, module: &[u8], name:
             forget(&mut fixed, usize::try_from(field)?);
         }
     }
-    for other in object.sections().filter(|other| REWRITES.contains(&other.name().unwrap_or_default())) {
+    for other in object
+        .sections()
+        .filter(|other| REWRITES.contains(&other.name().unwrap_or_default()))
+    {
         for (_, relocation) in other.relocations() {
             if let RelocationTarget::Section(target) = relocation.target()
                 && target == section.index()
@@ -144,11 +159,15 @@ pub(crate) fn own_pages(scene: &mut Scene, limit: Duration, module: &[u8], name:
         let pages = unknown_between(report, at, end);
         (!pages.is_empty()).then_some(pages)
     })?;
-    let pages = pages.with_context(|| format!("no unknown page of the kernel at {at:#x}, where its code is"))?;
+    let pages =
+        pages.with_context(|| format!("no unknown page of the kernel at {at:#x}, where its code is"))?;
     for (page, va) in &pages {
         let told = scene.control.page(*page)?;
         let bytes = said::bytes(told["bytes"].as_str().unwrap_or_default())?;
-        ensure!(bytes.len() == PAGE_BYTES, "the bytes of page {page} were not kept");
+        ensure!(
+            bytes.len() == PAGE_BYTES,
+            "the bytes of page {page} were not kept"
+        );
         for (offset, (byte, fixed)) in data.iter().zip(&fixed).enumerate() {
             let address = at + u64::try_from(offset)?;
             if *fixed && page_of(address) == *va {

@@ -153,11 +153,10 @@ impl PrivateApt {
             .map(|(name, value)| format!("{name} \"{value}\";\n"))
             .collect();
         write_file(&folder.join("apt.conf"), text)?;
-        run_logged(step, apt.command("apt-get").arg("update"), log)
-            .with_context(|| {
-                let names: Vec<&str> = suites.iter().map(|suite| suite.name.as_str()).collect();
-                format!("cannot fetch the package list of {}", names.join(", "))
-            })?;
+        run_logged(step, apt.command("apt-get").arg("update"), log).with_context(|| {
+            let names: Vec<&str> = suites.iter().map(|suite| suite.name.as_str()).collect();
+            format!("cannot fetch the package list of {}", names.join(", "))
+        })?;
         Ok(apt)
     }
 

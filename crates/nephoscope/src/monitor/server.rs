@@ -135,12 +135,7 @@ mod tests {
     }
 
     fn serve_at(socket: &Path) -> Receiver<Request> {
-        serve(
-            listen(socket).unwrap(),
-            rustix::process::getuid(),
-            Arc::default(),
-        )
-        .unwrap()
+        serve(listen(socket).unwrap(), rustix::process::getuid(), Arc::default()).unwrap()
     }
 
     #[test]

@@ -60,7 +60,7 @@ impl Aftermath {
     fn of(scene: &mut Scene, bomb: impl FnOnce(&mut Scene) -> Result<u64>) -> Result<(u64, Self)> {
         let before = scene.control.report()?;
         let (since, qemu) = (scene.now_ns(), memory(child(scene)?, "VmRSS")?);
-        let peak = Peak::watch(scene.guest.pid())?;
+        let peak = Peak::watch(scene.guest.watcher()?)?;
         let said = bomb(scene)?;
         // What is in the rings by now.
         std::thread::sleep(Duration::from_secs(3));

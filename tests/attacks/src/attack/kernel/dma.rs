@@ -40,14 +40,20 @@ impl Attack for Dma {
 
     fn run(&self, scene: &mut Scene) -> Result<Seen> {
         let tool = scene.tool("dma")?;
-        let offset = a_return(&std::fs::read(scene.image.root().join(KNOWN.trim_start_matches('/')))?)?;
+        let offset = a_return(&std::fs::read(
+            scene.image.root().join(KNOWN.trim_start_matches('/')),
+        )?)?;
         // On the disk: a file system in memory has no device that could write.
         let pid = scene.guest.run_ok(&format!(
             "setsid {tool} /var/tmp/dma1 /var/tmp/dma2 {KNOWN} {offset} </dev/null >/tmp/dma 2>&1 & \
              for i in $(seq 200); do grep -q '^page again' /tmp/dma && break; sleep 0.1; done; echo $!"
         ))?;
         let said = Said::pages(&scene.guest.run_ok("cat /tmp/dma")?)?;
-        ensure!(said.len() == 4, "the attack did not work: it said {} pages", said.len());
+        ensure!(
+            said.len() == 4,
+            "the attack did not work: it said {} pages",
+            said.len()
+        );
         let digests: Vec<String> = said.iter().map(Said::digest).collect();
         let verdicts = ["unknown", "unknown", "identified", "unknown"];
         let (first, second) = match digests.as_slice() {
@@ -62,21 +68,37 @@ impl Attack for Dma {
         scene.kill(pid.trim().parse()?)?;
         let frame = seen?;
         ensure!(time.is_some(), "there is no finding");
-        Ok(Seen::right(format!("four generations of the frame at {frame:#x}"), time))
+        Ok(Seen::right(
+            format!("four generations of the frame at {frame:#x}"),
+            time,
+        ))
     }
 }
 
 /// Looks for each page in the order of their numbers, in one frame; where that is.
-fn generations(scene: &mut Scene, space: &serde_json::Value, digests: &[String], verdicts: &[&str]) -> Result<u64> {
+fn generations(
+    scene: &mut Scene,
+    space: &serde_json::Value,
+    digests: &[String],
+    verdicts: &[&str],
+) -> Result<u64> {
     let unknown = space["unknown"].as_array().into_iter().flatten();
-    let first = unknown.filter(|page| Some(page["digest"].as_str().unwrap_or_default()) == digests.first().map(String::as_str));
-    let mut number = first.filter_map(|page| page["page"].as_u64()).min().context("the first page has no number")?;
+    let first = unknown.filter(|page| {
+        Some(page["digest"].as_str().unwrap_or_default()) == digests.first().map(String::as_str)
+    });
+    let mut number = first
+        .filter_map(|page| page["page"].as_u64())
+        .min()
+        .context("the first page has no number")?;
     let frame = scene.control.page(number)?["gpa"].clone();
     let mut generation = None;
     let end = number + BETWEEN;
     for (digest, verdict) in digests.iter().zip(verdicts) {
         let page = loop {
-            ensure!(number < end, "no page of the frame with the digest {digest}, which is {verdict}");
+            ensure!(
+                number < end,
+                "no page of the frame with the digest {digest}, which is {verdict}"
+            );
             let page = scene.control.page(number);
             number += 1;
             if let Ok(page) = page
@@ -86,7 +108,11 @@ fn generations(scene: &mut Scene, space: &serde_json::Value, digests: &[String],
                 break page;
             }
         };
-        ensure!(page["verdict"] == *verdict, "{} instead of {verdict}", page["verdict"]);
+        ensure!(
+            page["verdict"] == *verdict,
+            "{} instead of {verdict}",
+            page["verdict"]
+        );
         let next = page["generation"].as_u64();
         ensure!(next > generation, "generation {next:?} after {generation:?}");
         generation = next;
@@ -103,5 +129,8 @@ fn a_return(file: &[u8]) -> Result<usize> {
     let from = usize::try_from(from)?.next_multiple_of(PAGE_BYTES) + PAGE_BYTES;
     let to = from + usize::try_from(size)? / 2;
     let code = file.get(from..to).context("a short .text")?;
-    code.iter().position(|byte| *byte == RET).map(|at| from + at).context("no ret")
+    code.iter()
+        .position(|byte| *byte == RET)
+        .map(|at| from + at)
+        .context("no ret")
 }

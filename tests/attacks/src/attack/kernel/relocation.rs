@@ -132,7 +132,10 @@ fn packaged(scene: &Scene) -> Result<Vec<u8>> {
     let output = if path.is_file() {
         privileged("cat").arg(&path).output()?
     } else {
-        Command::new("xz").args(["--decompress", "--stdout"]).arg(&compressed).output()?
+        Command::new("xz")
+            .args(["--decompress", "--stdout"])
+            .arg(&compressed)
+            .output()?
     };
     ensure!(output.status.success(), "cannot read {}", path.display());
     let mut module = output.stdout;
@@ -140,7 +143,10 @@ fn packaged(scene: &Scene) -> Result<Vec<u8>> {
         // Before the mark: twelve bytes about the signature, of which the last four are its length, big-endian.
         let length = signed.last_chunk::<4>().map(|length| u32::from_be_bytes(*length));
         let length = usize::try_from(length.context("a signature without a length")?)?;
-        let end = signed.len().checked_sub(length + 12).context("a signature longer than its module")?;
+        let end = signed
+            .len()
+            .checked_sub(length + 12)
+            .context("a signature longer than its module")?;
         module.truncate(end);
     }
     Ok(module)
@@ -160,7 +166,9 @@ fn alter(module: &mut [u8], change: Change) -> Result<u64> {
                     .name(endian, symbols.strings())
                     .is_ok_and(|name| name == wanted.as_bytes())
             });
-            found.map(|(number, _)| number).with_context(|| format!("{MODULE} does not know {wanted}"))
+            found
+                .map(|(number, _)| number)
+                .with_context(|| format!("{MODULE} does not know {wanted}"))
         };
         let (name, section) = (".rela.text", sections.section_by_name(endian, b".rela.text"));
         let (_, section) = section.with_context(|| format!("{MODULE} has no {name}"))?;

@@ -14,7 +14,9 @@ use nephoscope_e2e::arrivals::Arrival;
 
 use super::{Attack, Seen};
 use crate::group::{Group, KERNEL};
-use crate::kernel_code::{hexadecimal, load, modified_at, own_pages, page_of, section, symbol, told, unknown_between, words};
+use crate::kernel_code::{
+    hexadecimal, load, modified_at, own_pages, page_of, section, symbol, told, unknown_between, words,
+};
 use crate::modules::Modules;
 use crate::said::{self, Change};
 use crate::scene::{PATIENCE, Scene};
@@ -89,7 +91,12 @@ fn attack(scene: &mut Scene, patch: bool) -> Result<Seen> {
 /// Loads the rootkit, which hides what it hides.
 pub(super) fn begin(scene: &mut Scene, module: &[u8], patch: bool) -> Result<()> {
     let target = symbol(scene, TARGET)?;
-    load(scene, "umbra", module, &format!("target={target:#x} patch={}", u8::from(patch)))
+    load(
+        scene,
+        "umbra",
+        module,
+        &format!("target={target:#x} patch={}", u8::from(patch)),
+    )
 }
 
 /// Lets the rootkit hide a process.
@@ -117,10 +124,13 @@ fn judge(scene: &mut Scene, module: &[u8], patch: bool) -> Result<Seen> {
     let pid = scene.guest.start("sleep 600")?;
     scene.guest.run_ok(&format!("echo there > {FOLDER}/umbra-file"))?;
     hide(scene, pid)?;
-    let listed = scene
-        .guest
-        .run_ok(&format!("ls {FOLDER} /sys/module; cat /proc/modules; cat {FOLDER}/umbra-file"))?;
-    ensure!(listed.ends_with("there\n") && !listed.contains("umbra"), "not hidden: {listed}");
+    let listed = scene.guest.run_ok(&format!(
+        "ls {FOLDER} /sys/module; cat /proc/modules; cat {FOLDER}/umbra-file"
+    ))?;
+    ensure!(
+        listed.ends_with("there\n") && !listed.contains("umbra"),
+        "not hidden: {listed}"
+    );
     scene.kill(pid)?;
 
     let text = section(scene, "umbra", ".text")?;
@@ -132,16 +142,27 @@ fn judge(scene: &mut Scene, module: &[u8], patch: bool) -> Result<Seen> {
         modified_at(&report, site).with_context(|| format!("nothing is modified at {site:#x}"))?;
     let release = scene.image.release(scene.kernel)?;
     ensure!(path.ends_with(&format!("/vmlinuz-{release}")), "taken for {path}");
-    ensure!(changes == change, "expected {}, seen {}", words(&change), words(&changes));
+    ensure!(
+        changes == change,
+        "expected {}, seen {}",
+        words(&change),
+        words(&changes)
+    );
     if !patch {
         let trampoline = trampoline(scene)?;
         let unknown = unknown_between(&report, trampoline, trampoline + 1);
-        ensure!(!unknown.is_empty(), "the trampoline at {trampoline:#x} is not unknown");
+        ensure!(
+            !unknown.is_empty(),
+            "the trampoline at {trampoline:#x} is not unknown"
+        );
     }
     let arrival = modified_finding(scene, site, &change)?;
     let time = scene.to_finding(&arrival)?.max(scene.to_finding(&found)?);
     Ok(Seen::right(
-        format!("{pages} page(s) of the module unknown; {path} {}", words(&changes)),
+        format!(
+            "{pages} page(s) of the module unknown; {path} {}",
+            words(&changes)
+        ),
         Some(time),
     ))
 }
@@ -190,7 +211,9 @@ fn expected(scene: &mut Scene, patch: bool) -> Result<(u64, Vec<Change>)> {
 /// A call or a jump from one address to another.
 fn branch(opcode: u8, from: u64, to: u64) -> Vec<u8> {
     let distance = to.wrapping_sub(from.wrapping_add(INSTRUCTION)).to_le_bytes();
-    std::iter::once(opcode).chain(distance.into_iter().take(4)).collect()
+    std::iter::once(opcode)
+        .chain(distance.into_iter().take(4))
+        .collect()
 }
 
 /// The trampoline that the kernel made for the hook, as it says itself.

@@ -48,7 +48,10 @@ impl Attack for RootkitHidden {
         let seen = scene.soon(PATIENCE, |report| {
             (netcats(report, &version).len() == others + 1).then_some(())
         })?;
-        ensure!(seen.is_some(), "netcat is not in the inventory before it is hidden");
+        ensure!(
+            seen.is_some(),
+            "netcat is not in the inventory before it is hidden"
+        );
         begin(scene, &module, true)?;
         hide(scene, first)?;
         let second = scene.guest.start("nc -l 127.0.0.1 4002")?;
@@ -74,7 +77,8 @@ fn netcats(report: &Value, version: &str) -> BTreeSet<u64> {
         let candidates = space["program"]["candidates"].as_array();
         path.ends_with(PROGRAM)
             && candidates.is_some_and(|candidates| {
-                let right = |c: &Value| c["package"] == PACKAGE && (version.is_empty() || c["version"] == version);
+                let right =
+                    |c: &Value| c["package"] == PACKAGE && (version.is_empty() || c["version"] == version);
                 !candidates.is_empty() && candidates.iter().all(right)
             })
     });

@@ -122,7 +122,8 @@ fn of_kernels(report: &Value, release: &str, at_ns: u64) -> Vec<String> {
     }
     for kernel in kernels {
         let images = list(kernel, "modules").iter();
-        let mut images = images.filter_map(|module| module["path"].as_str().filter(|path| path.contains("/vmlinuz-")));
+        let mut images =
+            images.filter_map(|module| module["path"].as_str().filter(|path| path.contains("/vmlinuz-")));
         if !images.all(|path| path.ends_with(&format!("/vmlinuz-{release}"))) || name(kernel).is_empty() {
             wrong.push(format!("the kernel is taken for {}", name(kernel)));
         }
@@ -133,7 +134,9 @@ fn of_kernels(report: &Value, release: &str, at_ns: u64) -> Vec<String> {
     let old = list(report, "address_spaces").iter().filter(|space| {
         space["kind"] != "firmware" && space["ended"].is_null() && space["first_ns"].as_u64() < Some(at_ns)
     });
-    let old: Vec<String> = old.map(|space| format!("{} {}", space["id"], space["program"]["path"])).collect();
+    let old: Vec<String> = old
+        .map(|space| format!("{} {}", space["id"], space["program"]["path"]))
+        .collect();
     if !old.is_empty() {
         wrong.push(format!("of before and still living: {}", old.join(", ")));
     }
@@ -143,6 +146,7 @@ fn of_kernels(report: &Value, release: &str, at_ns: u64) -> Vec<String> {
 /// The images of a kernel's address space that are kernels.
 fn name(kernel: &Value) -> String {
     let images = list(kernel, "modules").iter();
-    let images = images.filter_map(|module| module["path"].as_str().filter(|path| path.contains("/vmlinuz-")));
+    let images =
+        images.filter_map(|module| module["path"].as_str().filter(|path| path.contains("/vmlinuz-")));
     images.collect::<Vec<_>>().join(", ")
 }

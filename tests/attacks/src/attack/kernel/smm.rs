@@ -89,21 +89,54 @@ impl Attack for Smm {
 }
 
 impl Smm {
-    fn start(&self, program: &Path, catalog: &Path, kernel: &Path, folder: &Path, vm: &str) -> Result<Machine> {
+    fn start(
+        &self,
+        program: &Path,
+        catalog: &Path,
+        kernel: &Path,
+        folder: &Path,
+        vm: &str,
+    ) -> Result<Machine> {
         let at = |name: &str| folder.join(name).display().to_string();
         let mut command = Command::new(program);
-        command.arg("run").arg("--catalog").arg(catalog).args(["--name", vm, "--"]);
+        command
+            .arg("run")
+            .arg("--catalog")
+            .arg(catalog)
+            .args(["--name", vm, "--"]);
         command.arg(qemu::system()?);
-        command.args(["-nodefaults", "-no-user-config", "-display", "none", "-no-reboot", "-no-shutdown"]);
-        command.args(["-machine", "q35,smm=on", "-accel", "tcg,thread=multi", "-cpu", "qemu64", "-m", "512M"]);
+        command.args([
+            "-nodefaults",
+            "-no-user-config",
+            "-display",
+            "none",
+            "-no-reboot",
+            "-no-shutdown",
+        ]);
+        command.args([
+            "-machine",
+            "q35,smm=on",
+            "-accel",
+            "tcg,thread=multi",
+            "-cpu",
+            "qemu64",
+            "-m",
+            "512M",
+        ]);
         command.args(["-serial", &format!("file:{}", at("serial.log"))]);
-        command.arg("-kernel").arg(kernel).args(["-initrd", &at("initramfs")]);
+        command
+            .arg("-kernel")
+            .arg(kernel)
+            .args(["-initrd", &at("initramfs")]);
         command.args(["-append", "console=ttyS0 quiet panic=-1"]);
         if self.firmware == OVMF {
             std::fs::copy(OVMF_VARIABLES, folder.join("variables.fd"))?;
             command.args(["-global", "driver=cfi.pflash01,property=secure,value=on"]);
             command.args(["-drive", &format!("if=pflash,format=raw,readonly=on,file={OVMF}")]);
-            command.args(["-drive", &format!("if=pflash,format=raw,file={}", at("variables.fd"))]);
+            command.args([
+                "-drive",
+                &format!("if=pflash,format=raw,file={}", at("variables.fd")),
+            ]);
         }
         command.stdin(Stdio::null());
         let log = std::fs::File::create(folder.join("emulator.log"))?;
@@ -152,7 +185,10 @@ impl Smm {
             "no code in SMRAM among {looked} pages, though some ran"
         );
         Ok(Seen::right(
-            format!("{named} page(s) of SMRAM named after {}, {unknown} unknown", self.firmware),
+            format!(
+                "{named} page(s) of SMRAM named after {}, {unknown} unknown",
+                self.firmware
+            ),
             None,
         ))
     }

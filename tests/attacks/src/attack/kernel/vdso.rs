@@ -53,20 +53,35 @@ impl Attack for Vdso {
         let spaces = list(&report, "address_spaces").iter();
         let with = spaces.flat_map(|space| {
             let pages = list(space, "modified").iter();
-            pages.filter(|page| told(page).is_ok_and(|told| told == wanted)).map(move |page| (space, page))
+            pages
+                .filter(|page| told(page).is_ok_and(|told| told == wanted))
+                .map(move |page| (space, page))
         });
         let with: Vec<_> = with.collect();
         let [(space, page)] = with.as_slice() else {
             anyhow::bail!("{} address spaces have the patched page", with.len())
         };
-        ensure!(space["id"] == arrival.finding["address_space"], "in another address space");
-        ensure!(va(page) == Some(after.address), "at {}, not at {:#x}", page["va"], after.address);
+        ensure!(
+            space["id"] == arrival.finding["address_space"],
+            "in another address space"
+        );
+        ensure!(
+            va(page) == Some(after.address),
+            "at {}, not at {:#x}",
+            page["va"],
+            after.address
+        );
         let release = scene.image.release(scene.kernel)?;
         let path = page["path"].as_str().unwrap_or_default();
         ensure!(path.ends_with(&format!("/vmlinuz-{release}")), "taken for {path}");
         let time = scene.to_finding(&arrival)?;
         Ok(Seen::right(
-            format!("address space {}: {path} at {}, {}", space["id"], page["va"], words(&wanted)),
+            format!(
+                "address space {}: {path} at {}, {}",
+                space["id"],
+                page["va"],
+                words(&wanted)
+            ),
             Some(time),
         ))
     }
