@@ -3,14 +3,18 @@
 #   host → guest   N\n        guest → host   N\n
 #
 # The page: mov eax, N; ret; two zeros; then, as words of 8 bytes, N times an odd constant (`faults/ticks.rs` makes the same).
-import ctypes, mmap, struct
+import ctypes, mmap, struct, time
 
 port = open("/dev/virtio-ports/nephoscope.ticks", "r+b", buffering=0)
 waiting = b""
 while True:
     end = waiting.find(b"\n")
     if end < 0:
-        waiting += port.read(64) or b""
+        # While no host is connected, as after a migration, there is nothing to read and nobody to answer.
+        try:
+            waiting += port.read(64) or b""
+        except OSError:
+            time.sleep(0.01)
         continue
     line, waiting = waiting[:end], waiting[end + 1 :]
     if not line.isdigit():
@@ -23,4 +27,7 @@ while True:
     answer = ctypes.CFUNCTYPE(ctypes.c_uint32)(ctypes.addressof(begin))()
     del begin
     page.close()
-    port.write(b"%d\n" % answer)
+    try:
+        port.write(b"%d\n" % answer)
+    except OSError:
+        pass

@@ -39,6 +39,7 @@ fn reset(scene: &mut Scene) -> Result<String> {
         .as_u64()
         .unwrap_or(0);
     Qmp::connect(scene.guest.folder())?.execute("system_reset", json!({}))?;
+    scene.ticks.stop();
     scene.before = scene.ticks.so_far();
     scene.guest.wait_again()?;
     let folder = scene.folder().to_owned();

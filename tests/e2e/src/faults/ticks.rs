@@ -143,12 +143,17 @@ impl Ticks {
         })
     }
 
-    /// Ends, and gives all pages that surely ran.
-    pub fn end(mut self) -> Vec<Tick> {
+    /// Runs no more pages, and leaves the port to somebody else.
+    pub fn stop(&mut self) {
         self.shared.stop.store(true, Ordering::Relaxed);
         if let Some(thread) = self.thread.take() {
             let _ = thread.join();
         }
+    }
+
+    /// Ends, and gives all pages that surely ran.
+    pub fn end(mut self) -> Vec<Tick> {
+        self.stop();
         self.so_far()
     }
 }
