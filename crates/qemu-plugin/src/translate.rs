@@ -279,7 +279,7 @@ impl Plugin {
             replay: false,
             bits: bits(state),
         };
-        let (cr3, va, user) = (state.cr3, piece.va, state.user);
+        let (va, user) = (piece.va, state.user);
         let (paging, bits) = (state.paging, captured.bits);
         self.frames.describe(
             key,
