@@ -187,7 +187,7 @@ fn a_monitor_keeps_nothing_that_it_does_not_need_and_qemu_keeps_everything() {
             assert_eq!(field(&status, "Groups:"), "");
         }
     }
-    assert!(threads >= 3, "the threads that answer are confined too");
+    assert!(threads >= 2, "the threads that answer are confined too");
     let limits = fs::read_to_string(format!("/proc/{}/limits", vm.monitor)).unwrap();
     let limit = |name: &str| field(&limits, name).split_whitespace().next().unwrap().to_owned();
     assert_eq!(
@@ -354,7 +354,10 @@ fn hostile_plugin(socket: &Path) -> std::thread::JoinHandle<()> {
             blind_since_ns: None,
         };
         send(&mut stream, &hello, &[ring.fd(), std::os::fd::AsFd::as_fd(&wake)]).unwrap();
-        Producer::new(&ring).push(&[0xff; 100]).unwrap();
+        // A length that is right, so that the ring is sound and what it holds is not.
+        let mut nonsense = [0xff; 96];
+        nonsense[..4].copy_from_slice(&96_u32.to_le_bytes());
+        Producer::new(&ring).push(&nonsense).unwrap();
         // Until the monitor hangs up.
         while receive::<Request>(&mut stream).is_ok() {}
     })
