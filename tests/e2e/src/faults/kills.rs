@@ -200,11 +200,8 @@ fn extended(scene: &Scene, setting: &Setting) -> Result<String> {
                 .iter()
                 .find(|space| space["id"] == *id);
             let space = space.with_context(|| format!("address space {id} is gone"))?;
-            ensure!(
-                space["program"].to_string() == *program,
-                "address space {id} was {program}, now {}",
-                space["program"]
-            );
+            let now = space["program"].to_string();
+            ensure!(now == *program, "address space {id} was {program}, now {now}");
         }
         Ok(())
     };
