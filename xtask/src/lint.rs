@@ -21,6 +21,7 @@ const LAYERS: [&[&str]; 7] = [
 /// Runs all of it.
 pub(crate) fn run() -> Result<()> {
     check_layers()?;
+    crate::limits::check()?;
     cargo(&["fmt", "--all", "--check"])?;
     cargo(&[
         "clippy",

@@ -5,6 +5,8 @@ mod bench;
 mod build;
 mod demo;
 mod faults;
+mod fuzz;
+mod limits;
 mod lint;
 mod qemu11;
 mod setup;
@@ -34,7 +36,7 @@ enum Task {
         #[arg(long)]
         release: bool,
     },
-    /// Formatting, clippy with warnings denied, and the layers of the crates.
+    /// Formatting, clippy with warnings denied, the layers of the crates, and a test for every limit.
     Lint,
     /// Set everything up and run all tests, real guests included.
     Test {
@@ -47,6 +49,7 @@ enum Task {
     Demo(demo::DemoArgs),
     Attacks(attacks::AttacksArgs),
     Faults(faults::FaultsArgs),
+    Fuzz(fuzz::FuzzArgs),
     #[command(subcommand)]
     Bench(bench::Bench),
 }
@@ -71,6 +74,10 @@ fn run(task: Task) -> anyhow::Result<()> {
         Task::Demo(arguments) => demo::run(&arguments),
         Task::Attacks(arguments) => attacks::run(&arguments),
         Task::Faults(arguments) => faults::run(&arguments),
+        Task::Fuzz(arguments) => {
+            setup::run()?;
+            fuzz::run(&arguments)
+        }
         Task::Bench(bench) => bench::run(&bench),
         Task::Guest => {
             setup::run()?;

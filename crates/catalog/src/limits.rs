@@ -33,7 +33,7 @@ pub const MAX_REFUSALS_LISTED: usize = 1000;
 /// The largest part that is decoded. Stops a damaged length from asking for all memory.
 pub(crate) const MAX_PART_BYTES: u64 = MAX_FILE_BYTES * 4;
 /// Bytes of decoded parts that a reader keeps.
-pub(crate) const PART_CACHE_BYTES: u64 = 256 << 20;
+pub(crate) const PART_CACHE_BYTES: u64 = 64 << 20;
 /// Descriptions of objects that a reader keeps.
 pub(crate) const OBJECT_CACHE: u64 = 8192;
 /// Bytes of tables in memory before an adder writes a segment.

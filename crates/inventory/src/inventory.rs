@@ -1,6 +1,6 @@
 //! The record: pages, address spaces, and what changed.
 
-use std::collections::{BTreeMap, HashMap, VecDeque};
+use std::collections::{BTreeMap, BTreeSet, HashMap, VecDeque};
 use std::sync::Arc;
 
 use nephoscope_guest::{Executed, Gpa, Gva, PageId, Privilege, Root};
@@ -68,6 +68,8 @@ pub struct Inventory {
     pub(crate) summarised: Ranges,
     ended: VecDeque<SpaceId>,
     ended_marked: VecDeque<SpaceId>,
+    /// Ended because another kernel took over, and for no other reason.
+    presumed: BTreeSet<SpaceId>,
     last_id: u32,
     late: u64,
     spaces: BTreeMap<SpaceId, AddressSpace>,
@@ -283,6 +285,7 @@ impl Inventory {
             .collect();
         for space in of_before {
             self.ended(space, at_ns, changes);
+            self.presumed.insert(space);
         }
         let old = self.kernel.take();
         let new = self.supervisor(SpaceKind::Kernel, at_ns);
@@ -383,6 +386,7 @@ impl Inventory {
         }
         if space.kind == SpaceKind::User {
             self.by_incarnation.remove(&space.incarnation);
+            self.presumed.remove(&space.id);
             self.summarised.insert(space.incarnation.into());
             self.touched.add(Touched::Summarised(space.incarnation));
         }
@@ -596,9 +600,11 @@ impl Inventory {
         id
     }
 
-    /// What executes has not ended, whatever its page tables looked like, unless another has its root by now.
+    /// What executes has not ended with its kernel, unless another has its root by now. Of others, executions are told late
+    /// and mean nothing: their tables were seen to be gone.
     fn revive(&mut self, id: SpaceId) {
-        if let Some(space) = self.spaces.get_mut(&id).filter(|space| !space.is_living())
+        if self.presumed.remove(&id)
+            && let Some(space) = self.spaces.get_mut(&id).filter(|space| !space.is_living())
             && !self.by_root.contains_key(&space.root)
         {
             space.ended_ns = None;
@@ -739,17 +745,19 @@ mod tests {
     }
 
     #[test]
-    fn what_executes_after_its_end_lives_unless_its_root_is_anothers() {
+    fn what_executes_after_another_kernel_was_seen_lives_unless_its_root_is_anothers() {
         let (mut inventory, mut changes) = (Inventory::default(), Vec::new());
         inventory.captured(page(1, Privilege::User, 0x1000), &mut changes);
         inventory.executed(5, ran(1, 0x1000, 1), &mut changes);
-        inventory.ended(SpaceId(1), 6, &mut changes);
+        inventory.another_kernel(6, &[], &mut changes);
         inventory.executed(7, ran(1, 0x1000, 1), &mut changes);
         assert!(inventory.space(SpaceId(1)).unwrap().is_living());
         inventory.executed(8, ran(1, 0x1000, 2), &mut changes);
         inventory.executed(9, ran(1, 0x1000, 1), &mut changes);
-        let living = inventory.spaces().filter(|s| s.is_living()).map(|s| s.id.0);
-        assert_eq!(living.collect::<Vec<_>>(), [2]);
+        let users = inventory
+            .spaces()
+            .filter(|s| s.kind == SpaceKind::User && s.is_living());
+        assert_eq!(users.map(|s| s.incarnation).collect::<Vec<_>>(), [2]);
     }
 
     #[test]

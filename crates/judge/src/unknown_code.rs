@@ -16,7 +16,9 @@ use std::collections::{BTreeMap, HashMap, HashSet, VecDeque};
 
 use nephoscope_finding::{Finding, Severity};
 use nephoscope_guest::{PAGE_SIZE, PageId};
-use nephoscope_inventory::{Change, Inventory, Names, SpaceId, SpaceKind, Verdict, program_path};
+use nephoscope_inventory::{
+    AddressSpace, Change, Inventory, Names, SpaceId, SpaceKind, Verdict, program_path,
+};
 
 use crate::draft::{Draft, Judge};
 
@@ -33,6 +35,9 @@ const AT_ONCE_NS: u64 = 1_000_000_000;
 /// Pieces of unknown code that are spoken of per kernel. It stops a guest that makes its kernel run new code without end;
 /// the pages are in the report.
 const MAX_PIECES: usize = 1024;
+
+/// Pages of one program of the kernel's JIT: more than 4,096 classic instructions need.
+const MAX_PROGRAM_PAGES: u64 = 32;
 
 /// Pages waited for: as many as a kernel with all its modules has. Those beyond are spoken of at once.
 const MAX_WAITING: usize = 16 << 10;
@@ -104,6 +109,29 @@ impl Judge for UnknownCode {
     }
 }
 
+/// An address space's pages by their virtual page number: `Some(true)` is unknown and laid out like the JIT's output,
+/// `Some(false)` is unknown otherwise. Where several were, it is the newest.
+fn by_address(space: &AddressSpace, inventory: &Inventory) -> BTreeMap<u64, Option<bool>> {
+    let pages = space.pages.iter().filter_map(|(page, va)| {
+        let jit = match &*inventory.page(*page)?.verdict {
+            Verdict::Unknown(unknown) => Some(unknown.jit),
+            _ => None,
+        };
+        Some(((*va)?.0 / PAGE_SIZE as u64, jit))
+    });
+    pages.collect()
+}
+
+/// Whether a page goes on with what the JIT made: only the first page of a long program (a seccomp filter, say) begins as the
+/// JIT lets programs begin. Unknown pages lead from it to this one.
+fn continues(pages: &BTreeMap<u64, Option<bool>>, page: u64) -> bool {
+    let before = (1..=MAX_PROGRAM_PAGES).map(|n| {
+        page.checked_sub(n)
+            .and_then(|page| pages.get(&page).copied().flatten())
+    });
+    before.take_while(Option::is_some).any(|jit| jit == Some(true))
+}
+
 impl UnknownCode {
     /// Speaks of the kernel's pages that had to be waited for. To be called every few milliseconds.
     pub fn later(&mut self, now_ns: u64, inventory: &Inventory, names: &dyn Names, out: &mut Vec<Draft>) {
@@ -113,6 +141,9 @@ impl UnknownCode {
             };
             let is_unknown = matches!(*record.verdict, Verdict::Unknown(_));
             if is_unknown
+                && !inventory.space(space).is_some_and(|space| {
+                    continues(&by_address(space, inventory), record.va.0 / PAGE_SIZE as u64)
+                })
                 && self
                     .kernels
                     .entry(space)
@@ -218,6 +249,20 @@ mod tests {
         let mut pieces = Pieces::default();
         let new = [(100, 0), (101, 0), (103, LATER), (106, 0)].map(|(page, at)| pieces.is_new(page, at));
         assert_eq!(new, [true, false, false, true]);
+    }
+
+    #[test]
+    fn pages_that_lead_on_from_the_jits_are_the_jits_and_no_others() {
+        let pages = BTreeMap::from([
+            (100, Some(true)),
+            (101, Some(false)),
+            (102, Some(false)),
+            (104, Some(false)),
+            (200, None),
+            (201, Some(false)),
+        ]);
+        let goes_on = [100, 101, 102, 104, 201].map(|page| continues(&pages, page));
+        assert_eq!(goes_on, [false, true, true, false, false]);
     }
 
     #[test]

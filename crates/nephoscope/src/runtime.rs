@@ -391,3 +391,14 @@ impl VmDir {
         self.path.join("qmp.sock")
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn max_name_stops_a_name_whose_socket_could_not_be_made() {
+        assert!(VmDir::named(&"a".repeat(MAX_NAME)).is_ok());
+        assert!(VmDir::named(&"a".repeat(MAX_NAME + 1)).is_err());
+    }
+}

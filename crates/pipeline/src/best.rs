@@ -1,11 +1,12 @@
 //! The nearest part to a page that equals none, and when it is near enough to be named.
 //!
 //! Zeros are alike everywhere: an almost empty page is near any other. So nearness is counted over bytes that are not
-//! zero in one of the two, and most of them must be equal.
+//! zero in one of the two, and most of them must be equal. Small functions are a third fields that loading fills in; so a
+//! page is near as well if nearly all that lies between such fields is equal, and that is not little.
 
 use nephoscope_guest::{PAGE_SIZE, PageBytes};
 use nephoscope_inventory::{Modified, Place, Verdict};
-use nephoscope_recipe::{Comparison, Part};
+use nephoscope_recipe::{Comparison, Part, Site};
 
 use crate::nearest::{self, MAX_DIFFERENT};
 
@@ -46,11 +47,21 @@ impl Best {
     }
 }
 
-/// Whether three quarters of what the two say are the same. Fields that loading fills in count as different, of which
-/// no page has that many.
+/// Bytes between fields that say something by themselves.
+const FIXED: usize = 256;
+
+/// Whether three quarters of what the two say are the same, where fields that loading fills in count as different; or all
+/// but a thirty-second of what is between these fields.
 fn is_near(part: &Part, at: i64, page: &PageBytes) -> bool {
     let (mut said, mut same) = (0_usize, 0_usize);
+    let (mut fixed, mut fixed_same) = (0_usize, 0_usize);
+    let end = |site: &Site| i64::from(site.at).saturating_add(i64::from(site.len));
+    let from = part.sites.partition_point(|site| end(site) <= at);
+    let mut sites = part.sites.iter().skip(from).peekable();
     for (offset, shown) in (0_i64..).zip(page.iter()) {
+        let here = at.saturating_add(offset);
+        while sites.next_if(|site: &&Site| end(site) <= here).is_some() {}
+        let in_field = sites.peek().is_some_and(|site| i64::from(site.at) <= here);
         let own = at
             .checked_add(offset)
             .and_then(|offset| usize::try_from(offset).ok())
@@ -58,7 +69,70 @@ fn is_near(part: &Part, at: i64, page: &PageBytes) -> bool {
         if let Some(own) = own.filter(|own| **own != 0 || *shown != 0) {
             said += 1;
             same += usize::from(own == shown);
+            if !in_field {
+                fixed += 1;
+                fixed_same += usize::from(own == shown);
+            }
         }
     }
-    said >= PAGE_SIZE / 64 && same >= said / 4 * 3
+    (said >= PAGE_SIZE / 64 && same >= said / 4 * 3) || (fixed >= FIXED && fixed_same >= fixed / 32 * 31)
+}
+
+#[cfg(test)]
+#[allow(clippy::cast_possible_truncation, reason = "test data is small")]
+mod tests {
+    use nephoscope_recipe::{PartKind, Placement, SiteKind, Values};
+
+    use super::*;
+
+    /// A part of `len` bytes that are not zero, with a field of four bytes in every ten.
+    fn part(len: u32) -> Part {
+        let site = |at| Site {
+            at,
+            len: 4,
+            kind: SiteKind::Relocation,
+            set: 0,
+        };
+        Part {
+            kind: PartKind::ModuleText,
+            name: ".text".into(),
+            link: 0,
+            bytes: (0..len)
+                .map(|at| if at % 10 < 4 { 0 } else { 0x41 + (at % 7) as u8 })
+                .collect(),
+            sites: (0..len / 10).map(|n| site(n * 10)).collect(),
+            placement: Placement::Aligned(4096),
+            values: Values::default(),
+        }
+    }
+
+    /// The same with all fields filled in, and `changed` bytes that are not in fields changed.
+    fn page(part: &Part, changed: usize) -> PageBytes {
+        let mut page = PageBytes::zeroed();
+        let mut left = changed;
+        for (at, (byte, own)) in page.iter_mut().zip(&part.bytes).enumerate() {
+            *byte = if at % 10 < 4 { 0x99 } else { *own };
+            if at % 10 == 9 && left > 0 {
+                *byte ^= 0xff;
+                left -= 1;
+            }
+        }
+        page
+    }
+
+    #[test]
+    fn small_functions_are_near_by_what_is_between_their_fields() {
+        let part = part(700);
+        assert!(is_near(&part, 0, &page(&part, 0)) && is_near(&part, 0, &page(&part, 10)));
+        assert!(
+            !is_near(&part, 0, &page(&part, 40)),
+            "other code of the same shape"
+        );
+    }
+
+    #[test]
+    fn little_between_fields_makes_nothing_near() {
+        let part = part(300);
+        assert!(!is_near(&part, 0, &page(&part, 0)));
+    }
 }

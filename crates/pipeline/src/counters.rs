@@ -20,6 +20,13 @@ impl Counters {
         }
     }
 
+    /// So many more, if any.
+    pub(crate) fn add(&mut self, name: &'static str, more: u64) {
+        if more > 0 {
+            *self.counted.entry(name.to_owned()).or_default() += more;
+        }
+    }
+
     /// As many.
     pub(crate) fn set(&mut self, name: &'static str, value: u64) {
         self.told.insert(name, value);

@@ -48,7 +48,8 @@ pub(crate) struct Written {
     objects: HashSet<ObjectId>,
     /// Gaps since the last call. What `CoverageLog` joins is written as it came.
     gaps: Vec<Gap>,
-    findings: usize,
+    /// Number of the last finding.
+    last_finding: u64,
     counted: BTreeMap<String, u64>,
 }
 
@@ -100,9 +101,10 @@ impl Session {
             entries.push(Entry::Record(record));
         }
         entries.extend(self.written.gaps.drain(..).map(Entry::Gap));
-        let findings = self.findings.get(self.written.findings..).unwrap_or(&[]);
-        entries.extend(findings.iter().cloned().map(Entry::Finding));
-        self.written.findings = self.findings.len();
+        let last = self.written.last_finding;
+        let findings = self.told.findings().iter().filter(|finding| finding.id > last);
+        entries.extend(findings.cloned().map(Entry::Finding));
+        self.written.last_finding = self.told.last();
         if !entries.is_empty() && self.written.counted != *self.counters.counted() {
             self.written.counted = self.counters.counted().clone();
             entries.push(Entry::Counted(self.written.counted.clone()));
@@ -138,8 +140,8 @@ impl Session {
                 Entry::Finding(finding) => {
                     self.judges.modified.remember(&finding);
                     self.judges.unknown.remember(&finding);
-                    self.found = self.found.max(finding.id);
-                    self.findings.push(finding);
+                    // Those that had to go then go again now; they are in what was counted.
+                    self.told.restore(finding);
                 }
                 Entry::Counted(counted) => self.counters.go_on(counted),
             }

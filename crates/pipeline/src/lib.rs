@@ -19,6 +19,7 @@ mod session;
 mod shorts;
 mod sites;
 mod supervisor;
+mod told;
 
 pub use journal::Entry;
 pub use names::CatalogNames;

@@ -25,6 +25,7 @@ use crate::names::CatalogNames;
 use crate::narrow::{Ambiguous, Narrow};
 use crate::origin;
 use crate::sites;
+use crate::told::Told;
 
 /// Pages whose verdict may still change: their bytes are kept until then.
 const MAX_OPEN: usize = 8192;
@@ -34,10 +35,6 @@ const NEIGHBOURHOOD: u64 = 64 << 20;
 
 /// Neighbouring files that a page is compared with.
 const MAX_NEIGHBOURS: usize = 64;
-
-/// Findings that are kept; further ones reach the sinks and are counted. It stops a guest that runs unknown programs without
-/// end.
-const MAX_FINDINGS: usize = 16 << 10;
 
 /// Modified and unknown pages whose bytes are kept as evidence: 16 MiB. The oldest go first.
 const MAX_KEPT: usize = 4096;
@@ -52,7 +49,7 @@ pub struct Session {
     pub(crate) inventory: Inventory,
     pub(crate) coverage: CoverageLog,
     pub(crate) judges: Judges,
-    pub(crate) findings: Vec<Finding>,
+    pub(crate) told: Told,
     names: CatalogNames,
     narrow: Narrow,
     pub(crate) counters: Counters,
@@ -64,7 +61,6 @@ pub struct Session {
     reported: KnownSpaces,
     confinement: BTreeMap<String, String>,
     began: Option<Instant>,
-    pub(crate) found: u64,
     dropped_before: u64,
     bounded_ns: u64,
     now_ns: u64,
@@ -88,7 +84,7 @@ impl Session {
             inventory: Inventory::default(),
             coverage: CoverageLog::default(),
             judges: Judges::default(),
-            findings: Vec::new(),
+            told: Told::default(),
             names: CatalogNames::new(catalog),
             narrow: Narrow::default(),
             counters: Counters::default(),
@@ -100,7 +96,6 @@ impl Session {
             reported: KnownSpaces::default(),
             confinement: BTreeMap::new(),
             began: None,
-            found: 0,
             dropped_before: 0,
             bounded_ns: 0,
             now_ns: 0,
@@ -293,7 +288,7 @@ impl Session {
         self.dropped_before = self.inventory.dropped();
         // Findings that were not kept had numbers too.
         let not_kept = self.counters.counted().get("findings_not_kept").copied();
-        self.found = self.found.max(self.findings.len() as u64 + not_kept.unwrap_or(0));
+        self.told.go_on(not_kept.unwrap_or(0));
         self.judges.unknown.restored(&self.inventory);
         let kernels = self.inventory.spaces();
         let kernels = kernels.filter(|space| space.kind == SpaceKind::Kernel && space.is_living());
@@ -333,7 +328,7 @@ impl Session {
     /// What was concluded so far.
     #[must_use]
     pub fn findings(&self) -> &[Finding] {
-        &self.findings
+        self.told.findings()
     }
 
     /// What the catalog says of files.
@@ -368,7 +363,7 @@ impl Session {
             &self.coverage,
             self.now_ns,
             counters,
-            &self.findings,
+            self.told.findings(),
             &self.names,
             &mut self.reported,
         );
@@ -455,7 +450,7 @@ impl Session {
         let kernel = record.privilege == Privilege::Supervisor && record.paging && record.va.is_high_half();
         let is_one =
             kernel && !identified.executed_only && self.names.kind(place.object) == Some(ObjectKind::Kernel);
-        is_one.then(|| (place.object, bias(record.va, place.link)))
+        is_one.then(|| (place.object, record.va.0.wrapping_sub(place.link)))
     }
 
     /// Keeps bytes as evidence.
@@ -592,9 +587,13 @@ impl Session {
     }
 
     fn emit(&mut self, draft: Draft, sinks: &mut [&mut dyn Sink]) {
-        self.found += 1;
+        let page = draft.evidence.get("page").and_then(serde_json::Value::as_u64);
+        if page.is_some_and(|page| self.told.is_repeated(draft.rule, PageId(page))) {
+            self.counters.count("findings_repeated");
+            return;
+        }
         let finding = Finding {
-            id: self.found,
+            id: self.told.number(),
             rule: draft.rule.to_owned(),
             severity: draft.severity,
             address_space: draft.space.map(|space| space.0),
@@ -610,11 +609,8 @@ impl Session {
                 self.counters.count("findings_not_delivered");
             }
         }
-        if self.findings.len() < MAX_FINDINGS {
-            self.findings.push(finding);
-        } else {
-            self.counters.count("findings_not_kept");
-        }
+        let gone = self.told.keep(finding);
+        self.counters.add("findings_not_kept", gone);
     }
 
     /// The driver is gone without a word.
@@ -630,11 +626,6 @@ impl Session {
             lost: 0,
         });
     }
-}
-
-/// How far a page that is linked at `link` was moved.
-fn bias(va: Gva, link: u64) -> u64 {
-    va.0.wrapping_sub(link)
 }
 
 #[cfg(test)]

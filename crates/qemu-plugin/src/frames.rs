@@ -301,6 +301,7 @@ mod tests {
             page: 1,
             mark: None,
             generation: 0,
+            first: None,
             bytes: Box::new([0; PAGE_SIZE]),
             executed: Box::new([0; PAGE_SIZE / 64]),
         };

@@ -148,9 +148,9 @@ mod tests {
     fn max_fds_is_what_one_message_carries() {
         let (mut a, mut b) = UnixStream::pair().unwrap();
         let file = tempfile();
-        send(&mut a, &Request::Counters, &vec![file.as_fd(); MAX_FDS]).unwrap();
+        send(&mut a, &Request::Counters, &[file.as_fd(); MAX_FDS]).unwrap();
         assert_eq!(receive::<Request>(&mut b).unwrap().1.len(), MAX_FDS);
-        let more = vec![file.as_fd(); MAX_FDS + 1];
+        let more = [file.as_fd(); MAX_FDS + 1];
         assert!(send(&mut a, &Request::Counters, &more).is_err());
     }
 

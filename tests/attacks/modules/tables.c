@@ -234,8 +234,10 @@ static int many(int number, int count)
 	/* Freed at the end only: every root is another frame. Entry 0 of the copy is the user half's and not used here. */
 	while (count-- > 0 && answer == number) {
 		root = (u64 *)get_zeroed_page(GFP_KERNEL);
-		if (!root)
+		if (!root) {
+			answer = -ENOMEM;
 			break;
+		}
 		address = map(root, at, (struct leaf){});
 		answer = run_at(virt_to_phys(root), address, NULL);
 		root[0] = (u64)chain;

@@ -6,7 +6,7 @@ mod identify;
 mod ingest;
 mod jobs;
 mod latency;
-mod machine;
+pub(crate) mod machine;
 mod memory;
 mod overhead;
 mod ratio;

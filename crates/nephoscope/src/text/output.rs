@@ -48,9 +48,9 @@ pub(crate) fn print_json(value: &impl Serialize) -> anyhow::Result<()> {
 /// Columns of a pipe.
 const COLUMNS: u16 = 100;
 /// The most that lines grow to: longer ones are hard to follow.
-const MAX_COLUMNS: u16 = 160;
+const MOST_COLUMNS: u16 = 160;
 /// The least that tables are laid out for; a narrower terminal wraps them.
-const MIN_COLUMNS: u16 = 80;
+const LEAST_COLUMNS: u16 = 80;
 
 /// Columns to fill on standard output.
 #[must_use]
@@ -60,5 +60,5 @@ pub(crate) fn width() -> usize {
     } else {
         COLUMNS
     };
-    usize::from(columns.clamp(MIN_COLUMNS, MAX_COLUMNS))
+    usize::from(columns.clamp(LEAST_COLUMNS, MOST_COLUMNS))
 }

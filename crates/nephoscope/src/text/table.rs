@@ -130,7 +130,7 @@ pub(crate) struct Table {
 /// Between columns.
 const GAP: usize = 2;
 /// The most that a column that is not flexible takes.
-const MAX_FIXED: usize = 24;
+const MOST_FIXED: usize = 24;
 
 impl Table {
     /// A table of these columns.
@@ -203,7 +203,7 @@ impl Table {
                 let most = if flexible {
                     left * share(column) / shares.max(1)
                 } else {
-                    left.min(MAX_FIXED)
+                    left.min(MOST_FIXED)
                 };
                 shares = shares.saturating_sub(share(column));
                 let given = wants.get(*column).copied().unwrap_or(0).min(most);

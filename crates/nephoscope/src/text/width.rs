@@ -124,7 +124,7 @@ pub(crate) fn wrap(text: &str, most: usize) -> Vec<String> {
     let (mut lines, mut line) = (Vec::new(), String::new());
     for word in text.split(' ') {
         let gap = usize::from(!line.is_empty());
-        let short = line.len() + word.len() <= most.saturating_mul(MAX_BYTES_PER_COLUMN);
+        let short = line.len() + word.len() < most.saturating_mul(MAX_BYTES_PER_COLUMN);
         if short && width(&line) + gap + width(word) <= most {
             line.extend((gap > 0).then_some(' '));
             line.push_str(word);

@@ -5,16 +5,20 @@
 
 use std::io::{BufRead, BufReader, Write};
 use std::os::unix::net::UnixStream;
+use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, ensure};
-use nephoscope_e2e::Kernel;
 use nephoscope_e2e::living::{disagreements, list};
+use nephoscope_e2e::{Kernel, Truth};
 use serde_json::Value;
 
 use super::{Attack, Seen};
 use crate::group::{Group, KEXEC, RESET};
 use crate::kernel_code::living;
 use crate::scene::{PATIENCE, Scene};
+
+/// Until processes that ended are seen to have.
+const SETTLES: Duration = Duration::from_secs(2);
 
 /// Number 16, by kexec.
 #[derive(Debug)]
@@ -95,11 +99,13 @@ fn judge(scene: &mut Scene, kernel: Kernel) -> Result<Seen> {
     let runs = scene.guest.run_ok("uname -r")?;
     ensure!(runs.trim() == release, "the guest runs {runs}");
     let mut wrong = Vec::new();
-    let deadline = std::time::Instant::now() + PATIENCE;
-    while std::time::Instant::now() < deadline {
-        let before = scene.guest.truth()?;
+    let deadline = Instant::now() + 2 * PATIENCE;
+    while Instant::now() < deadline {
+        let before = truth(scene)?;
+        // Those who wrote that down have ended, which is seen some tenths of a second later.
+        std::thread::sleep(SETTLES);
         let report = scene.control.report()?;
-        let after = scene.guest.truth()?;
+        let after = truth(scene)?;
         wrong = disagreements(&report, &before, &after);
         wrong.extend(of_kernels(&report, &release, at_ns));
         if wrong.is_empty() {
@@ -111,6 +117,15 @@ fn judge(scene: &mut Scene, kernel: Kernel) -> Result<Seen> {
         }
     }
     Ok(Seen::wrong(wrong.join("; ")))
+}
+
+/// What the guest says. A program of the initial RAM file system that still runs is of the same package as on the disk.
+fn truth(scene: &mut Scene) -> Result<Truth> {
+    let mut truth = scene.guest.truth()?;
+    for process in truth.processes.values_mut() {
+        process.exe = process.exe.trim_end_matches(" (deleted)").to_owned();
+    }
+    Ok(truth)
 }
 
 /// What is wrong about kernels, and about who lives.

@@ -1,0 +1,123 @@
+//! `cargo xtask fuzz`: hostile bytes for everything that reads what a guest, a package or a peer made.
+//!
+//! ```text
+//!  fuzz/src/bin/TARGET.rs ─► built with coverage (libFuzzer) ─► run from fuzz/corpus/TARGET and what was found before
+//!                                                              ├─► a table; a crash, a hang or too much memory fails
+//!                                                              └─► the tally: executions so far, kept in the cache
+//! ```
+
+mod campaign;
+mod engine;
+mod keep;
+mod record;
+mod table;
+mod tally;
+mod targets;
+
+use std::path::PathBuf;
+
+use anyhow::{Result, ensure};
+use clap::Args;
+use nephoscope_e2e::Step;
+
+use campaign::{Effort, Outcome};
+use targets::{TARGETS, Target};
+
+/// Fuzz everything that reads hostile bytes.
+///
+/// Each target is run for a time, one after the other, from its committed inputs and from what earlier runs found. Its
+/// executions are added to a tally in the cache. A crash, a hang or more memory than the target may have is an error, and
+/// the input is kept.
+#[derive(Debug, Args)]
+pub(crate) struct FuzzArgs {
+    /// For each target, at most so long.
+    #[arg(long, value_name = "N", default_value_t = 60)]
+    seconds: u64,
+    /// Only this target; may be given several times.
+    #[arg(long, value_name = "TARGET", value_parser = target)]
+    only: Vec<Target>,
+    /// Until a target has so many executions behind it, earlier runs included; those that have are left out.
+    #[arg(long, value_name = "N")]
+    executions: Option<u64>,
+    /// Write what the tally says there, as it stands in `bench/record`.
+    #[arg(long, value_name = "FILE")]
+    record: Option<PathBuf>,
+    /// Take what was found into the committed inputs: few, small ones that reach the same code.
+    #[arg(long)]
+    keep: bool,
+    /// Every target over its committed inputs, and 5,000 executions beyond; nothing is added to the tally.
+    #[arg(long, conflicts_with_all = ["seconds", "only", "executions", "record", "keep"])]
+    check: bool,
+}
+
+fn target(text: &str) -> Result<Target, String> {
+    let known = || TARGETS.map(|target| target.name).join(", ");
+    TARGETS
+        .into_iter()
+        .find(|target| target.name == text)
+        .ok_or_else(|| format!("the targets are {}", known()))
+}
+
+/// Runs it.
+pub(crate) fn run(arguments: &FuzzArgs) -> Result<()> {
+    if arguments.check {
+        return check();
+    }
+    let engine = engine::build()?;
+    let chosen: Vec<Target> = TARGETS
+        .into_iter()
+        .filter(|target| arguments.only.is_empty() || arguments.only.contains(target))
+        .collect();
+    let mut outcomes = Vec::new();
+    for target in &chosen {
+        let done = tally::of(target)?.executions;
+        let left = arguments.executions.map(|wanted| wanted.saturating_sub(done));
+        if left == Some(0) || arguments.seconds == 0 {
+            continue;
+        }
+        let effort = Effort {
+            seconds: arguments.seconds,
+            executions: left,
+            fixed: false,
+        };
+        let outcome = campaign::run(&engine, *target, effort)?;
+        tally::add(&outcome)?;
+        outcomes.push(outcome);
+    }
+    table::print(&outcomes);
+    if arguments.keep {
+        for target in &chosen {
+            keep::keep(&engine, *target)?;
+        }
+    }
+    if let Some(file) = &arguments.record {
+        record::write(file)?;
+    }
+    fail_on_findings(&outcomes)
+}
+
+/// Every target over its committed inputs, and a fixed number of executions beyond.
+fn check() -> Result<()> {
+    let engine = engine::build()?;
+    let mut outcomes = Vec::new();
+    for target in TARGETS {
+        let effort = Effort {
+            seconds: 2,
+            executions: Some(5_000),
+            fixed: true,
+        };
+        outcomes.push(campaign::run(&engine, target, effort)?);
+    }
+    let step = Step::begin("Fuzzing");
+    table::print(&outcomes);
+    fail_on_findings(&outcomes)?;
+    let executions: u64 = outcomes.iter().map(|outcome| outcome.executions).sum();
+    step.done(&format!("{executions} executions of {} targets", outcomes.len()));
+    Ok(())
+}
+
+fn fail_on_findings(outcomes: &[Outcome]) -> Result<()> {
+    let found: Vec<String> = outcomes.iter().filter_map(Outcome::trouble).collect();
+    ensure!(found.is_empty(), "fuzzing found: {}", found.join("; "));
+    Ok(())
+}
