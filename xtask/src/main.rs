@@ -4,6 +4,7 @@ mod attacks;
 mod bench;
 mod build;
 mod demo;
+mod faults;
 mod fuzz;
 mod limits;
 mod lint;
@@ -47,6 +48,7 @@ enum Task {
     Guest,
     Demo(demo::DemoArgs),
     Attacks(attacks::AttacksArgs),
+    Faults(faults::FaultsArgs),
     Fuzz(fuzz::FuzzArgs),
     #[command(subcommand)]
     Bench(bench::Bench),
@@ -71,6 +73,7 @@ fn run(task: Task) -> anyhow::Result<()> {
         Task::Test { filter } => test::run(&filter),
         Task::Demo(arguments) => demo::run(&arguments),
         Task::Attacks(arguments) => attacks::run(&arguments),
+        Task::Faults(arguments) => faults::run(&arguments),
         Task::Fuzz(arguments) => {
             setup::run()?;
             fuzz::run(&arguments)

@@ -9,7 +9,7 @@ use nephoscope_e2e::command::{output_of, privileged, run_logged};
 use nephoscope_e2e::{Step, cache, qemu};
 
 /// Packages of the machine's own suites.
-const PACKAGES: [&str; 14] = [
+const PACKAGES: [&str; 15] = [
     "busybox-static",
     "ca-certificates",
     "debian-archive-keyring",
@@ -21,6 +21,7 @@ const PACKAGES: [&str; 14] = [
     "make",
     "mmdebstrap",
     "ovmf",
+    "qemu-utils",
     "seabios",
     "systemd-boot-efi",
     "xz-utils",

@@ -94,6 +94,8 @@ pub struct QemuPlugin {
     rings: Vec<Consumer>,
     held: Vec<Stamped>,
     frame: Vec<u8>,
+    /// Everything stamped before was taken from the rings (`CLOCK_MONOTONIC`, ns).
+    seen_until: u64,
     closed: bool,
     /// When frames came last.
     busy: Instant,
@@ -134,6 +136,7 @@ impl QemuPlugin {
             rings,
             held: Vec::new(),
             frame: Vec::new(),
+            seen_until: 0,
             closed: false,
             busy: Instant::now(),
         })
@@ -153,6 +156,21 @@ impl QemuPlugin {
         Ok(send(&mut self.stream, &Request::Ram { ranges }, &[])?)
     }
 
+    /// Tells the plugin that the machine was reset: whoever has a root from now on is another address space.
+    ///
+    /// # Errors
+    /// If the plugin is gone.
+    pub fn reset(&mut self) -> Result<(), QemuPluginError> {
+        Ok(send(&mut self.stream, &Request::Reset, &[])?)
+    }
+
+    /// Up to when every frame that had been in its ring was given out, in nanoseconds since the watch began. It stays where
+    /// it is while more frames come than are taken.
+    #[must_use]
+    pub fn seen_until_ns(&self) -> u64 {
+        self.seen_until.saturating_sub(self.hello.installed_ns)
+    }
+
     /// Whether the plugin is gone: QEMU ended, and every frame was read.
     #[must_use]
     pub fn is_closed(&self) -> bool {
@@ -167,14 +185,17 @@ impl QemuPlugin {
     pub fn next(&mut self, timeout: Duration, out: &mut Vec<Stamped>) -> Result<(), QemuPluginError> {
         // Frames stamped before now that are not yet in their ring can only be those being pushed at this moment.
         let mut horizon = now_ns();
-        let mut taken = self.drain()?;
+        let (mut taken, mut all) = self.drain()?;
         if taken == 0 && self.held.is_empty() && !self.closed {
             self.wait(timeout)?;
             horizon = now_ns();
-            taken = self.drain()?;
+            (taken, all) = self.drain()?;
         }
         if taken > 0 {
             self.busy = Instant::now();
+        }
+        if all {
+            self.seen_until = horizon;
         }
         self.held.sort_by_key(|stamped| stamped.at_ns);
         let horizon = if self.closed {
@@ -223,10 +244,12 @@ impl QemuPlugin {
         Ok(())
     }
 
-    fn drain(&mut self) -> Result<usize, QemuPluginError> {
-        let mut taken = 0;
+    /// How many frames were taken, and whether that was all there were.
+    fn drain(&mut self) -> Result<(usize, bool), QemuPluginError> {
+        let (mut taken, mut all) = (0, true);
         for (ring, consumer) in self.rings.iter_mut().enumerate() {
-            for _ in 0..MAX_BATCH {
+            for left in (0..MAX_BATCH).rev() {
+                all &= left > 0;
                 match consumer.pop(&mut self.frame) {
                     Ok(true) => {}
                     Ok(false) => break,
@@ -242,7 +265,7 @@ impl QemuPlugin {
                 taken += 1;
             }
         }
-        Ok(taken)
+        Ok((taken, all))
     }
 }
 

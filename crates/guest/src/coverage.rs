@@ -71,6 +71,10 @@ pub enum GapReason {
     DriverLost,
     /// The monitor did not keep up and dropped what it held back.
     MonitorOverrun,
+    /// An address space executed a page whose contents never came.
+    PageMissing,
+    /// The VM was migrated: it runs elsewhere, under another watch.
+    Migrated,
     /// The guest's page tables could not be read, so that ends of address spaces and mapped pages are unknown.
     MemoryUnreadable,
 }

@@ -107,7 +107,7 @@ pub struct Executed {
 }
 
 /// An interval in which a driver could not see everything.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize, Deserialize)]
 pub struct Gap {
     /// Start, in nanoseconds since the watch began.
     pub from_ns: u64,

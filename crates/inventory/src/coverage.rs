@@ -31,6 +31,15 @@ const MAX_GAPS: usize = 4096;
 impl CoverageLog {
     /// Takes a gap.
     pub fn add(&mut self, gap: Gap) {
+        // One that goes on where the last one ended is the same.
+        if let Some(last) = self.gaps.last_mut()
+            && (last.reason, last.left) == (gap.reason, gap.left)
+            && (last.from_ns..=last.to_ns).contains(&gap.from_ns)
+        {
+            last.to_ns = last.to_ns.max(gap.to_ns);
+            last.lost = last.lost.saturating_add(gap.lost);
+            return;
+        }
         if self.gaps.len() >= MAX_GAPS {
             let nearest = self
                 .gaps
@@ -45,6 +54,12 @@ impl CoverageLog {
             }
         }
         self.gaps.push(gap);
+    }
+
+    /// All gaps, in the order in which they came.
+    #[must_use]
+    pub fn gaps(&self) -> &[Gap] {
+        &self.gaps
     }
 
     /// Everything that is missing, by reason.
@@ -195,6 +210,16 @@ mod tests {
             .map(|i| i.to_ns - i.from_ns)
             .sum();
         assert!(blind >= 10_000, "{blind}");
+    }
+
+    #[test]
+    fn a_gap_that_goes_on_stays_one() {
+        let mut log = CoverageLog::default();
+        for (from, to) in [(10, 20), (20, 30), (25, 28), (40, 50)] {
+            log.add(gap(from, to, Coverage::BLIND, GapReason::Migrated));
+        }
+        let kept: Vec<_> = log.gaps().iter().map(|g| (g.from_ns, g.to_ns, g.lost)).collect();
+        assert_eq!(kept, [(10, 30, 3), (40, 50, 1)]);
     }
 
     #[test]

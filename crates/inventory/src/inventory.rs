@@ -5,6 +5,7 @@ use std::sync::Arc;
 
 use nephoscope_guest::{Executed, Gpa, Gva, PageId, Privilege, Root};
 
+use crate::kept::{Record, Totals, Touched, Touches};
 use crate::page::PageRecord;
 use crate::pages::Pages;
 use crate::ranges::Ranges;
@@ -62,9 +63,9 @@ const MAX_LIVING: usize = 32 << 10;
 /// Everything known of one VM's code.
 #[derive(Debug, Default)]
 pub struct Inventory {
-    pages: Pages,
-    summaries: Summaries,
-    summarised: Ranges,
+    pub(crate) pages: Pages,
+    pub(crate) summaries: Summaries,
+    pub(crate) summarised: Ranges,
     ended: VecDeque<SpaceId>,
     ended_marked: VecDeque<SpaceId>,
     /// Ended because another kernel took over, and for no other reason.
@@ -80,7 +81,12 @@ pub struct Inventory {
     early_count: usize,
     dropped: u64,
     located_early: HashMap<(Root, PageId), Gva>,
+    /// What changed since it was written down last, if somebody writes it down.
+    pub(crate) touched: Touches,
 }
+
+/// An execution waits so long for its page: replays of all pages of a guest take less.
+const MAX_WAIT_NS: u64 = 60_000_000_000;
 
 impl Inventory {
     /// A page was captured and judged. Kernel and firmware pages run where they were captured; user pages when their
@@ -89,6 +95,7 @@ impl Inventory {
         let (id, at_ns, privilege, va, root) = (page.id, page.at_ns, page.privilege, page.va, page.root);
         let kernel = page.paging && va.is_high_half();
         self.pages.insert(page);
+        self.touched.add(Touched::Page(id));
         if privilege == Privilege::Supervisor {
             let kind = if kernel {
                 SpaceKind::Kernel
@@ -108,6 +115,14 @@ impl Inventory {
             for (at_ns, executed) in early {
                 self.executed(at_ns, executed, changes);
             }
+        }
+        self.note_forgotten();
+    }
+
+    /// Pages that were forgotten are said to be, in what is written down.
+    fn note_forgotten(&mut self) {
+        for page in self.pages.take_gone() {
+            self.touched.add(Touched::Forgotten(page));
         }
     }
 
@@ -150,6 +165,7 @@ impl Inventory {
             if slot.is_none() {
                 *slot = Some(va);
                 space.version += 1;
+                self.touched.add(Touched::Ran(space.id, page));
                 if let Some(record) = self.pages.get(page) {
                     space.anchor(va, &record.verdict);
                 }
@@ -179,6 +195,7 @@ impl Inventory {
         {
             *slot = Some(va);
             space.version += 1;
+            self.touched.add(Touched::Ran(space.id, page));
             if let Some(record) = self.pages.get(page) {
                 space.anchor(va, &record.verdict);
             }
@@ -196,6 +213,7 @@ impl Inventory {
         }
         space.mapped.insert(va, verdict);
         space.version += 1;
+        self.touched.add(Touched::Mapped(space.id, va));
         true
     }
 
@@ -205,6 +223,7 @@ impl Inventory {
             return false;
         };
         record.extend(start, end);
+        self.touched.add(Touched::Page(page));
         true
     }
 
@@ -214,6 +233,7 @@ impl Inventory {
             && *record.verdict != *verdict
         {
             record.verdict = verdict;
+            self.touched.add(Touched::Page(page));
             for space in self
                 .spaces
                 .values_mut()
@@ -231,22 +251,14 @@ impl Inventory {
             return;
         };
         space.ended_ns = Some(at_ns);
-        let verdicts = space.pages.keys().filter_map(|page| self.pages.get(*page));
-        let is_clean = space.unlisted == PageCounts::default()
-            && verdicts
-                .into_iter()
-                .all(|page| matches!(*page.verdict, Verdict::Identified(_)));
-        if is_clean {
-            self.ended.push_back(space.id);
-        } else {
-            self.ended_marked.push_back(space.id);
+        self.touched.add(Touched::Space(space.id));
+        let (id, root) = (space.id, space.root);
+        self.queue_ended(id);
+        if self.by_root.get(&root) == Some(&id) {
+            self.by_root.remove(&root);
         }
-        if self.by_root.get(&space.root) == Some(&space.id) {
-            self.by_root.remove(&space.root);
-        }
-        let root = space.root;
         self.located_early.retain(|(other, _), _| *other != root);
-        changes.push(Change::Ended { space: space.id });
+        changes.push(Change::Ended { space: id });
     }
 
     /// The machine was reset: every living address space ended.
@@ -285,9 +297,11 @@ impl Inventory {
                 && old.pages.remove(page).is_some()
             {
                 old.version += 1;
+                self.touched.add(Touched::Ran(old.id, *page));
                 self.pages.leave(*page);
             }
         }
+        self.note_forgotten();
     }
 
     /// A page.
@@ -353,6 +367,7 @@ impl Inventory {
             let space = self.ended_marked.pop_front();
             self.summarise_one(space, names, changes);
         }
+        self.note_forgotten();
         crowded as u64
     }
 
@@ -373,7 +388,9 @@ impl Inventory {
             self.by_incarnation.remove(&space.incarnation);
             self.presumed.remove(&space.id);
             self.summarised.insert(space.incarnation.into());
+            self.touched.add(Touched::Summarised(space.incarnation));
         }
+        self.touched.add(Touched::Gone(space.id));
         changes.push(Change::Summarised { space: space.id });
     }
 
@@ -402,10 +419,153 @@ impl Inventory {
         self.spaces.values()
     }
 
+    /// Drops executions that have waited too long for their page, and gives the time of each: what ran then is not known.
+    pub fn overdue(&mut self, now_ns: u64) -> Vec<u64> {
+        let mut gone = Vec::new();
+        self.early.retain(|_, waiting| {
+            waiting.retain(|(at_ns, _)| {
+                let late = now_ns.saturating_sub(*at_ns) > MAX_WAIT_NS;
+                if late {
+                    gone.push(*at_ns);
+                }
+                !late
+            });
+            !waiting.is_empty()
+        });
+        self.early_count = self.early_count.saturating_sub(gone.len());
+        self.dropped += gone.len() as u64;
+        gone
+    }
+
     /// Executions that were dropped because their page never came.
     #[must_use]
     pub fn dropped(&self) -> u64 {
         self.dropped
+    }
+
+    /// Whether a page was there and is only counted any more.
+    #[must_use]
+    pub fn is_forgotten(&self, page: PageId) -> bool {
+        self.pages.is_forgotten(page)
+    }
+
+    /// What is only counted, in numbers.
+    pub(crate) fn totals(&self) -> Totals {
+        Totals {
+            forgotten: self.pages.forgotten_counts(),
+            forgotten_count: self.pages.forgotten(),
+            late: self.late,
+            dropped: self.dropped,
+            last_id: self.last_id,
+        }
+    }
+
+    /// Everything that was written down is restored: what is kept of it is within its bounds from now on.
+    pub fn restored(&mut self) {
+        let mut ended: Vec<(u64, SpaceId)> = self
+            .spaces
+            .values()
+            .filter_map(|space| Some((space.ended_ns?, space.id)))
+            .collect();
+        ended.sort_unstable();
+        self.ended.clear();
+        self.ended_marked.clear();
+        for (_, id) in ended {
+            self.queue_ended(id);
+        }
+        self.pages.trim();
+        self.note_forgotten();
+    }
+
+    fn queue_ended(&mut self, id: SpaceId) {
+        let Some(space) = self.spaces.get(&id) else {
+            return;
+        };
+        let mut verdicts = space.pages.keys().filter_map(|page| self.pages.get(*page));
+        let is_clean = space.unlisted == PageCounts::default()
+            && verdicts.all(|page| matches!(*page.verdict, Verdict::Identified(_)));
+        if is_clean {
+            self.ended.push_back(id);
+        } else {
+            self.ended_marked.push_back(id);
+        }
+    }
+
+    /// Takes what was written down of another inventory of the same watch ([`Inventory::changes`]). [`Inventory::restored`]
+    /// has to follow.
+    pub fn restore(&mut self, record: Record) {
+        match record {
+            Record::Page(page) => self.pages.restore(page),
+            Record::Left { space, page } => {
+                if let Some(space) = self.spaces.get_mut(&space)
+                    && space.pages.remove(&page).is_some()
+                {
+                    self.pages.leave(page);
+                }
+            }
+            Record::Gone { space } => {
+                if let Some(space) = self.spaces.remove(&space) {
+                    for page in space.pages.keys() {
+                        self.pages.leave(*page);
+                    }
+                    self.by_incarnation.remove(&space.incarnation);
+                    if self.by_root.get(&space.root) == Some(&space.id) {
+                        self.by_root.remove(&space.root);
+                    }
+                }
+            }
+            Record::Summarised { first, end } => self.summarised.insert_range(first, end),
+            Record::Forgotten { first, end } => self.pages.restore_forgotten(first, end),
+            Record::Summary(summary) => self.summaries.restore(summary),
+            Record::Totals(totals) => {
+                self.pages
+                    .restore_counts(totals.forgotten, totals.forgotten_count);
+                (self.late, self.dropped) = (totals.late, totals.dropped);
+                self.last_id = self.last_id.max(totals.last_id);
+            }
+            Record::Space(kept) => {
+                let (id, living) = (kept.id, kept.ended_ns.is_none());
+                self.last_id = self.last_id.max(id.0);
+                // One that ended is not the one that lives.
+                let now = |before: Option<SpaceId>| {
+                    if living {
+                        Some(id)
+                    } else {
+                        before.filter(|before| *before != id)
+                    }
+                };
+                match kept.kind {
+                    SpaceKind::Kernel => self.kernel = now(self.kernel),
+                    SpaceKind::Firmware => self.firmware = now(self.firmware),
+                    SpaceKind::User => {
+                        self.by_incarnation.insert(kept.incarnation, id);
+                        if living {
+                            self.by_root.insert(kept.root, id);
+                        } else if self.by_root.get(&kept.root) == Some(&id) {
+                            self.by_root.remove(&kept.root);
+                        }
+                    }
+                }
+                let space = self.spaces.entry(id).or_insert_with(|| kept.empty());
+                (space.last_ns, space.ended_ns) = (kept.last_ns, kept.ended_ns);
+                space.unlisted = kept.unlisted;
+            }
+            Record::Ran { space, page, va } => {
+                if let Some(space) = self.spaces.get_mut(&space) {
+                    if space.pages.insert(page, va).is_none() {
+                        self.pages.use_it(page);
+                    }
+                    if let (Some(va), Some(held)) = (va, self.pages.get(page)) {
+                        space.anchor(va, &held.verdict);
+                    }
+                }
+            }
+            Record::Mapped { space, va, verdict } => {
+                if let Some(space) = self.spaces.get_mut(&space) {
+                    space.mapped.insert(va, verdict);
+                }
+            }
+        }
     }
 
     fn supervisor(&mut self, kind: SpaceKind, at_ns: u64) -> SpaceId {
@@ -452,6 +612,7 @@ impl Inventory {
             self.ended.retain(|ended| *ended != id);
             self.ended_marked.retain(|ended| *ended != id);
             self.by_root.insert(space.root, id);
+            self.touched.add(Touched::Space(id));
         }
     }
 
@@ -486,6 +647,8 @@ impl Inventory {
             std::collections::btree_map::Entry::Vacant(slot) => {
                 slot.insert(va);
                 record.version += 1;
+                self.touched.add(Touched::Space(space));
+                self.touched.add(Touched::Ran(space, page));
                 self.pages.use_it(page);
                 if let (Some(va), Some(held)) = (va, self.pages.get(page)) {
                     record.anchor(va, &held.verdict);
@@ -499,6 +662,7 @@ impl Inventory {
                 if slot.get().is_none() && va.is_some() {
                     slot.insert(va);
                     record.version += 1;
+                    self.touched.add(Touched::Ran(space, page));
                     if let (Some(va), Some(held)) = (va, self.pages.get(page)) {
                         record.anchor(va, &held.verdict);
                     }
@@ -530,7 +694,10 @@ impl Inventory {
         if let Some(page) = self.pages.get(oldest) {
             space.unlisted.count(&page.verdict);
         }
+        self.touched.add(Touched::Space(space.id));
+        self.touched.add(Touched::Ran(space.id, oldest));
         self.pages.leave(oldest);
+        self.note_forgotten();
     }
 }
 
@@ -841,6 +1008,18 @@ mod tests {
         assert_eq!(near(0x5000), [(place.object, bias)]);
         assert_eq!((near(0x9001), near(0x4fff)), (vec![], vec![]));
         assert!(inventory.living_at(Root(0x2000)).is_none());
+    }
+
+    #[test]
+    fn max_wait_ns_is_how_long_an_execution_waits_for_its_page() {
+        let (mut inventory, mut changes) = (Inventory::default(), Vec::new());
+        inventory.executed(5, ran(1, 0x1000, 1), &mut changes);
+        inventory.executed(7, ran(2, 0x1000, 1), &mut changes);
+        assert!(inventory.overdue(MAX_WAIT_NS).is_empty());
+        assert_eq!(inventory.overdue(MAX_WAIT_NS + 6), [5]);
+        assert_eq!(inventory.dropped(), 1);
+        inventory.captured(page(2, Privilege::User, 0x7000), &mut changes);
+        assert_eq!(changes.len(), 1, "the other one still waits for its page");
     }
 
     #[test]

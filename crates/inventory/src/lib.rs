@@ -5,6 +5,7 @@
 
 mod coverage;
 mod inventory;
+mod kept;
 mod modules;
 mod page;
 mod pages;
@@ -16,6 +17,7 @@ mod verdict;
 
 pub use coverage::{CoverageInterval, CoverageLog};
 pub use inventory::{Change, Inventory};
+pub use kept::{KeptSpace, Record, Totals};
 pub use modules::{Module, ObjectFacts, Use, resolve};
 pub use page::PageRecord;
 pub use report::{

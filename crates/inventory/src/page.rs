@@ -3,11 +3,12 @@
 use std::sync::Arc;
 
 use nephoscope_guest::{Gpa, Gva, PageId, Privilege, Root};
+use serde::{Deserialize, Serialize};
 
 use crate::verdict::Verdict;
 
 /// A code page in one generation, as recorded.
-#[derive(Clone, Debug)]
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
 pub struct PageRecord {
     /// Its number in this watch.
     pub id: PageId,
@@ -34,6 +35,7 @@ pub struct PageRecord {
     /// BLAKE3 of its bytes.
     pub digest: [u8; 32],
     /// What it is.
+    #[serde(with = "crate::kept::shared")]
     pub verdict: Arc<Verdict>,
     /// Executed bytes, as far as reported: sorted ranges from the start of the page.
     pub executed: Vec<(u16, u16)>,

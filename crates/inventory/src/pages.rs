@@ -36,6 +36,8 @@ pub(crate) struct Pages {
     forgotten: Ranges,
     counts: PagesReport,
     forgotten_count: u64,
+    /// Forgotten since somebody asked.
+    gone: Vec<PageId>,
 }
 
 impl Pages {
@@ -58,6 +60,7 @@ impl Pages {
         if let Some(before) = before {
             self.supersede(before);
         }
+        self.trim();
     }
 
     fn supersede(&mut self, id: PageId) {
@@ -65,7 +68,11 @@ impl Pages {
             held.superseded = true;
             self.superseded.push_back(id);
         }
-        if self.superseded.len() > MAX_LATE
+    }
+
+    /// Of so many of those whose frames hold something else nothing more will be told.
+    pub(crate) fn trim(&mut self) {
+        while self.superseded.len() > MAX_LATE
             && let Some(oldest) = self.superseded.pop_front()
         {
             if let Some(held) = self.held.get_mut(&oldest) {
@@ -73,6 +80,54 @@ impl Pages {
             }
             self.forget_unused(oldest);
         }
+    }
+
+    /// Takes a page that was written down, in the order of their numbers. None is forgotten for it: who has executed it is told
+    /// later ([`Pages::trim`]).
+    pub(crate) fn restore(&mut self, record: PageRecord) {
+        if let Some(held) = self.held.get_mut(&record.id) {
+            held.record = record;
+            return;
+        }
+        let late = std::mem::take(&mut self.superseded);
+        self.insert(record);
+        let new = std::mem::replace(&mut self.superseded, late);
+        self.superseded.extend(new);
+    }
+
+    /// Takes that these pages, of which the last number is not one, are forgotten; they are counted already.
+    pub(crate) fn restore_forgotten(&mut self, first: u64, end: u64) {
+        // All that are held, if the range is longer than that.
+        let held: Vec<PageId> = self
+            .held
+            .keys()
+            .copied()
+            .filter(|id| (first..end).contains(&id.0))
+            .collect();
+        for id in held {
+            self.held.remove(&id);
+        }
+        self.forgotten.insert_range(first, end);
+    }
+
+    /// Takes how many are forgotten, by class and verdict.
+    pub(crate) fn restore_counts(&mut self, counts: PagesReport, forgotten: u64) {
+        (self.counts, self.forgotten_count) = (counts, forgotten);
+    }
+
+    /// Which are forgotten: first numbers, and the numbers behind the last.
+    pub(crate) fn forgotten_ranges(&self) -> impl Iterator<Item = (u64, u64)> {
+        self.forgotten.iter()
+    }
+
+    /// Those that are forgotten, by class and verdict.
+    pub(crate) fn forgotten_counts(&self) -> PagesReport {
+        self.counts
+    }
+
+    /// Pages that were forgotten since the last call.
+    pub(crate) fn take_gone(&mut self) -> Vec<PageId> {
+        std::mem::take(&mut self.gone)
     }
 
     /// A page, if it is still kept.
@@ -125,6 +180,7 @@ impl Pages {
             self.counts.count(&held.record);
             self.forgotten_count += 1;
             self.forgotten.insert(id.0);
+            self.gone.push(id);
         }
     }
 
@@ -180,6 +236,18 @@ mod tests {
         pages.leave(PageId(1));
         assert!(pages.is_forgotten(PageId(1)));
         assert_eq!(pages.counts().user.captured, 19_999);
+    }
+
+    #[test]
+    fn restored_pages_are_forgotten_only_when_it_is_known_who_has_executed_them() {
+        let mut pages = Pages::default();
+        (1..=20_000).for_each(|id| pages.restore(in_frame(id, 7)));
+        pages.use_it(PageId(3));
+        pages.trim();
+        assert!(pages.get(PageId(3)).is_some() && pages.get(PageId(4)).is_none());
+        assert_eq!(pages.counts().user.captured, 20_000);
+        pages.restore_forgotten(3, 4);
+        assert!(pages.is_forgotten(PageId(3)) && pages.get(PageId(3)).is_none());
     }
 
     #[test]

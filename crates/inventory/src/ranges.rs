@@ -24,6 +24,27 @@ impl Ranges {
         }
     }
 
+    /// Adds numbers from `first` to before `end`.
+    pub(crate) fn insert_range(&mut self, first: u64, end: u64) {
+        if first >= end {
+            return;
+        }
+        let (mut first, mut end) = (first, end);
+        // Those that touch it become one with it.
+        while let Some((from, to)) = self.0.range(..=end).next_back().map(|(from, to)| (*from, *to))
+            && to >= first
+        {
+            self.0.remove(&from);
+            (first, end) = (first.min(from), end.max(to));
+        }
+        self.0.insert(first, end);
+    }
+
+    /// Each range: its first number, and the one behind its last.
+    pub(crate) fn iter(&self) -> impl Iterator<Item = (u64, u64)> {
+        self.0.iter().map(|(first, end)| (*first, *end))
+    }
+
     /// Whether it is there.
     pub(crate) fn contains(&self, number: u64) -> bool {
         self.0
@@ -49,5 +70,14 @@ mod tests {
                 .map(|n| ranges.contains(n))
                 .eq((0..12).map(|n| n < 3 || (5..10).contains(&n)))
         );
+    }
+
+    #[test]
+    fn ranges_join_with_all_that_they_touch() {
+        let mut ranges = Ranges::default();
+        for (first, end) in [(10, 20), (30, 40), (50, 60), (5, 5), (20, 31), (0, 2), (55, 56)] {
+            ranges.insert_range(first, end);
+        }
+        assert_eq!(ranges.iter().collect::<Vec<_>>(), [(0, 2), (10, 40), (50, 60)]);
     }
 }

@@ -6,7 +6,7 @@
 //! when nobody else has them and their frames hold something else. Address spaces with modified or unknown pages are kept
 //! apart, so that those of which nothing is to be said do not push them out.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use crate::report::{
     CandidateReport, ModuleReport, PageCounts, ProgramReport, SpaceReport, SummaryReport, UsedReport,
@@ -32,14 +32,20 @@ struct Summary {
 
 /// All of them.
 #[derive(Clone, Debug, Default)]
-pub(crate) struct Summaries(BTreeMap<Key, Summary>);
+pub(crate) struct Summaries {
+    all: BTreeMap<Key, Summary>,
+    /// What changed since somebody asked.
+    changed: BTreeSet<Key>,
+}
 
 impl Summaries {
     /// Adds an address space, as it would be reported, with its pages by verdict.
     pub(crate) fn add(&mut self, space: &SpaceReport, pages: PageCounts) {
         let program = space.program.as_ref();
         let named = program.map(|program| (program.path.clone(), program.candidates.clone()));
-        let summary = self.0.entry((space.kind, named)).or_default();
+        let key = (space.kind, named);
+        self.changed.insert(key.clone());
+        let summary = self.all.entry(key).or_default();
         if summary.count == 0 {
             summary.first_ns = space.first_ns;
         }
@@ -54,28 +60,54 @@ impl Summaries {
 
     /// As they stand in the report.
     pub(crate) fn report(&self) -> Vec<SummaryReport> {
-        let one = |((kind, named), summary): (&Key, &Summary)| SummaryReport {
-            kind: *kind,
-            program: named.as_ref().map(|(path, candidates)| ProgramReport {
-                path: path.clone(),
-                candidates: candidates.clone(),
-            }),
-            count: summary.count,
-            first_ns: summary.first_ns,
-            last_ns: summary.last_ns,
-            pages: summary.pages,
-            modules: summary
-                .modules
-                .iter()
-                .map(|((path, candidates, build_id), spaces)| UsedReport {
-                    path: path.clone(),
-                    candidates: candidates.clone(),
-                    build_id: build_id.clone(),
-                    address_spaces: *spaces,
-                })
+        self.all.iter().map(|(key, summary)| told(key, summary)).collect()
+    }
+
+    /// Those that changed since the last call.
+    pub(crate) fn take_changed(&mut self) -> Vec<SummaryReport> {
+        let changed = std::mem::take(&mut self.changed);
+        let changed = changed.iter().filter_map(|key| self.all.get_key_value(key));
+        changed.map(|(key, summary)| told(key, summary)).collect()
+    }
+
+    /// Takes one that was written down, instead of what is known under its program.
+    pub(crate) fn restore(&mut self, told: SummaryReport) {
+        let named = told.program.map(|program| (program.path, program.candidates));
+        let modules = told.modules.into_iter();
+        let summary = Summary {
+            count: told.count,
+            first_ns: told.first_ns,
+            last_ns: told.last_ns,
+            pages: told.pages,
+            modules: modules
+                .map(|used| ((used.path, used.candidates, used.build_id), used.address_spaces))
                 .collect(),
         };
-        self.0.iter().map(one).collect()
+        self.all.insert((told.kind, named), summary);
+    }
+}
+
+fn told((kind, named): &Key, summary: &Summary) -> SummaryReport {
+    SummaryReport {
+        kind: *kind,
+        program: named.as_ref().map(|(path, candidates)| ProgramReport {
+            path: path.clone(),
+            candidates: candidates.clone(),
+        }),
+        count: summary.count,
+        first_ns: summary.first_ns,
+        last_ns: summary.last_ns,
+        pages: summary.pages,
+        modules: summary
+            .modules
+            .iter()
+            .map(|((path, candidates, build_id), spaces)| UsedReport {
+                path: path.clone(),
+                candidates: candidates.clone(),
+                build_id: build_id.clone(),
+                address_spaces: *spaces,
+            })
+            .collect(),
     }
 }
 

@@ -2,9 +2,10 @@
 
 use nephoscope_catalog::ObjectId;
 use nephoscope_recipe::SiteKind;
+use serde::{Deserialize, Serialize};
 
 /// Where a page's bytes stand in a known file.
-#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug)]
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug, Serialize, Deserialize)]
 pub struct Place {
     /// The file.
     pub object: ObjectId,
@@ -15,7 +16,7 @@ pub struct Place {
 }
 
 /// A verdict.
-#[derive(Clone, PartialEq, Eq, Debug)]
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
 pub enum Verdict {
     /// Every byte is what a known file's recipe allows.
     Identified(Identified),
@@ -26,7 +27,7 @@ pub enum Verdict {
 }
 
 /// Evidence of an identified page.
-#[derive(Clone, PartialEq, Eq, Debug, Default)]
+#[derive(Clone, PartialEq, Eq, Debug, Default, Serialize, Deserialize)]
 pub struct Identified {
     /// Every place where these bytes stand. More than one until other pages decide.
     pub places: Vec<Place>,
@@ -39,7 +40,7 @@ pub struct Identified {
 }
 
 /// One run of bytes that is not what it must be.
-#[derive(Clone, PartialEq, Eq, Debug)]
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
 pub struct Difference {
     /// From the start of the page.
     pub offset: u16,
@@ -50,7 +51,7 @@ pub struct Difference {
 }
 
 /// Evidence of a modified page.
-#[derive(Clone, PartialEq, Eq, Debug)]
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
 pub struct Modified {
     /// The nearest page of a known file.
     pub nearest: Place,
@@ -59,7 +60,7 @@ pub struct Modified {
 }
 
 /// What is known of an unknown page.
-#[derive(Clone, PartialEq, Eq, Debug, Default)]
+#[derive(Clone, PartialEq, Eq, Debug, Default, Serialize, Deserialize)]
 pub struct Unknown {
     /// One line: where it came from, as far as that was seen.
     pub origin: String,

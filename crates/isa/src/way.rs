@@ -122,7 +122,9 @@ mod tests {
 
     #[test]
     fn the_same_frames_in_the_same_order_at_another_address_are_another_way() {
-        let way = Way::find(&process([0x2000, 0x3000, 0x4000], [511, 500, 3]), ROOT, 4).unwrap().unwrap();
+        let way = Way::find(&process([0x2000, 0x3000, 0x4000], [511, 500, 3]), ROOT, 4)
+            .unwrap()
+            .unwrap();
         assert!(!way.holds(&process([0x2000, 0x3000, 0x4000], [511, 499, 3]), ROOT));
         assert!(!way.holds(&process([0x3000, 0x2000, 0x4000], [511, 500, 3]), ROOT));
     }

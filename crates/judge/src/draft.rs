@@ -1,6 +1,6 @@
 //! What every rule takes and gives.
 
-use nephoscope_finding::Severity;
+use nephoscope_finding::{Finding, Severity};
 use nephoscope_inventory::{Change, Inventory, Names, SpaceId};
 
 /// A finding without its number.
@@ -22,6 +22,8 @@ pub struct Draft {
 
 /// A rule.
 pub trait Judge {
+    /// A finding that this rule made in an earlier part of the watch: it is not made again.
+    fn remember(&mut self, finding: &Finding);
     /// Looks at one change.
     fn judge(&mut self, change: &Change, inventory: &Inventory, names: &dyn Names, out: &mut Vec<Draft>);
 }

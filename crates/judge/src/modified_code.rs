@@ -5,7 +5,7 @@
 
 use std::collections::{HashMap, HashSet};
 
-use nephoscope_finding::Severity;
+use nephoscope_finding::{Finding, Severity};
 use nephoscope_guest::PageId;
 use nephoscope_inventory::{Change, Inventory, Names, SpaceId, Verdict};
 
@@ -21,6 +21,15 @@ pub struct ModifiedCode {
 const MAX_PER_SPACE: usize = 64;
 
 impl Judge for ModifiedCode {
+    fn remember(&mut self, finding: &Finding) {
+        let page = finding.evidence.get("page").and_then(serde_json::Value::as_u64);
+        if let (true, Some(space), Some(page)) =
+            (finding.rule == "modified-code", finding.address_space, page)
+        {
+            self.said.entry(SpaceId(space)).or_default().insert(PageId(page));
+        }
+    }
+
     fn judge(&mut self, change: &Change, inventory: &Inventory, names: &dyn Names, out: &mut Vec<Draft>) {
         match change {
             Change::Ran { space, page } => self.one(*space, *page, inventory, names, out),

@@ -14,7 +14,7 @@
 
 use std::collections::{BTreeMap, HashMap, HashSet, VecDeque};
 
-use nephoscope_finding::Severity;
+use nephoscope_finding::{Finding, Severity};
 use nephoscope_guest::{PAGE_SIZE, PageId};
 use nephoscope_inventory::{
     AddressSpace, Change, Inventory, Names, SpaceId, SpaceKind, Verdict, program_path,
@@ -48,6 +48,8 @@ pub struct UnknownCode {
     said: HashSet<SpaceId>,
     kernels: HashMap<SpaceId, Pieces>,
     waiting: VecDeque<(u64, SpaceId, PageId)>,
+    /// Pages that findings of an earlier part of the watch are about.
+    told: HashMap<SpaceId, Vec<PageId>>,
 }
 
 /// Where a kernel's unknown code is.
@@ -76,6 +78,14 @@ impl Pieces {
 }
 
 impl Judge for UnknownCode {
+    fn remember(&mut self, finding: &Finding) {
+        let page = finding.evidence.get("page").and_then(serde_json::Value::as_u64);
+        if let (true, Some(space), Some(page)) = (finding.rule == "unknown-code", finding.address_space, page)
+        {
+            self.told.entry(SpaceId(space)).or_default().push(PageId(page));
+        }
+    }
+
     fn judge(&mut self, change: &Change, inventory: &Inventory, names: &dyn Names, out: &mut Vec<Draft>) {
         if let Change::Summarised { space } = change {
             self.said.remove(space);
@@ -141,6 +151,39 @@ impl UnknownCode {
                     .is_new(record.va.0 / PAGE_SIZE as u64, record.at_ns)
             {
                 self.one(space, page, inventory, names, out);
+            }
+        }
+    }
+
+    /// Goes on from an inventory that was restored, after its findings were ([`Judge::remember`]). What was not spoken of yet
+    /// is looked at anew: a watch that was killed may have waited.
+    pub fn restored(&mut self, inventory: &Inventory) {
+        for (space, told) in std::mem::take(&mut self.told) {
+            let Some(about) = inventory.space(space) else {
+                continue;
+            };
+            let pieces = self.kernels.entry(space).or_default();
+            for record in told.iter().filter_map(|page| inventory.page(*page)) {
+                let jit = matches!(&*record.verdict, Verdict::Unknown(unknown) if unknown.jit);
+                if about.kind != SpaceKind::Kernel || jit {
+                    self.said.insert(space);
+                } else {
+                    pieces.is_new(record.va.0 / PAGE_SIZE as u64, record.at_ns);
+                }
+            }
+            if about.kind != SpaceKind::Kernel {
+                // Whatever became of the page.
+                self.said.insert(space);
+                self.kernels.remove(&space);
+            }
+        }
+        for space in inventory.spaces().filter(|space| space.kind == SpaceKind::Kernel) {
+            for record in space.pages.keys().filter_map(|page| inventory.page(*page)) {
+                let unknown = matches!(&*record.verdict, Verdict::Unknown(unknown) if !unknown.jit);
+                if unknown && self.waiting.len() < MAX_WAITING {
+                    self.waiting
+                        .push_back((record.at_ns.saturating_add(WAIT_NS), space.id, record.id));
+                }
             }
         }
     }

@@ -34,6 +34,10 @@ pub(crate) enum Command {
     Top(cmd::top::TopArgs),
     Findings(cmd::findings::FindingsArgs),
     Why(cmd::why::WhyArgs),
+    #[command(hide = true)]
+    Keep(cmd::keep::KeepArgs),
+    #[command(hide = true)]
+    Watch(cmd::keep::KeepArgs),
     Version(cmd::version::VersionArgs),
     #[cfg(debug_assertions)]
     #[command(hide = true)]

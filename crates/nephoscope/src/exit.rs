@@ -38,6 +38,10 @@ pub(crate) enum Failure {
     NoSuchItem = 32,
     /// A watch's answer, or a saved report, is not understood.
     NotUnderstood = 33,
+    /// The report could not be written where it was asked for; it is kept in the VM's directory.
+    ReportElsewhere = 40,
+    /// The report could not be written at all.
+    ReportNotWritten = 41,
 }
 
 /// An error that ends the program: one line that says what to do, and the code.

@@ -7,11 +7,13 @@ mod control;
 mod exit;
 #[cfg(fuzzing)]
 pub mod fuzzing;
+mod keep;
 mod monitor;
 mod privilege;
 mod qemu;
 mod runtime;
 mod source;
+mod state;
 mod text;
 mod view;
 

@@ -9,6 +9,7 @@ mod counters;
 mod executed;
 mod identify;
 mod images;
+mod journal;
 mod kernels;
 mod names;
 mod narrow;
@@ -20,6 +21,7 @@ mod sites;
 mod supervisor;
 mod told;
 
+pub use journal::Entry;
 pub use names::CatalogNames;
 pub use narrow::Ambiguous;
 pub use session::Session;

@@ -19,7 +19,8 @@ use nephoscope_recipe::ObjectKind;
 
 use crate::counters::Counters;
 use crate::identify::{Answer, Identifier, Question};
-use crate::kernels::Kernels;
+use crate::journal::Written;
+use crate::kernels::{Kernel, Kernels};
 use crate::names::CatalogNames;
 use crate::narrow::{Ambiguous, Narrow};
 use crate::origin;
@@ -42,15 +43,17 @@ const MAX_KEPT: usize = 4096;
 #[derive(Debug)]
 pub struct Session {
     vm: VmReport,
+    pub(crate) catalog: Arc<Catalog>,
     identifier: Identifier,
     kernels: Kernels,
-    inventory: Inventory,
-    coverage: CoverageLog,
-    judges: Judges,
-    told: Told,
+    pub(crate) inventory: Inventory,
+    pub(crate) coverage: CoverageLog,
+    pub(crate) judges: Judges,
+    pub(crate) told: Told,
     names: CatalogNames,
     narrow: Narrow,
-    counters: Counters,
+    pub(crate) counters: Counters,
+    pub(crate) written: Written,
     open: BTreeMap<PageId, PageBytes>,
     touched: BTreeSet<PageId>,
     kept: BTreeMap<PageId, PageBytes>,
@@ -64,9 +67,9 @@ pub struct Session {
 }
 
 #[derive(Debug, Default)]
-struct Judges {
-    modified: ModifiedCode,
-    unknown: UnknownCode,
+pub(crate) struct Judges {
+    pub(crate) modified: ModifiedCode,
+    pub(crate) unknown: UnknownCode,
 }
 
 impl Session {
@@ -75,6 +78,7 @@ impl Session {
     pub fn new(vm: VmReport, catalog: Arc<Catalog>) -> Self {
         Self {
             vm,
+            catalog: catalog.clone(),
             identifier: Identifier::new(catalog.clone()),
             kernels: Kernels::default(),
             inventory: Inventory::default(),
@@ -84,6 +88,7 @@ impl Session {
             names: CatalogNames::new(catalog),
             narrow: Narrow::default(),
             counters: Counters::default(),
+            written: Written::default(),
             open: BTreeMap::new(),
             touched: BTreeSet::new(),
             kept: BTreeMap::new(),
@@ -109,7 +114,13 @@ impl Session {
         let mut changes = Vec::new();
         match stamped.event {
             Event::CodeCaptured(captured) => self.captured(stamped.at_ns, *captured, place, &mut changes),
-            Event::Executed(executed) => self.inventory.executed(stamped.at_ns, executed, &mut changes),
+            Event::Executed(executed) => {
+                let dropped = self.inventory.dropped();
+                self.inventory.executed(stamped.at_ns, executed, &mut changes);
+                if self.inventory.dropped() > dropped {
+                    self.never_came(stamped.at_ns);
+                }
+            }
             Event::Located { page, root, va } => self.inventory.located(root, page, va),
             Event::Extended { page, start, end } => {
                 let known = self.inventory.extended(page, start, end);
@@ -117,7 +128,7 @@ impl Session {
                     self.touched.insert(page);
                 }
             }
-            Event::Gap(gap) => self.coverage.add(gap),
+            Event::Gap(gap) => self.add_gap(gap),
             Event::Lifecycle(Lifecycle::Reset) => {
                 self.inventory.reset(stamped.at_ns, &mut changes);
                 self.identifier.reset();
@@ -166,7 +177,7 @@ impl Session {
         self.dropped_before = dropped;
         if lost > 0 {
             let (from_ns, to_ns) = (self.bounded_ns, self.now_ns);
-            self.coverage.add(Gap {
+            self.add_gap(Gap {
                 from_ns,
                 to_ns,
                 left: Coverage {
@@ -247,7 +258,7 @@ impl Session {
 
     /// A gap that somebody else than the driver noticed.
     pub fn gap(&mut self, gap: Gap) {
-        self.coverage.add(gap);
+        self.add_gap(gap);
     }
 
     /// The watch's times count from here: findings will say when they were made.
@@ -265,9 +276,47 @@ impl Session {
         self.counters.set(name, value);
     }
 
+    /// An earlier part of the watch was restored, and this one begins now.
+    pub fn goes_on(&mut self, at_ns: u64) {
+        self.now_ns = self.now_ns.max(at_ns);
+        self.bounded_ns = self.now_ns;
+    }
+
+    /// Everything that was written down is here again.
+    pub(crate) fn restored(&mut self) {
+        self.inventory.restored();
+        self.dropped_before = self.inventory.dropped();
+        // Findings that were not kept had numbers too.
+        let not_kept = self.counters.counted().get("findings_not_kept").copied();
+        self.told.go_on(not_kept.unwrap_or(0));
+        self.judges.unknown.restored(&self.inventory);
+        let kernels = self.inventory.spaces();
+        let kernels = kernels.filter(|space| space.kind == SpaceKind::Kernel && space.is_living());
+        let pages: Vec<PageId> = kernels.flat_map(|space| space.pages.keys().copied()).collect();
+        for page in pages {
+            if let Some(kernel) = self.kernel_of(page) {
+                self.kernels.ran(kernel, page);
+            }
+        }
+    }
+
     /// Time goes on without events.
     pub fn at(&mut self, now_ns: u64) {
         self.now_ns = self.now_ns.max(now_ns);
+        for at_ns in self.inventory.overdue(self.now_ns) {
+            self.never_came(at_ns);
+        }
+    }
+
+    /// An execution was dropped because the page that was executed never came.
+    fn never_came(&mut self, at_ns: u64) {
+        self.add_gap(Gap {
+            from_ns: at_ns,
+            to_ns: at_ns,
+            left: Coverage::BLIND,
+            reason: GapReason::PageMissing,
+            lost: 1,
+        });
     }
 
     /// The inventory.
@@ -329,6 +378,12 @@ impl Session {
         place: &dyn Fn(u64) -> Option<Gpa>,
         changes: &mut Vec<Change>,
     ) {
+        if captured.replay && self.inventory.page(captured.page).is_some() {
+            return self.captured_again(captured.page, captured.bytes, changes);
+        }
+        if captured.replay && self.inventory.is_forgotten(captured.page) {
+            return;
+        }
         let gpa = captured
             .gpa
             .or_else(|| place(captured.frame).filter(|_| captured.frame != 0));
@@ -374,24 +429,28 @@ impl Session {
 
     /// If the page is a kernel's, and that kernel took the guest over with it, all of before has ended.
     fn kernel_ran(&mut self, page: PageId, at_ns: u64, changes: &mut Vec<Change>) {
-        let Some(record) = self.inventory.page(page) else {
+        let Some((object, slide)) = self.kernel_of(page) else {
             return;
         };
-        let Verdict::Identified(identified) = &*record.verdict else {
-            return;
-        };
-        let [place] = identified.places.as_slice() else {
-            return;
-        };
-        let kernel = record.privilege == Privilege::Supervisor && record.paging && record.va.is_high_half();
-        if !kernel || identified.executed_only || self.names.kind(place.object) != Some(ObjectKind::Kernel) {
-            return;
-        }
-        let (object, slide) = (place.object, record.va.0.wrapping_sub(place.link));
         if let Some(pages) = self.kernels.ran((object, slide), page) {
             self.inventory.another_kernel(at_ns, &pages, changes);
             self.identifier.images.only_kernel(object);
         }
+    }
+
+    /// The kernel that a page is of, if it surely is of one.
+    fn kernel_of(&self, page: PageId) -> Option<Kernel> {
+        let record = self.inventory.page(page)?;
+        let Verdict::Identified(identified) = &*record.verdict else {
+            return None;
+        };
+        let [place] = identified.places.as_slice() else {
+            return None;
+        };
+        let kernel = record.privilege == Privilege::Supervisor && record.paging && record.va.is_high_half();
+        let is_one =
+            kernel && !identified.executed_only && self.names.kind(place.object) == Some(ObjectKind::Kernel);
+        is_one.then(|| (place.object, record.va.0.wrapping_sub(place.link)))
     }
 
     /// Keeps bytes as evidence.
@@ -404,7 +463,7 @@ impl Session {
     }
 
     fn keep_open(&mut self, page: PageId, bytes: PageBytes) {
-        if self.open.len() >= MAX_OPEN {
+        if self.open.len() >= MAX_OPEN && !self.open.contains_key(&page) {
             self.open.pop_first();
             self.counters.count("open_pages_dropped");
         }
@@ -412,19 +471,56 @@ impl Session {
     }
 
     fn look_again(&mut self, page: PageId, changes: &mut Vec<Change>) {
-        let (Some(bytes), Some(record)) = (self.open.get(&page).cloned(), self.inventory.page(page).cloned())
-        else {
+        if let Some(bytes) = self.open.get(&page).cloned() {
+            self.look_at(page, bytes, changes);
+        }
+    }
+
+    /// An earlier part of this watch has written the page down, and its bytes are here again. They tell where images lie, and
+    /// the page may be known by now; as long as images are not found again, less than before may be known of it, so that
+    /// what was known of the same bytes stays.
+    fn captured_again(&mut self, page: PageId, bytes: PageBytes, changes: &mut Vec<Change>) {
+        let Some(record) = self.inventory.page(page).cloned() else {
+            return;
+        };
+        let may_change = match &*record.verdict {
+            Verdict::Identified(known) if known.executed_only => true,
+            Verdict::Identified(_) => false,
+            _ => true,
+        };
+        let answer = self.ask(&record, &bytes);
+        if matches!(*answer.verdict, Verdict::Identified(_)) {
+            self.inventory.judged(page, answer.verdict, changes);
+        }
+        // What was only judged by what ran of it is judged again when more does.
+        if may_change && answer.open {
+            self.keep_open(page, bytes);
+        } else if !matches!(*record.verdict, Verdict::Identified(_)) {
+            self.keep(page, bytes);
+        }
+        if answer.placed {
+            self.touched.extend(self.open.keys().copied());
+        }
+        if answer.lacking {
+            self.lacking = Some(record.root);
+        }
+    }
+
+    fn look_at(&mut self, page: PageId, bytes: PageBytes, changes: &mut Vec<Change>) {
+        let Some(record) = self.inventory.page(page).cloned() else {
             return;
         };
         let answer = self.ask(&record, &bytes);
         let identified = matches!(*answer.verdict, Verdict::Identified(_));
         self.inventory.judged(page, answer.verdict, changes);
         self.kernel_ran(page, self.now_ns, changes);
-        if !answer.open
-            && let Some(bytes) = self.open.remove(&page)
-            && !identified
-        {
-            self.keep(page, bytes);
+        if answer.open {
+            self.keep_open(page, bytes);
+        } else {
+            self.open.remove(&page);
+            if !identified {
+                self.keep(page, bytes);
+            }
         }
         if answer.placed {
             self.touched.extend(self.open.keys().copied());
@@ -519,7 +615,7 @@ impl Session {
 
     /// The driver is gone without a word.
     pub fn lost_driver(&mut self, at_ns: u64) {
-        self.coverage.add(Gap {
+        self.add_gap(Gap {
             from_ns: at_ns,
             to_ns: at_ns,
             left: Coverage {

@@ -35,6 +35,22 @@ impl Told {
         self.last
     }
 
+    /// The number of the last one.
+    pub(crate) fn last(&self) -> u64 {
+        self.last
+    }
+
+    /// An earlier watch made so many findings that were not kept: their numbers are not given again.
+    pub(crate) fn go_on(&mut self, not_kept: u64) {
+        self.last = self.last.max(self.findings.len() as u64 + not_kept);
+    }
+
+    /// Takes one that an earlier watch made.
+    pub(crate) fn restore(&mut self, finding: Finding) {
+        self.last = self.last.max(finding.id);
+        self.keep(finding);
+    }
+
     /// Whether a rule spoke of this page as often as anybody reads.
     pub(crate) fn is_repeated(&mut self, rule: &'static str, page: PageId) -> bool {
         if self.times.len() >= MAX_REMEMBERED && !self.times.contains_key(&(rule, page)) {

@@ -91,6 +91,7 @@ api! {
     register_vcpu_idle = "qemu_plugin_register_vcpu_idle_cb": extern "C" fn(u64, PairCallback, *mut c_void);
     register_tb_trans = "qemu_plugin_register_vcpu_tb_trans_cb": extern "C" fn(u64, PairCallback, *mut c_void);
     register_atexit = "qemu_plugin_register_atexit_cb": extern "C" fn(u64, PairCallback, *mut c_void);
+    register_flush = "qemu_plugin_register_flush_cb": extern "C" fn(u64, PairCallback, *mut c_void);
     tb_exec = "qemu_plugin_register_vcpu_tb_exec_cb": extern "C" fn(*mut Tb, ExecCallback, c_int, *mut c_void);
     tb_exec_inline = "qemu_plugin_register_vcpu_tb_exec_inline_per_vcpu":
         extern "C" fn(*mut Tb, c_int, ScoreboardU64, u64);

@@ -23,10 +23,7 @@ pub(crate) extern "C" fn before_root_change(vcpu: c_uint, data: *mut c_void) {
         let Some(vcpu) = plugin.vcpus.get(vcpu as usize) else {
             return;
         };
-        if !plugin.is_attached() {
-            vcpu.lock().loaded = Loaded::Unknown;
-            return;
-        }
+        // Also while no monitor is attached: what a later one is told of address spaces holds through the time between.
         plugin.counters.add(Count::RootChanges, 1);
         let Some(registers) = plugin.registers.get() else {
             return;
@@ -104,6 +101,11 @@ pub(crate) extern "C" fn on_idle(a: u64, b: u64) {
             plugin.collect_now(vcpu, &mut local);
         }
     });
+}
+
+/// QEMU threw all translations away. No vCPU runs meanwhile.
+pub(crate) extern "C" fn on_flush(_: u64, _: u64) {
+    guarded(Plugin::flushed);
 }
 
 /// The collector's thread: every few milliseconds, for vCPUs that neither idle nor change roots.
@@ -226,8 +228,9 @@ impl Plugin {
         lost
     }
 
-    /// Forgets what was said and marked, for a new monitor.
-    pub(crate) fn forget_marks(&self) {
+    /// Forgets what was said and marked, for a new monitor. Gives the time since when frames were being lost, if they were.
+    pub(crate) fn forget_marks(&self) -> Option<u64> {
+        let mut lost_since = None;
         for vcpu in self
             .vcpus
             .iter()
@@ -235,10 +238,33 @@ impl Plugin {
         {
             let mut local = vcpu.lock();
             self.drop_marks(vcpu);
-            local.said.clear();
-            local.located.clear();
-            local.unmarked.clear();
-            local.losing = None;
+            local.forget_said();
+            let losing = local.losing.take().map(|(since, _)| since);
+            lost_since = losing.into_iter().chain(lost_since).min();
+        }
+        lost_since
+    }
+
+    /// The machine was reset: whoever has a root from now on is another address space.
+    pub(crate) fn forget_roots(&self) {
+        self.roots.forget();
+        for vcpu in &self.vcpus {
+            let mut local = vcpu.lock();
+            local.loaded = Loaded::Unknown;
+            local.forget_said();
+        }
+    }
+
+    /// QEMU threw all translations away. It does so when guest memory was replaced beneath them (a snapshot was loaded): then
+    /// address spaces are others if their tables are, and what runs on has to be said again. It also does so when its cache
+    /// is full, when this changes nothing.
+    pub(crate) fn flushed(&self) {
+        self.roots.look_at_all(&self.memory);
+        for vcpu in &self.vcpus {
+            let mut local = vcpu.lock();
+            self.collect_now(vcpu, &mut local);
+            local.loaded = Loaded::Unknown;
+            local.forget_said();
         }
     }
 

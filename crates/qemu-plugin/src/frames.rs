@@ -28,8 +28,25 @@ pub(crate) struct Captured {
     pub(crate) mark: Option<u32>,
     /// Captures of this frame before this one.
     pub(crate) generation: u32,
+    /// How it was captured, once that was said ([`Frames::describe`]).
+    pub(crate) first: Option<First>,
     bytes: Box<[u8; PAGE_SIZE]>,
     executed: Box<[u64; PAGE_SIZE / 64]>,
+}
+
+/// Who ran a page first, and where: what a monitor that comes later is told of it.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(crate) struct First {
+    /// CR3 as read.
+    pub(crate) cr3: u64,
+    /// Virtual address of the page.
+    pub(crate) va: u64,
+    /// CPL 3.
+    pub(crate) user: bool,
+    /// CR0.PG.
+    pub(crate) paging: bool,
+    /// Width of the code segment in bits.
+    pub(crate) bits: u8,
 }
 
 /// A page's contents as they are now.
@@ -131,6 +148,7 @@ impl Frames {
             page,
             mark: None,
             generation,
+            first: None,
             bytes: bytes.clone(),
             executed: Box::new([0; PAGE_SIZE / 64]),
         };
@@ -141,6 +159,16 @@ impl Frames {
             generation,
             bytes,
         })
+    }
+
+    /// Says how the page was captured. Before its capture is sent: a replay that does not find this yet can leave the page to
+    /// the sender, who sees that a monitor is attached.
+    pub(crate) fn describe(&self, key: FrameKey, page: u64, first: First) {
+        let Some(shard) = self.shard(key) else { return };
+        let mut shard = shard.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
+        if let Some(known) = shard.get_mut(&key).filter(|known| known.page == page) {
+            known.first = Some(first);
+        }
     }
 
     /// Gives the page a mark, unless another vCPU was faster; returns the one it has.
@@ -156,18 +184,23 @@ impl Frames {
         known.mark
     }
 
-    /// Every captured page, for a monitor that comes late. Pages are copied shard by shard.
+    /// Every captured page in the order of the captures, for a monitor that comes late: what came first explains what came
+    /// after. What is captured meanwhile is not among them.
     pub(crate) fn for_each(&self, mut visit: impl FnMut(FrameKey, &Captured)) {
-        for shard in &self.shards {
-            let copy: Vec<_> = {
+        let lock = |shard: &'_ Mutex<HashMap<FrameKey, Captured>>, keys: &mut Vec<(u64, FrameKey)>| {
+            let shard = shard.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
+            keys.extend(shard.iter().map(|(key, captured)| (captured.page, *key)));
+        };
+        let mut keys = Vec::new();
+        self.shards.iter().for_each(|shard| lock(shard, &mut keys));
+        keys.sort_unstable_by_key(|(page, _)| *page);
+        for (page, key) in keys {
+            let captured = self.shard(key).and_then(|shard| {
                 let shard = shard.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
-                shard
-                    .iter()
-                    .map(|(key, captured)| (*key, captured.clone()))
-                    .collect()
-            };
-            for (key, captured) in &copy {
-                visit(*key, captured);
+                shard.get(&key).filter(|captured| captured.page == page).cloned()
+            });
+            if let Some(captured) = captured {
+                visit(key, &captured);
             }
         }
     }
@@ -178,19 +211,20 @@ impl Captured {
         &self.bytes
     }
 
-    /// First and one past the last byte that was translated.
-    pub(crate) fn span(&self) -> (u16, u16) {
-        let bit = |i: usize| {
-            self.executed
-                .get(i / 64)
-                .is_some_and(|word| word >> (i % 64) & 1 != 0)
+    /// The runs of bytes that were translated, in order: start and end.
+    pub(crate) fn runs(&self) -> Vec<(u16, u16)> {
+        let bit = |i: u16| {
+            let word = self.executed.get(usize::from(i) / 64);
+            word.is_some_and(|word| word >> (i % 64) & 1 != 0)
         };
-        let first = (0..PAGE_SIZE).find(|i| bit(*i)).unwrap_or(0);
-        let last = (0..PAGE_SIZE).rev().find(|i| bit(*i)).unwrap_or(PAGE_SIZE - 1);
-        (
-            u16::try_from(first).unwrap_or(0),
-            u16::try_from(last + 1).unwrap_or(4096),
-        )
+        let mut runs: Vec<(u16, u16)> = Vec::new();
+        for i in (0..u16::try_from(PAGE_SIZE).unwrap_or(0)).filter(|i| bit(*i)) {
+            match runs.last_mut() {
+                Some(last) if last.1 == i => last.1 = i + 1,
+                _ => runs.push((i, i + 1)),
+            }
+        }
+        runs
     }
 
     /// Whether a byte of `[start, end)` was not translated before; now all are.
@@ -267,6 +301,7 @@ mod tests {
             page: 1,
             mark: None,
             generation: 0,
+            first: None,
             bytes: Box::new([0; PAGE_SIZE]),
             executed: Box::new([0; PAGE_SIZE / 64]),
         };
@@ -350,6 +385,42 @@ mod tests {
         assert_eq!(frames.mark(KEY, 1, || Some(8)), Some(7));
         translated(&frames, &[2; PAGE_SIZE], 0, 8);
         assert_eq!(frames.mark(KEY, 1, || Some(9)), None, "that generation is over");
+    }
+
+    #[test]
+    fn a_page_tells_how_it_was_captured_and_which_bytes_of_it_ran() {
+        let frames = Frames::new(1024);
+        let page = [0x90; PAGE_SIZE];
+        translated(&frames, &page, 8, 16);
+        translated(&frames, &page, 4088, 4096);
+        translated(&frames, &page, 12, 20);
+        let first = First {
+            cr3: 0x1000,
+            va: 0x40_0000,
+            user: true,
+            paging: true,
+            bits: 64,
+        };
+        frames.describe(KEY, 7, first);
+        let told = || {
+            let mut told = None;
+            frames.for_each(|_, captured| told = Some((captured.first, captured.runs())));
+            told.unwrap()
+        };
+        assert_eq!(told(), (None, vec![(8, 20), (4088, 4096)]), "page 7 is another");
+        frames.describe(KEY, 1, first);
+        assert_eq!(told().0, Some(first));
+    }
+
+    #[test]
+    fn a_late_monitor_gets_pages_in_the_order_of_their_captures() {
+        let frames = Frames::new(1024);
+        for i in (0..100).rev() {
+            frames.translated(FrameKey::Host(i << 12), 0, &[0], &[0; PAGE_SIZE], &mut 0);
+        }
+        let mut pages = Vec::new();
+        frames.for_each(|_, captured| pages.push(captured.page));
+        assert_eq!(pages, (1..=100).collect::<Vec<_>>());
     }
 
     #[test]

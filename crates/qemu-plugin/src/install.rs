@@ -9,7 +9,7 @@ use std::time::{Duration, Instant};
 use nephoscope_wire::{Frame, RingMemory};
 
 use crate::api::{Api, Info, text};
-use crate::collect::{on_idle, run_collector};
+use crate::collect::{on_flush, on_idle, run_collector};
 use crate::config::Config;
 use crate::counters::Counters;
 use crate::frames::{Frames, MAX_FRAMES};
@@ -155,6 +155,7 @@ fn install(api_version: c_int, id: u64, info: &Info, arguments: &[&str]) -> Resu
     (api.register_vcpu_init)(id, on_vcpu_init, none);
     (api.register_vcpu_idle)(id, on_idle, none);
     (api.register_tb_trans)(id, on_translation, none);
+    (api.register_flush)(id, on_flush, none);
     (api.register_atexit)(id, on_exit, none);
     Ok(())
 }

@@ -81,8 +81,8 @@ pub(crate) fn guarded(body: impl FnOnce(&'static Plugin)) {
             reason,
         };
         let _ = catch_unwind(AssertUnwindSafe(|| {
-            if let Some(vcpu) = plugin.thread_vcpu() {
-                plugin.push(vcpu, &mut vcpu.lock(), &gap(GapReason::DriverFault), 0, false);
+            if let Some(vcpu) = plugin.thread_vcpu().or_else(|| plugin.vcpus.first()) {
+                plugin.push(vcpu, &mut vcpu.lock(), &gap(GapReason::DriverFault), 0, true);
             }
         }));
     }

@@ -90,6 +90,28 @@ impl Roots {
         }
     }
 
+    /// [`Self::look_again`] at every root.
+    pub(crate) fn look_at_all(&self, memory: &impl PhysicalMemory) {
+        for shard in &self.shards {
+            let mut shard = shard.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
+            for (root, known) in shard.iter_mut() {
+                if known.way.is_some_and(|way| !way.holds(memory, Root(*root))) {
+                    *known = Known::default();
+                }
+            }
+        }
+    }
+
+    /// Whoever has a root from now on is another address space.
+    pub(crate) fn forget(&self) {
+        for shard in &self.shards {
+            shard
+                .lock()
+                .unwrap_or_else(std::sync::PoisonError::into_inner)
+                .clear();
+        }
+    }
+
     /// User code ran in this root: remember the way to its highest page, once. A short process may have come and gone
     /// before its code is collected: there is no way any more, and the next one that loads the root is another.
     pub(crate) fn ran_user_code(&self, memory: &impl PhysicalMemory, root: u64, levels: u8) {
@@ -247,6 +269,21 @@ mod tests {
         let first = roots.loaded(&child, 0x1000);
         roots.ran_user_code(&Tables(RefCell::default()), 0x1000, 4);
         assert_ne!(roots.loaded(&child, 0x1000), first);
+    }
+
+    #[test]
+    fn memory_that_was_replaced_beneath_makes_other_address_spaces_of_those_whose_tables_moved() {
+        let roots = Roots::new();
+        let memory = process(0x1000, [0x2000, 0x3000, 0x4000], [511, 500, 3]);
+        let first = roots.loaded(&memory, 0x1000);
+        roots.ran_user_code(&memory, 0x1000, 4);
+        roots.look_at_all(&memory);
+        assert_eq!(roots.loaded(&memory, 0x1000), first, "the same tables");
+        roots.look_at_all(&process(0x1000, [0x2000, 0x5000, 0x4000], [511, 500, 3]));
+        assert_ne!(roots.loaded(&memory, 0x1000), first);
+        let second = roots.loaded(&memory, 0x1000);
+        roots.forget();
+        assert_ne!(roots.loaded(&memory, 0x1000), second);
     }
 
     #[test]

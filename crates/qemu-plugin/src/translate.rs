@@ -9,10 +9,10 @@ use crate::api::{CB_R_REGS, INLINE_STORE_U64, Insn, Tb};
 use crate::collect::{before_root_change, before_unmarked_block, pack};
 use crate::counters::Count;
 use crate::decode::{Mode, RootChange, root_change};
-use crate::frames::{FrameKey, PageMemory, Seen};
+use crate::frames::{First, FrameKey, PageMemory, Seen};
 use crate::memory::{copy_page, page_equals};
 use crate::plugin::{Plugin, guarded, now_ns};
-use crate::registers::CpuState;
+use crate::registers::{CpuState, Registers};
 use crate::vcpu::{Loaded, Vcpu};
 
 /// The longest x86 instruction.
@@ -77,11 +77,12 @@ impl PageMemory for Contents<'_> {
 impl Plugin {
     fn translated(&self, tb: *mut Tb) {
         self.counters.add(Count::Translations, 1);
-        let (Some(vcpu), Some(registers)) = (self.thread_vcpu(), self.registers.get()) else {
+        let Some(vcpu) = self.thread_vcpu().or_else(|| self.vcpus.first()) else {
             return;
         };
-        let Some(state) = self.with_buffer(|buffer| registers.state(&self.api, buffer)) else {
-            return;
+        let state = |registers: &Registers| self.with_buffer(|buffer| registers.state(&self.api, buffer));
+        let Some(state) = self.registers.get().and_then(state) else {
+            return self.unreadable(vcpu);
         };
         let pieces = self.pieces(tb, state);
         CODE.with_borrow_mut(|buffer| {
@@ -278,6 +279,19 @@ impl Plugin {
             replay: false,
             bits: bits(state),
         };
+        let (va, user) = (piece.va, state.user);
+        let (paging, bits) = (state.paging, captured.bits);
+        self.frames.describe(
+            key,
+            page,
+            First {
+                cr3,
+                va,
+                user,
+                paging,
+                bits,
+            },
+        );
         self.push(
             vcpu,
             &mut vcpu.lock(),

@@ -84,6 +84,15 @@ impl Vcpu {
     }
 }
 
+impl Local {
+    /// Everything will be said again.
+    pub(crate) fn forget_said(&mut self) {
+        self.said.clear();
+        self.located.clear();
+        self.unmarked.clear();
+    }
+}
+
 /// Address spaces remembered per vCPU: it stops a guest that makes them without end. What is forgotten is said again,
 /// which the monitor takes for what it is.
 const MAX_SAID: usize = 2048;

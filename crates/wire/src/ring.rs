@@ -131,6 +131,13 @@ impl<'a> Producer<'a> {
         Self { ring }
     }
 
+    /// Whether more than half of the ring waits to be read.
+    #[must_use]
+    pub fn is_half_full(&self) -> bool {
+        let word = |at| self.ring.word(at).map_or(0, |word| word.load(Ordering::Acquire));
+        word(HEAD_AT).wrapping_sub(word(TAIL_AT)) > self.ring.size / 2
+    }
+
     /// Appends a frame. `Ok(true)` asks the caller to signal: the consumer said that it sleeps.
     ///
     /// # Errors
@@ -284,6 +291,25 @@ mod tests {
             .encode(stamp, &mut out);
         }
         out
+    }
+
+    #[test]
+    fn a_ring_says_when_more_than_half_of_it_waits() {
+        let (ring, mut consumer) = pair(64 << 10);
+        let producer = Producer::new(&ring);
+        let frame = {
+            let mut bytes = Vec::new();
+            Frame::Counters([0; crate::frame::COUNTER_NAMES.len()]).encode(Stamp::default(), &mut bytes);
+            bytes
+        };
+        let mut pushed = 0;
+        while !producer.is_half_full() {
+            producer.push(&frame).unwrap();
+            pushed += frame.len();
+        }
+        assert!((32 << 10..33 << 10).contains(&pushed), "{pushed}");
+        consumer.pop(&mut Vec::new()).unwrap();
+        assert!(!producer.is_half_full());
     }
 
     #[test]

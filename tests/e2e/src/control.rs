@@ -26,7 +26,7 @@ impl Control {
     /// # Errors
     /// When there is none.
     pub fn connect(vm: &str) -> Result<Self> {
-        let socket = base().join(vm).join("control.sock");
+        let socket = socket(vm);
         let stream = UnixStream::connect(&socket)
             .with_context(|| format!("nobody answers for {vm} at {}", socket.display()))?;
         stream.set_read_timeout(Some(TIMEOUT))?;
@@ -93,6 +93,16 @@ impl Control {
         );
         Ok(answer[what].take())
     }
+}
+
+/// The socket on which the watch of a VM answers.
+pub fn socket(vm: &str) -> PathBuf {
+    folder(vm).join("control.sock")
+}
+
+/// What `nephoscope` keeps of a VM while it runs.
+pub fn folder(vm: &str) -> PathBuf {
+    base().join(vm)
 }
 
 /// Where `nephoscope` keeps the sockets of its watches (`crates/nephoscope/src/runtime.rs`).

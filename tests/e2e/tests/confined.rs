@@ -74,21 +74,23 @@ impl Place {
             .arg("--")
             .arg(qemu::system().unwrap())
             .args(["-accel", "tcg", "-nodefaults", "-display", "none", "-m", "64M"]);
-        let monitor = command.spawn().unwrap();
+        let run = command.spawn().unwrap();
         let mut vm = Vm {
-            monitor,
+            run,
+            monitor: 0,
             qemu: None,
             folder: self.path("run").join(name),
         };
         let deadline = Instant::now() + PATIENCE;
         while !self.answers(name) {
             assert!(Instant::now() < deadline, "{name} is not watched");
-            assert_eq!(vm.monitor.try_wait().unwrap(), None, "{name} ended");
+            assert_eq!(vm.run.try_wait().unwrap(), None, "{name} ended");
             std::thread::sleep(Duration::from_millis(50));
         }
-        let pid = vm.monitor.id();
+        let pid = vm.run.id();
+        vm.monitor = nephoscope_e2e::guest::watcher_of(pid).unwrap();
         let children = fs::read_to_string(format!("/proc/{pid}/task/{pid}/children")).unwrap();
-        vm.qemu = Pid::from_raw(children.trim().parse().unwrap());
+        vm.qemu = Pid::from_raw(children.split_whitespace().next().unwrap().parse().unwrap());
         vm
     }
 
@@ -108,20 +110,22 @@ impl Place {
 
 /// A VM and its monitor; both are ended with the test.
 struct Vm {
-    monitor: Child,
+    run: Child,
+    /// The process that watches, whom nothing was left.
+    monitor: u32,
     qemu: Option<Pid>,
     folder: PathBuf,
 }
 
 impl Vm {
     fn signal(&self, signal: Signal) {
-        kill_process(Pid::from_child(&self.monitor), signal).unwrap();
+        kill_process(Pid::from_child(&self.run), signal).unwrap();
     }
 
     fn wait(&mut self) -> Option<i32> {
         let deadline = Instant::now() + PATIENCE;
         while Instant::now() < deadline {
-            if let Some(status) = self.monitor.try_wait().unwrap() {
+            if let Some(status) = self.run.try_wait().unwrap() {
                 return status.code();
             }
             std::thread::sleep(Duration::from_millis(20));
@@ -132,11 +136,16 @@ impl Vm {
 
 impl Drop for Vm {
     fn drop(&mut self) {
-        let _ = self.monitor.kill();
-        let _ = self.monitor.wait();
+        // Who keeps the VM watched goes with it.
         if let Some(qemu) = self.qemu {
             let _ = kill_process(qemu, Signal::KILL);
         }
+        let deadline = Instant::now() + Duration::from_secs(20);
+        while Instant::now() < deadline && matches!(self.run.try_wait(), Ok(None)) {
+            std::thread::sleep(Duration::from_millis(20));
+        }
+        let _ = self.run.kill();
+        let _ = self.run.wait();
     }
 }
 
@@ -157,7 +166,7 @@ fn a_monitor_keeps_nothing_that_it_does_not_need_and_qemu_keeps_everything() {
     let place = Place::new();
     let mut vm = place.vm("kept");
     let mut threads = 0;
-    for entry in fs::read_dir(format!("/proc/{}/task", vm.monitor.id())).unwrap() {
+    for entry in fs::read_dir(format!("/proc/{}/task", vm.monitor)).unwrap() {
         let status = fs::read_to_string(entry.unwrap().path().join("status")).unwrap();
         threads += 1;
         assert_eq!(field(&status, "NoNewPrivs:"), "1");
@@ -178,8 +187,8 @@ fn a_monitor_keeps_nothing_that_it_does_not_need_and_qemu_keeps_everything() {
             assert_eq!(field(&status, "Groups:"), "");
         }
     }
-    assert!(threads >= 3, "the threads that answer are confined too");
-    let limits = fs::read_to_string(format!("/proc/{}/limits", vm.monitor.id())).unwrap();
+    assert!(threads >= 2, "the threads that answer are confined too");
+    let limits = fs::read_to_string(format!("/proc/{}/limits", vm.monitor)).unwrap();
     let limit = |name: &str| field(&limits, name).split_whitespace().next().unwrap().to_owned();
     assert_eq!(
         (limit("Max data size"), limit("Max core file size")),
@@ -224,15 +233,16 @@ fn nobody_but_the_owner_reaches_a_vms_sockets_even_if_its_folder_is_opened() {
     for socket in ["control.sock", "plugin.sock"] {
         assert_eq!(mode(&vm.folder.join(socket)), 0o600, "{socket}");
     }
-    let monitor = fs::metadata(format!("/proc/{}", vm.monitor.id())).unwrap().uid();
+    let monitor = fs::metadata(format!("/proc/{}", vm.monitor)).unwrap().uid();
     if !is_root() {
         eprintln!("who is not root cannot be somebody else: the rest is seen by root only");
         return;
     }
-    let folder = fs::metadata(&vm.folder).unwrap().uid();
-    assert_ne!(
-        folder, 0,
-        "it is the monitor's, which removes its sockets at the end"
+    assert_eq!(fs::metadata(&vm.folder).unwrap().uid(), 0);
+    let watch = fs::metadata(vm.folder.join("watch")).unwrap();
+    assert_eq!(
+        (watch.uid(), watch.permissions().mode() & 0o777),
+        (monitor, 0o700)
     );
     let stranger = if monitor == 65_534 { 65_533 } else { 65_534 };
     let socket = vm.folder.join("control.sock");
@@ -274,18 +284,27 @@ fn a_monitor_that_is_killed_leaves_its_own_vm_and_every_other_watch_alone() {
     let (killed, mut other) = (place.vm("killed"), place.vm("other"));
     if is_root() {
         let uid = |vm: &Vm| {
-            let status = fs::read_to_string(format!("/proc/{}/status", vm.monitor.id())).unwrap();
+            let status = fs::read_to_string(format!("/proc/{}/status", vm.monitor)).unwrap();
             field(&status, "Uid:")
         };
         assert_ne!(uid(&killed), uid(&other), "neither may send the other a signal");
     }
-    killed.signal(Signal::KILL);
+    let watcher = Pid::from_raw(killed.monitor.try_into().unwrap()).unwrap();
+    kill_process(watcher, Signal::KILL).unwrap();
     let deadline = Instant::now() + PATIENCE;
-    while place.answers("killed") {
-        assert!(Instant::now() < deadline);
+    while nephoscope_e2e::guest::watcher_of(killed.run.id()).unwrap() == killed.monitor
+        || !place.answers("killed")
+    {
+        assert!(Instant::now() < deadline, "nobody watches it again");
+        std::thread::sleep(Duration::from_millis(20));
     }
     let qemu = killed.qemu.unwrap();
     rustix::process::test_kill_process(qemu).expect("the VM goes on");
+    // Its successor has given up as much.
+    let again = nephoscope_e2e::guest::watcher_of(killed.run.id()).unwrap();
+    let status = fs::read_to_string(format!("/proc/{again}/status")).unwrap();
+    assert_eq!(field(&status, "Seccomp:"), "2", "{status}");
+    assert_eq!(field(&status, "CapEff:"), "0000000000000000");
     assert!(place.answers("other"));
     other.signal(Signal::TERM);
     assert_eq!(other.wait(), Some(0));

@@ -97,6 +97,11 @@ fn a_monitor_that_was_stopped_says_from_when_to_when_it_was_blind() {
     report::validate(&after).unwrap();
     let lost = after["counters"]["ring_lost"].as_u64().unwrap();
     assert!(lost > 0, "{}", after["counters"]);
+    assert_eq!(
+        after["counters"]["lost_ringfull"], lost,
+        "each frame that was lost is in an interval: {}",
+        after["counters"]
+    );
     let until = |report: &Value| {
         list(&report["coverage"], "intervals").last().unwrap()["to_ns"]
             .as_u64()

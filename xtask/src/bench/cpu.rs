@@ -4,7 +4,7 @@
 //! and instructions would say still less, but virtual machines rarely have the counters.
 
 use std::fs;
-use std::ops::Sub;
+use std::ops::{Add, Sub};
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result};
@@ -25,6 +25,17 @@ impl Used {
     }
 }
 
+impl Add for Used {
+    type Output = Used;
+
+    fn add(self, other: Used) -> Used {
+        Used {
+            user: self.user.saturating_add(other.user),
+            system: self.system.saturating_add(other.system),
+        }
+    }
+}
+
 impl Sub for Used {
     type Output = Used;
 
@@ -41,7 +52,7 @@ impl Sub for Used {
 pub(crate) struct Cost {
     /// All threads of QEMU, the plugin's among them.
     pub(crate) qemu: Used,
-    /// All threads of `nephoscope run`.
+    /// All threads of the process that watches, and of `nephoscope run`, which started it.
     pub(crate) monitor: Used,
     /// As a clock on the wall has it.
     pub(crate) wall: Duration,
@@ -96,7 +107,7 @@ impl Sub for Cost {
 pub(crate) struct Meter {
     begun: Instant,
     qemu: u32,
-    monitor: Option<u32>,
+    monitor: Option<[u32; 2]>,
 }
 
 impl Meter {
@@ -106,7 +117,11 @@ impl Meter {
         Ok(Meter {
             begun: Instant::now(),
             qemu,
-            monitor: watched.then_some(pid),
+            monitor: if watched {
+                Some([pid, nephoscope_e2e::guest::watcher_of(pid)?])
+            } else {
+                None
+            },
         })
     }
 
@@ -115,7 +130,10 @@ impl Meter {
         let (machine, stolen) = machine()?;
         Ok(Cost {
             qemu: process(self.qemu)?,
-            monitor: self.monitor.map_or(Ok(Used::default()), process)?,
+            monitor: match self.monitor {
+                Some([run, watcher]) => process(run)? + process(watcher)?,
+                None => Used::default(),
+            },
             wall: self.begun.elapsed(),
             machine,
             stolen,

@@ -51,7 +51,7 @@ pub(crate) fn run(arguments: &MemoryArgs) -> Result<()> {
         ..Options::default()
     };
     let mut guest = Guest::boot_ready(&image, options)?;
-    let monitor = guest.pid();
+    let monitor = guest.watcher()?;
     let mut step = Step::begin("Processes");
     let begun = Instant::now();
     let mut readings = vec![read(monitor, begun.elapsed(), 0)?];

@@ -3,33 +3,35 @@
 use std::path::PathBuf;
 use std::process::ExitCode;
 
+use anyhow::Context;
 use clap::Args;
-use nephoscope_inventory::VmReport;
 
 use crate::exit::{Failure, exit};
-use crate::monitor::{self, Watch};
-use crate::privilege::{Account, Keep, ReportFile};
-use crate::runtime::VmDir;
+use crate::keep;
+use crate::monitor;
+use crate::privilege::{self, Account, ReportFile};
+use crate::runtime::{self, VmDir};
+use crate::state::VmState;
 
 /// Watch a VM that is already running with the plugin.
 ///
-/// What ran before is not known: the report says so. Pages that still are as they were captured then are taken over.
+/// What an earlier watch of the VM had concluded is taken over, as long as the VM's directory has it; the time since then is
+/// blind. Without it, all the time until now is.
 #[derive(Debug, Args)]
 #[command(after_help = "Examples:\n  \
-    nephoscope attach --catalog ./cat --name web1                # a VM whose `nephoscope run` was killed\n  \
+    nephoscope attach --all                                      # every VM that nobody keeps watched any more\n  \
+    nephoscope attach --name web1                                # this one, in the foreground\n  \
     nephoscope attach --catalog ./cat --name db --plugin /run/db/plugin.sock --qmp /run/db/qmp.sock")]
 pub(crate) struct AttachArgs {
-    /// The catalog to identify with.
-    #[arg(
-        long,
-        value_name = "DIR",
-        env = "NEPHOSCOPE_CATALOG",
-        default_value = "/var/lib/nephoscope/catalog"
-    )]
-    catalog: PathBuf,
+    /// Take up every VM of this user that nobody keeps watched, in the background. Each is watched as it was before.
+    #[arg(long, conflicts_with_all = ["name", "catalog", "plugin", "qmp", "report", "watch"])]
+    all: bool,
+    /// The catalog to identify with; the one that was used before when absent.
+    #[arg(long, value_name = "DIR", env = "NEPHOSCOPE_CATALOG")]
+    catalog: Option<PathBuf>,
     /// The VM's name.
-    #[arg(long, value_name = "VM")]
-    name: String,
+    #[arg(long, value_name = "VM", required_unless_present = "all")]
+    name: Option<String>,
     /// The plugin's socket, if `nephoscope run` did not start the VM.
     #[arg(long, value_name = "SOCKET")]
     plugin: Option<PathBuf>,
@@ -47,44 +49,96 @@ pub(crate) struct AttachArgs {
     user: Option<Account>,
 }
 
+/// Where a catalog is when nobody says.
+const CATALOG: &str = "/var/lib/nephoscope/catalog";
+
 /// Runs it.
-pub(crate) fn run(args: AttachArgs) -> anyhow::Result<ExitCode> {
-    let catalog = monitor::open_catalog(&args.catalog)?;
-    let dir = VmDir::named(&args.name)?;
-    let plugin = args.plugin.clone().unwrap_or_else(|| dir.plugin());
-    let driver = monitor::attach(&plugin).map_err(|error| {
-        exit(
-            Failure::NoVm,
-            format!("{error:#}: see `nephoscope ps` for the VMs there are"),
-        )
-    })?;
+pub(crate) fn run(args: &AttachArgs) -> anyhow::Result<ExitCode> {
+    match &args.name {
+        Some(name) => one(args, &VmDir::named(name)?),
+        None => all(),
+    }
+}
+
+fn one(args: &AttachArgs, dir: &VmDir) -> anyhow::Result<ExitCode> {
+    let known = VmState::read(dir).ok().flatten();
+    let state = state(args, dir, known)?;
+    monitor::open_catalog(&state.catalog)?;
+    // Only a VM that is there, or was there, gets a directory.
+    let gone = || {
+        let message = format!(
+            "nobody listens on the plugin's socket {}: see `nephoscope ps` for the VMs there are",
+            state.plugin.display()
+        );
+        exit(Failure::NoVm, message)
+    };
+    if !state.is_running() && !dir.horizon().exists() {
+        return Err(gone());
+    }
     dir.ensure()?;
-    let held = dir.hold()?;
-    let vm = VmReport {
-        name: dir.name.clone(),
+    privilege::check(state.user)?;
+    if let Some(path) = &state.report {
+        ReportFile::prepare(path)?;
+    }
+    // Whoever watches takes it as soon as it is free again.
+    drop(runtime::try_lock(&dir.watch_lock())?.ok_or_else(|| {
+        let message = format!("{:?} is being watched already: see `nephoscope ps`", dir.name);
+        exit(Failure::Usage, message)
+    })?);
+    state.write(dir)?;
+    // A process that gives its rights up, and this one, which then removes what it may not.
+    let mut watch = keep::command(dir, "watch");
+    let status = watch
+        .arg("--attached")
+        .status()
+        .context("cannot start this program again")?;
+    let code = status
+        .code()
+        .and_then(|code| u8::try_from(code).ok())
+        .unwrap_or(1);
+    if code == 0 || code == Failure::NoVm as u8 {
+        dir.remove();
+    }
+    if code == Failure::NoVm as u8 {
+        return Err(gone());
+    }
+    // Otherwise its own message is on the terminal.
+    Ok(ExitCode::from(code))
+}
+
+/// What was said, before what is known, before what is usual.
+fn state(args: &AttachArgs, dir: &VmDir, known: Option<VmState>) -> anyhow::Result<VmState> {
+    let absolute = |path: &Option<PathBuf>| path.as_ref().map(std::path::absolute).transpose();
+    let usual = VmState {
         vmm: "QEMU".into(),
-        accelerator: "tcg".into(),
-        isa: "x86-64".into(),
-        vcpus: 0,
+        catalog: CATALOG.into(),
+        plugin: dir.plugin(),
+        qmp: Some(dir.qmp()).filter(|path| path.exists()),
+        report: None,
+        watch: false,
+        user: None,
+        vmm_process: None,
     };
-    let qmp = args
-        .qmp
-        .clone()
-        .or_else(|| Some(dir.qmp()).filter(|path| path.exists()));
-    let mut report = args.report.as_deref().map(ReportFile::prepare).transpose()?;
-    let keep = Keep {
-        account: args.user,
-        read: vec![args.catalog.clone()],
-        write: report.iter().map(ReportFile::folder).collect(),
-        vm: Some(dir.path().to_path_buf()),
-        signals: None,
-    };
-    let mut watch = Watch::new(vm, catalog, driver, qmp, dir.control(), args.watch, &keep)?;
-    watch.run(|| false)?;
-    // The VM has ended: nothing is left to attach to.
-    held.remove();
-    if let Some(file) = &mut report {
-        monitor::write_report(&watch.report(), file)?;
+    let other_vm = args.plugin.is_some();
+    let base = known.filter(|_| !other_vm).unwrap_or(usual);
+    Ok(VmState {
+        catalog: absolute(&args.catalog)?.unwrap_or(base.catalog),
+        plugin: absolute(&args.plugin)?.unwrap_or(base.plugin),
+        qmp: absolute(&args.qmp)?.or(base.qmp),
+        report: absolute(&args.report)?.or(base.report),
+        watch: args.watch || base.watch,
+        user: args.user.or(base.user),
+        ..base
+    })
+}
+
+fn all() -> anyhow::Result<ExitCode> {
+    for dir in runtime::all()? {
+        if VmState::read(&dir)?.is_none() || runtime::try_lock(&dir.keep_lock())?.is_none() {
+            continue;
+        }
+        keep::start(&dir)?;
+        println!("{}: taken up", dir.name);
     }
     Ok(ExitCode::SUCCESS)
 }

@@ -3,6 +3,7 @@
 pub(crate) mod attach;
 pub(crate) mod catalog;
 pub(crate) mod findings;
+pub(crate) mod keep;
 pub(crate) mod ps;
 pub(crate) mod run;
 pub(crate) mod top;
@@ -18,7 +19,9 @@ pub(crate) fn dispatch(cli: Cli) -> anyhow::Result<ExitCode> {
     match cli.command {
         Command::Catalog(args) => catalog::run(args),
         Command::Run(args) => run::run(args),
-        Command::Attach(args) => attach::run(args),
+        Command::Attach(args) => attach::run(&args),
+        Command::Keep(args) => keep::keep(&args),
+        Command::Watch(args) => keep::watch(&args),
         Command::Ps(args) => ps::run(&args).map(|()| ExitCode::SUCCESS),
         Command::Top(args) => top::run(&args),
         Command::Findings(args) => findings::run(&args).map(|()| ExitCode::SUCCESS),

@@ -82,9 +82,10 @@ impl Memory {
         self.read_at.elapsed() >= AGAIN && self.read_map().is_ok()
     }
 
-    /// Makes QEMU end. That it has ended already is no matter.
-    pub(super) fn quit(&mut self) {
-        let _ = self.qmp.execute("quit", None);
+    /// What QEMU says that the machine does: `running`, `paused`, `postmigrate`, …
+    pub(super) fn status(&mut self) -> Option<String> {
+        let status = self.qmp.execute("query-status", None).ok()?;
+        Some(status.get("status")?.as_str()?.to_owned())
     }
 
     /// What QEMU said since the last time.

@@ -2,7 +2,7 @@
 
 use std::path::PathBuf;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::mpsc::Receiver;
 use std::time::{Duration, Instant};
 
@@ -16,8 +16,10 @@ use nephoscope_inventory::{Report, VmReport};
 use nephoscope_pipeline::Session;
 
 use super::evidence;
+use super::journal::{Journal, Left, Of};
 use super::kernel_mapped::KernelMapped;
 use super::liveness::Liveness;
+use super::machine::{Machine, Turn, away};
 use super::mapped::Mapped;
 use super::memory::Memory;
 use super::placing::Placing;
@@ -25,6 +27,7 @@ use super::server::{Request, listen, serve};
 use super::sinks::Terminal;
 use crate::control::{Answer, Ask};
 use crate::privilege::{self, Keep};
+use crate::runtime::{Kept, VmDir};
 
 /// How the watch ended.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -45,56 +48,63 @@ const LOOK: Duration = Duration::from_millis(200);
 /// How often mapped pages are read that tell versions apart.
 const NARROW: Duration = Duration::from_millis(500);
 
+/// How often what was concluded is written down. A watch that is killed is blind from the last time on, until its successor
+/// is attached.
+const KEEP: Duration = Duration::from_millis(20);
+/// What ran is in its ring so soon: frames when their thread had a core to put them there, marks when they were collected.
+const IN_FLIGHT_NS: u64 = 50_000_000;
+
 /// A running watch.
 #[derive(Debug)]
 pub(crate) struct Watch {
     session: Session,
     driver: QemuPlugin,
     memory: Option<Memory>,
+    machine: Machine,
     liveness: Liveness,
     placing: Placing,
     mapped: Mapped,
     kernel_mapped: KernelMapped,
     requests: Receiver<Request>,
     refused: Arc<AtomicU64>,
-    quit: Arc<AtomicBool>,
     sinks: Vec<Terminal>,
+    journal: Option<Journal>,
+    looked_ns: u64,
     stopped: bool,
 }
 
+/// What a watch is told before it begins.
+#[derive(Debug)]
+pub(crate) struct Setup<'a> {
+    /// The VM, for the report.
+    pub(crate) vm: VmReport,
+    /// The catalog.
+    pub(crate) catalog: Arc<Catalog>,
+    /// A socket of QEMU's monitor protocol.
+    pub(crate) qmp: Option<PathBuf>,
+    /// The VM's directory, where questions are answered.
+    pub(crate) dir: &'a VmDir,
+    /// Where what an earlier watch concluded is.
+    pub(crate) kept: &'a Kept,
+    /// What is still needed when privileges are dropped.
+    pub(crate) keep: &'a Keep,
+    /// Whether findings are printed.
+    pub(crate) print_findings: bool,
+}
+
 impl Watch {
-    /// Begins to watch, and drops all privileges but those to `keep`. No thread may have been started before.
+    /// Begins to watch, or goes on where an earlier watch of this VM was ended; and drops all privileges but those to keep. No
+    /// thread may have been started before.
     ///
     /// # Errors
     /// If the control socket cannot be served, or root cannot be given up.
-    pub(crate) fn new(
-        mut vm: VmReport,
-        catalog: Arc<Catalog>,
-        mut driver: QemuPlugin,
-        qmp: Option<PathBuf>,
-        control: PathBuf,
-        print_findings: bool,
-        keep: &Keep,
-    ) -> anyhow::Result<Self> {
+    pub(crate) fn new(setup: Setup<'_>, mut driver: QemuPlugin) -> anyhow::Result<Self> {
         let hello = driver.hello().clone();
-        vm.vcpus = hello.vcpus;
-        let mut session = Session::new(vm, catalog);
-        let origin = hello.installed_ns;
-        if let Some(began) = Instant::now().checked_sub(Duration::from_nanos(now_ns().saturating_sub(origin)))
-        {
-            session.began(began);
-        }
-        let attached_ns = hello.attached_ns.saturating_sub(origin);
-        if let Some(since) = hello.blind_since_ns {
-            session.gap(Gap {
-                from_ns: since.saturating_sub(origin),
-                to_ns: attached_ns,
-                left: Coverage::BLIND,
-                reason: GapReason::Detached,
-                lost: 0,
-            });
-        }
-        let memory = match Memory::open(qmp, hello.pid) {
+        let of = Of {
+            pid: hello.pid,
+            installed_ns: hello.installed_ns,
+        };
+        let memory = match Memory::open(setup.qmp, hello.pid) {
             Ok(memory) => {
                 driver.set_ram(memory.ranges())?;
                 Some(memory)
@@ -103,56 +113,103 @@ impl Watch {
                 eprintln!(
                     "nephoscope: guest memory cannot be read ({reason}): ends of processes will not be seen"
                 );
-                session.gap(Gap {
-                    from_ns: attached_ns,
-                    to_ns: u64::MAX,
-                    left: Coverage {
-                        code: CodeCoverage::Complete,
-                        attribution: Attribution::Sampled,
-                    },
-                    reason: GapReason::MemoryUnreadable,
-                    lost: 0,
-                });
                 None
             }
         };
         let owner = rustix::process::getuid();
-        let listener = listen(&control)?;
-        // Everything is open that a watch needs.
-        let in_force = privilege::drop(keep)?;
+        let listener = listen(&setup.dir.control())?;
+        // Everything is open that a watch needs. What an earlier watch left is read by whom it belongs to.
+        let in_force = privilege::drop(setup.keep)?;
         in_force.tell();
+        let mut vm = setup.vm;
+        vm.vcpus = hello.vcpus;
+        let mut session = Session::new(vm, setup.catalog);
+        let mut left = Left::read(setup.kept).filter(|left| left.of == of);
+        if let Some(left) = &mut left {
+            session.restore(std::mem::take(&mut left.entries));
+        }
+        let origin = hello.installed_ns;
+        if let Some(began) = Instant::now().checked_sub(Duration::from_nanos(now_ns().saturating_sub(origin)))
+        {
+            session.began(began);
+        }
         session.confined(in_force.parts().clone());
+        let attached_ns = hello.attached_ns.saturating_sub(origin);
+        if hello.blind_since_ns.is_some() || left.is_some() {
+            // Whatever the plugin saw meanwhile, and whatever an earlier watch had taken and not yet written down, is not known.
+            session.gap(Gap {
+                from_ns: left.as_ref().map_or(0, |left| left.done_ns).min(attached_ns),
+                to_ns: attached_ns,
+                left: Coverage::BLIND,
+                reason: GapReason::Detached,
+                lost: 0,
+            });
+        }
+        let journal = Journal::begin(setup.kept, of, left.as_ref(), &mut session)
+            .inspect_err(|error| {
+                session.journal_ends();
+                eprintln!(
+                    "nephoscope: no journal can be written in the directory of {} ({error}): a watch that is killed takes \
+                     along what it concluded, and its report says so",
+                    setup.dir.name
+                );
+            })
+            .ok();
         let refused = Arc::new(AtomicU64::new(0));
         let requests = serve(listener, owner, refused.clone())?;
-        let sinks = if print_findings {
-            vec![Terminal]
+        let sinks = if setup.print_findings {
+            vec![Terminal::begin()?]
         } else {
             Vec::new()
         };
-        Ok(Self {
+        session.goes_on(attached_ns);
+        let mut watch = Self {
             session,
             driver,
             memory,
+            machine: Machine::default(),
             liveness: Liveness::default(),
             placing: Placing::default(),
             mapped: Mapped::default(),
             kernel_mapped: KernelMapped::default(),
             requests,
             refused,
-            quit: Arc::default(),
             sinks,
+            journal,
+            looked_ns: attached_ns,
             stopped: false,
-        })
+        };
+        watch.without_memory(attached_ns);
+        Ok(watch)
     }
 
-    /// Watches until the VM ends. `gone` says whether QEMU has ended.
+    /// Ends of address spaces are not seen as long as guest memory cannot be read.
+    fn without_memory(&mut self, now_ns: u64) {
+        let from_ns = std::mem::replace(&mut self.looked_ns, now_ns).min(now_ns);
+        if self.memory.is_some() {
+            return;
+        }
+        self.session.gap(Gap {
+            from_ns,
+            to_ns: now_ns,
+            left: Coverage {
+                code: CodeCoverage::Complete,
+                attribution: Attribution::Sampled,
+            },
+            reason: GapReason::MemoryUnreadable,
+            lost: 0,
+        });
+    }
+
+    /// Watches until the VM ends.
     ///
     /// # Errors
     /// If the driver cannot be believed any more.
-    pub(crate) fn run(&mut self, mut gone: impl FnMut() -> bool) -> anyhow::Result<Ending> {
+    pub(crate) fn run(&mut self) -> anyhow::Result<Ending> {
         let mut events = Vec::new();
-        let (mut settled, mut looked, mut narrowed) = (Instant::now(), Instant::now(), Instant::now());
-        loop {
+        let mut settled = Instant::now();
+        let (mut looked, mut narrowed, mut kept) = (settled, settled, settled);
+        while !self.driver.is_closed() {
             self.driver.next(PAUSE, &mut events)?;
             self.take(&mut events);
             if self.kernel_mapped.is_due(&mut self.session) {
@@ -170,20 +227,20 @@ impl Watch {
                 self.narrow();
                 narrowed = Instant::now();
             }
+            if kept.elapsed() >= KEEP {
+                self.keep();
+                kept = Instant::now();
+            }
             self.answer();
-            if self.quit.swap(false, Ordering::Relaxed)
-                && let Some(memory) = &mut self.memory
-            {
-                memory.quit();
-            }
-            if self.driver.is_closed() || gone() {
-                break;
-            }
         }
         self.drain(&mut events)?;
+        let now = self.elapsed_ns();
+        self.session.at(now);
+        self.machine.over(now, &mut self.session);
         if !self.stopped {
-            self.session.lost_driver(self.elapsed_ns());
+            self.session.lost_driver(now);
         }
+        self.keep();
         Ok(if self.stopped {
             Ending::Stopped
         } else {
@@ -191,9 +248,12 @@ impl Watch {
         })
     }
 
-    /// Set by somebody, it makes QEMU end as a signal would: for a monitor that may not send signals any more.
-    pub(crate) fn quit(&self) -> Arc<AtomicBool> {
-        self.quit.clone()
+    /// Writes down what was concluded, and until when that is all there is.
+    fn keep(&mut self) {
+        let done_ns = self.driver.seen_until_ns().saturating_sub(IN_FLIGHT_NS);
+        if let Some(journal) = &mut self.journal {
+            journal.keep(&mut self.session, done_ns);
+        }
     }
 
     /// The report as of now.
@@ -235,15 +295,20 @@ impl Watch {
 
     fn look(&mut self) {
         let now = self.elapsed_ns();
-        self.session.at(now);
+        self.session.at(self.driver.seen_until_ns());
+        self.without_memory(now);
         let Some(memory) = &mut self.memory else { return };
-        for event in memory.events() {
-            if event.name == "RESET" {
-                let reset = Stamped {
-                    at_ns: now,
-                    event: Event::Lifecycle(Lifecycle::Reset),
-                };
-                self.session.take(reset, &|_| None, &mut sinks(&mut self.sinks));
+        let turns = self.machine.look(now, memory);
+        for turn in turns {
+            match turn {
+                Turn::Reset => {
+                    let event = Event::Lifecycle(Lifecycle::Reset);
+                    let reset = Stamped { at_ns: now, event };
+                    self.session.take(reset, &|_| None, &mut sinks(&mut self.sinks));
+                    // It fails with the connection only, which ends the watch.
+                    let _ = self.driver.reset();
+                }
+                Turn::Away { from_ns, to_ns } => self.session.gap(away(from_ns, to_ns)),
             }
         }
         if let Some(ram) = memory.ram() {
@@ -283,7 +348,8 @@ impl Watch {
         while let Ok((ask, reply)) = self.requests.try_recv() {
             let answer = match ask {
                 Ask::Report => {
-                    self.session.at(self.elapsed_ns());
+                    // Not until now: what waits in the rings is not in it.
+                    self.session.at(self.driver.seen_until_ns());
                     Answer::Report {
                         report: Box::new(self.report()),
                     }

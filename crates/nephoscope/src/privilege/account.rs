@@ -6,11 +6,12 @@ use std::str::FromStr;
 use anyhow::{Context, ensure};
 use rustix::fs::{Gid, Uid};
 use rustix::process::{geteuid, getuid};
+use serde::{Deserialize, Serialize};
 
 use super::{InForce, Keep};
 
 /// A user and a group, by number.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize, Deserialize)]
 pub(crate) struct Account {
     uid: u32,
     gid: u32,
@@ -72,7 +73,7 @@ pub(super) fn choose(keep: &Keep) -> anyhow::Result<Option<Account>> {
     let account = keep.account.or_else(|| named(SYSTEM_USER));
     let account = match account {
         Some(account) => account,
-        None => transient(keep.vm.as_deref())?,
+        None => transient(keep.kept.as_ref().map(|kept| kept.path("")).as_deref())?,
     };
     Ok(Some(account).filter(|account| account.uid != 0))
 }
@@ -124,9 +125,9 @@ pub(super) fn become_it(account: Option<Account>, keep: &Keep, in_force: &mut In
         return Ok(());
     };
     let (user, group) = (Uid::from_raw(uid), Gid::from_raw(gid));
-    if let Some(vm) = &keep.vm {
-        std::os::unix::fs::chown(vm, Some(uid), Some(gid))
-            .with_context(|| format!("cannot give {} to user {uid}", vm.display()))?;
+    if let Some(kept) = &keep.kept {
+        kept.give(user, group)
+            .with_context(|| format!("cannot give {} to user {uid}", kept.path("").display()))?;
     }
     // This holds for this thread; there is no other.
     rustix::thread::set_thread_groups(&[])

@@ -22,8 +22,7 @@ pub(super) fn prepare(keep: &Keep) -> Result<RulesetCreated, RulesetError> {
         .set_compatibility(CompatLevel::BestEffort)
         .handle_access(AccessFs::from_all(NEWEST))?
         .handle_access(AccessNet::from_all(NEWEST))?
-        // Not signals: QEMU gets those.
-        .scope(Scope::AbstractUnixSocket)?
+        .scope(Scope::AbstractUnixSocket | Scope::Signal)?
         .create()?;
     for folder in &keep.read {
         rules = allow(rules, folder, read)?;
@@ -31,11 +30,8 @@ pub(super) fn prepare(keep: &Keep) -> Result<RulesetCreated, RulesetError> {
     for folder in &keep.write {
         rules = allow(rules, folder, write)?;
     }
-    if let Some(vm) = &keep.vm {
-        rules = allow(rules, vm, AccessFs::RemoveFile.into())?;
-        if let Some(above) = vm.parent() {
-            rules = allow(rules, above, AccessFs::RemoveDir.into())?;
-        }
+    if let Some(kept) = &keep.kept {
+        rules = rules.add_rule(PathBeneath::new(kept, write))?;
     }
     Ok(rules)
 }

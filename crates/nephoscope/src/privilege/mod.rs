@@ -27,7 +27,10 @@ pub(crate) use report_file::ReportFile;
 
 use std::path::PathBuf;
 
-use rustix::process::Pid;
+use anyhow::Context;
+use rustix::process::{Pid, Signal, getppid, set_parent_process_death_signal};
+
+use crate::runtime::Kept;
 
 /// What is still needed afterwards.
 #[derive(Debug, Default)]
@@ -38,10 +41,22 @@ pub(crate) struct Keep {
     pub(crate) read: Vec<PathBuf>,
     /// Folders in which files are made, replaced and removed.
     pub(crate) write: Vec<PathBuf>,
-    /// The VM's own folder: it becomes the account's, and its sockets are removed at the end.
-    pub(crate) vm: Option<PathBuf>,
-    /// The process that signals are passed on to.
-    pub(crate) signals: Option<Pid>,
+    /// The folder of the VM's watches: it becomes the account's.
+    pub(crate) kept: Option<Kept>,
+    /// The process that has started this one, if this one is to end with it.
+    pub(crate) parent: Option<Pid>,
+}
+
+/// Whether a monitor could become this account.
+///
+/// # Errors
+/// If not.
+pub(crate) fn check(account: Option<Account>) -> anyhow::Result<()> {
+    let keep = Keep {
+        account,
+        ..Keep::default()
+    };
+    account::choose(&keep).map(|_| ())
 }
 
 /// Gives up everything else, for good. Says what of it is in force.
@@ -59,7 +74,12 @@ pub(crate) fn drop(keep: &Keep) -> anyhow::Result<InForce> {
     let files = files::prepare(keep);
     account::become_it(account, keep, &mut in_force)?;
     capabilities::drop_all(&mut in_force);
+    if let Some(parent) = keep.parent {
+        // Now, since becoming another user forgets it.
+        set_parent_process_death_signal(Some(Signal::KILL)).context("asking to end with the parent")?;
+        anyhow::ensure!(getppid() == Some(parent), "who started this has ended");
+    }
     files::restrict(files, &mut in_force);
-    syscalls::filter(keep, &mut in_force);
+    syscalls::filter(&mut in_force);
     Ok(in_force)
 }

@@ -36,6 +36,19 @@ impl ReportFile {
         })
     }
 
+    /// The same for a watch, which goes on whatever can be seen already.
+    pub(crate) fn of(path: &Path) -> Self {
+        Self::prepare(path).unwrap_or_else(|_| Self {
+            path: path.to_owned(),
+            opened: None,
+        })
+    }
+
+    /// Where it is to be.
+    pub(crate) fn path(&self) -> &Path {
+        &self.path
+    }
+
     /// The folder in which files are made for it.
     pub(crate) fn folder(&self) -> PathBuf {
         let above = self.path.parent().filter(|above| !above.as_os_str().is_empty());
@@ -47,7 +60,7 @@ impl ReportFile {
     ///
     /// # Errors
     /// If the system refuses.
-    pub(crate) fn write(&mut self, text: &[u8]) -> anyhow::Result<()> {
+    pub(crate) fn write(&mut self, text: &[u8]) -> std::io::Result<()> {
         let mut partial = self.path.as_os_str().to_owned();
         partial.push(".partial");
         let beside = || -> std::io::Result<()> {
@@ -59,11 +72,10 @@ impl ReportFile {
         let written = beside().inspect_err(|_| {
             let _ = std::fs::remove_file(&partial);
         });
-        let written = match (&mut self.opened, written) {
+        match (&mut self.opened, written) {
             (Some(file), Err(_)) => in_place(file, text),
             (_, written) => written,
-        };
-        written.with_context(|| format!("the report could not be written to {}", self.path.display()))
+        }
     }
 }
 

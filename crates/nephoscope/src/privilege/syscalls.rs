@@ -13,7 +13,7 @@ use seccompiler::{
     TargetArch, apply_filter_all_threads,
 };
 
-use super::{InForce, Keep};
+use super::InForce;
 
 type Rules = BTreeMap<i64, Vec<SeccompRule>>;
 
@@ -69,6 +69,7 @@ const ALLOWED: &[i64] = &[
     libc::SYS_newfstatat,
     libc::SYS_openat,
     libc::SYS_pread64,
+    libc::SYS_pwrite64,
     libc::SYS_read,
     libc::SYS_readlinkat,
     libc::SYS_readv,
@@ -154,15 +155,15 @@ const PROT_EXEC: u64 = 4;
 const CLONE_THREAD: u64 = 0x1_0000;
 
 /// Installs the filters, in all threads.
-pub(super) fn filter(keep: &Keep, in_force: &mut InForce) {
-    match try_filter(keep) {
+pub(super) fn filter(in_force: &mut InForce) {
+    match try_filter() {
         Ok(count) => in_force.holds("seccomp", format!("{count} system calls left")),
         Err(error) => in_force.lacks("seccomp", format!("{error:#}")),
     }
 }
 
-fn try_filter(keep: &Keep) -> anyhow::Result<usize> {
-    let allowed = allowed(keep)?;
+fn try_filter() -> anyhow::Result<usize> {
+    let allowed = allowed()?;
     let count = allowed.len();
     let perm = SeccompAction::Errno(code(libc::EPERM));
     let filters = [
@@ -194,7 +195,7 @@ fn plain(calls: &[i64]) -> Rules {
     calls.iter().map(|call| (*call, Vec::new())).collect()
 }
 
-fn allowed(keep: &Keep) -> anyhow::Result<Rules> {
+fn allowed() -> anyhow::Result<Rules> {
     let mut rules = plain(ALLOWED);
     rules.extend(plain(ALLOWED_HERE));
     // The other filter answers it.
@@ -220,13 +221,6 @@ fn allowed(keep: &Keep) -> anyhow::Result<Rules> {
     only(libc::SYS_prlimit64, 2, ALL, &[0])?;
     let own = u64::from(getpid().as_raw_nonzero().get().unsigned_abs());
     only(libc::SYS_tgkill, 0, ALL, &[own])?;
-    let qemu = keep
-        .signals
-        .map(|pid| u64::from(pid.as_raw_nonzero().get().unsigned_abs()));
-    let killed: Vec<u64> = qemu.into_iter().collect();
-    if !killed.is_empty() {
-        only(libc::SYS_kill, 0, ALL, &killed)?;
-    }
     Ok(rules)
 }
 
@@ -236,7 +230,7 @@ mod tests {
 
     #[test]
     fn the_filters_are_programs_that_a_kernel_takes_and_no_call_is_both_needed_and_deadly() {
-        let rules = allowed(&Keep::default()).unwrap();
+        let rules = allowed().unwrap();
         for call in DEADLY {
             assert!(!rules.contains_key(call), "{call}");
         }

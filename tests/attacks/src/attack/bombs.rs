@@ -74,7 +74,7 @@ impl Aftermath {
     fn of(scene: &mut Scene, bomb: impl FnOnce(&mut Scene) -> Result<u64>) -> Result<(u64, Self)> {
         let before = scene.control.report()?;
         let (since, qemu) = (scene.now_ns(), memory(child(scene)?, "VmRSS")?);
-        let peak = Peak::watch(scene.guest.pid())?;
+        let peak = Peak::watch(scene.guest.watcher()?)?;
         let said = bomb(scene)?;
         let captured = |report: &Value| number(&report["pages"]["user"]["captured"]);
         let told = |report: &Value| (captured(report), spaces(report), gaps(report, since).len());

@@ -90,6 +90,18 @@ impl Channel {
         }
     }
 
+    /// Connects to a guest that has said that it is ready to another emulator.
+    pub(super) fn go_on(socket: &Path) -> Result<Self> {
+        let stream = UnixStream::connect(socket).with_context(|| format!("no {}", socket.display()))?;
+        stream.set_read_timeout(Some(TICK))?;
+        stream.set_write_timeout(Some(TICK))?;
+        Ok(Channel {
+            stream,
+            unread: Vec::new(),
+            requests: 0,
+        })
+    }
+
     pub(super) fn run(&mut self, script: &str, deadline: Instant) -> Result<Output> {
         self.request("run", "", script.as_bytes(), deadline)
     }

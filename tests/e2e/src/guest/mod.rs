@@ -132,6 +132,16 @@ impl Guest {
         self.wait_ready()
     }
 
+    /// Goes on with a guest that was ready before it came to this emulator.
+    ///
+    /// # Errors
+    /// When the emulator does not offer the guest's port.
+    pub fn go_on(&mut self) -> Result<()> {
+        let socket = self.logs.folder.join(options::COMMAND_SOCKET);
+        self.channel = Some(Channel::go_on(&socket)?);
+        Ok(())
+    }
+
     /// Runs a shell script in the guest, as root, and waits for its end, for [`Options::command_timeout`] at most.
     ///
     /// # Errors
@@ -238,6 +248,14 @@ impl Guest {
         self.process.pid()
     }
 
+    /// The process that watches the guest: a child of the one that was started.
+    ///
+    /// # Errors
+    /// When none comes.
+    pub fn watcher(&self) -> Result<u32> {
+        watcher_of(self.pid())
+    }
+
     /// Where the serial log (`serial.log`), the emulator's messages (`emulator.log`), the command line (`command`)
     /// and the QMP socket (`qmp.sock`) are. Gone once the guest was switched off in order.
     pub fn folder(&self) -> &Path {
@@ -320,4 +338,23 @@ fn read_lossy(path: &Path) -> String {
 /// and ends.
 fn free_port() -> Result<u16> {
     Ok(TcpListener::bind(("127.0.0.1", 0))?.local_addr()?.port())
+}
+
+/// The child of `nephoscope run` that watches, which comes a moment after the emulator.
+///
+/// # Errors
+/// When none comes.
+pub fn watcher_of(run: u32) -> Result<u32> {
+    let deadline = Instant::now() + Duration::from_secs(20);
+    while Instant::now() < deadline {
+        let children = std::fs::read_to_string(format!("/proc/{run}/task/{run}/children"))?;
+        for child in children.split_whitespace() {
+            let command = std::fs::read(format!("/proc/{child}/cmdline")).unwrap_or_default();
+            if command.split(|byte| *byte == 0).nth(1) == Some(b"watch") {
+                return Ok(child.parse()?);
+            }
+        }
+        std::thread::sleep(Duration::from_millis(20));
+    }
+    anyhow::bail!("process {run} has nobody watch")
 }

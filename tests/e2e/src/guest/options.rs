@@ -72,6 +72,10 @@ pub struct Options {
     pub plants: bool,
     /// Started under watch.
     pub watched: Option<Watched>,
+    /// The root disk, a qcow2 file that is written to; the image's, which stays as it is, when absent.
+    pub disk: Option<PathBuf>,
+    /// The machine starts again when it is reset, and does not end.
+    pub reboots: bool,
     /// Wait until no other guest of this harness runs on the machine.
     pub alone: bool,
     /// From start to ready.
@@ -93,6 +97,8 @@ impl Default for Options {
             cmdline: String::new(),
             plants: true,
             watched: None,
+            disk: None,
+            reboots: false,
             alone: true,
             // Ten times what it takes on two idle cores.
             boot_timeout: Duration::from_secs(300),
@@ -130,7 +136,10 @@ impl Options {
             // The snapshot takes what the guest writes; the image in the cache stays as it was built.
             format!("if=none,id={id},format=raw,snapshot=on,file={}", path.display())
         };
-        command.args(["-nodefaults", "-no-user-config", "-display", "none", "-no-reboot"]);
+        command.args(["-nodefaults", "-no-user-config", "-display", "none"]);
+        if !self.reboots {
+            command.arg("-no-reboot");
+        }
         command.args(["-accel", &self.accel, "-cpu", &self.cpu]);
         command.args([
             "-smp",
@@ -144,7 +153,10 @@ impl Options {
             "root=/dev/vda rw console=ttyS0 quiet net.ifnames=0 {}",
             self.cmdline
         ));
-        command.arg("-drive").arg(drive("root", image.disk()));
+        command.arg("-drive").arg(match &self.disk {
+            Some(disk) => format!("if=none,id=root,format=qcow2,file={}", disk.display()),
+            None => drive("root", image.disk()),
+        });
         command.args(["-device", "virtio-blk-pci,drive=root"]);
         if self.plants {
             command.arg("-drive").arg(drive("planted", image.plants().disk()));

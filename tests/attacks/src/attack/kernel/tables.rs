@@ -87,7 +87,7 @@ impl Attack for Tables {
             let module = Modules::ensure(&scene.image, scene.kernel)?.bytes("tables")?;
             load(scene, "tables", &module, "")?;
         }
-        let before = resident_kib(scene.guest.pid())?;
+        let before = resident_kib(scene.guest.watcher()?)?;
         let said = scene.guest.run_ok(&format!(
             "cd /sys/module/tables/parameters && echo {} > run && cat said",
             self.word
@@ -111,7 +111,7 @@ impl Attack for Tables {
                 format!("the table, at {:#x}", page_of(address))
             }
         };
-        let grown = resident_kib(scene.guest.pid())?.saturating_sub(before);
+        let grown = resident_kib(scene.guest.watcher()?)?.saturating_sub(before);
         ensure!(grown < GROWTH_KIB, "the monitor has grown by {grown} KiB");
         Ok(Seen::right(text, None))
     }

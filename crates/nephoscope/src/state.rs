@@ -1,0 +1,159 @@
+//! What a VM's directory says of it, so that whoever comes after a process that was killed can go on without being told.
+
+use std::fs::File;
+use std::io::{self, Read};
+use std::path::{Path, PathBuf};
+
+use serde::{Deserialize, Serialize};
+
+use crate::privilege::Account;
+use crate::runtime::VmDir;
+
+/// How a VM is watched. Written once, before it starts (or when it is attached to).
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+pub(crate) struct VmState {
+    /// The VMM and its version, for the report.
+    pub(crate) vmm: String,
+    /// The catalog.
+    pub(crate) catalog: PathBuf,
+    /// The plugin's socket.
+    pub(crate) plugin: PathBuf,
+    /// QEMU's monitor protocol, if there is a socket for us.
+    pub(crate) qmp: Option<PathBuf>,
+    /// Where the report goes when the VM ends.
+    pub(crate) report: Option<PathBuf>,
+    /// Findings go to standard error.
+    pub(crate) watch: bool,
+    /// Whom those who watch become.
+    #[serde(default)]
+    pub(crate) user: Option<Account>,
+    /// The VMM's process, if we started it.
+    pub(crate) vmm_process: Option<Process>,
+}
+
+/// A process, told from a later one with the same number by when it was started.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize, Deserialize)]
+pub(crate) struct Process {
+    pid: u32,
+    /// In ticks since the machine's boot (`proc_pid_stat(5)`, field 22).
+    started: u64,
+}
+
+impl Process {
+    /// The process that has this number now.
+    pub(crate) fn of(pid: u32) -> Option<Self> {
+        let stat = std::fs::read_to_string(format!("/proc/{pid}/stat")).ok()?;
+        // The second field is the name in parentheses, which may hold anything.
+        let (_, fields) = stat.rsplit_once(')')?;
+        let mut fields = fields.split_ascii_whitespace();
+        let dead = matches!(fields.next()?, "Z" | "X");
+        let started = fields.nth(18)?.parse().ok()?;
+        (!dead).then_some(Self { pid, started })
+    }
+
+    /// Whether it still runs.
+    pub(crate) fn is_alive(self) -> bool {
+        Self::of(self.pid) == Some(self)
+    }
+}
+
+/// More than any state: it stops a wrong file from being read whole.
+const MAX_BYTES: u64 = 1 << 20;
+
+impl VmState {
+    /// Writes it, whole or not at all.
+    ///
+    /// # Errors
+    /// If the system refuses.
+    pub(crate) fn write(&self, dir: &VmDir) -> io::Result<()> {
+        let new = dir.state().with_extension("new");
+        std::fs::write(&new, serde_json::to_vec_pretty(self)?)?;
+        std::fs::rename(&new, dir.state())
+    }
+
+    /// Reads it; `None` if there is none, as after the VM has ended.
+    ///
+    /// # Errors
+    /// If it cannot be read, or is not one of this version.
+    pub(crate) fn read(dir: &VmDir) -> io::Result<Option<Self>> {
+        let mut text = Vec::new();
+        match File::open(dir.state()) {
+            Ok(file) => file.take(MAX_BYTES).read_to_end(&mut text)?,
+            Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
+            Err(error) => return Err(error),
+        };
+        Ok(Some(serde_json::from_slice(&text)?))
+    }
+
+    /// Whether the VM still runs: the process that was started, or, as that may have gone to the background as another one,
+    /// whoever listens where the plugin does.
+    pub(crate) fn is_running(&self) -> bool {
+        self.vmm_process.is_some_and(Process::is_alive) || listens(&self.plugin)
+    }
+}
+
+/// Whether a process listens on a socket. It is not connected to: whoever connects to a plugin is its monitor.
+fn listens(socket: &Path) -> bool {
+    let Ok(table) = std::fs::read_to_string("/proc/net/unix") else {
+        return socket.exists();
+    };
+    let path = socket.to_string_lossy();
+    // Flags with `__SO_ACCEPTCON` are of a listening socket.
+    table.lines().any(|line| {
+        let mut fields = line.split_ascii_whitespace();
+        fields.nth(3) == Some("00010000") && fields.nth(3) == Some(&*path)
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_state_is_read_as_it_was_written_and_none_is_none() {
+        let folder = tempfile::tempdir().unwrap();
+        let dir = VmDir::at("web1", folder.path());
+        assert_eq!(VmState::read(&dir).unwrap(), None);
+        let state = VmState {
+            vmm: "QEMU 10.0.2".into(),
+            catalog: "/cat".into(),
+            plugin: dir.plugin(),
+            qmp: None,
+            report: Some("/r.json".into()),
+            watch: true,
+            user: None,
+            vmm_process: Process::of(std::process::id()),
+        };
+        state.write(&dir).unwrap();
+        assert_eq!(VmState::read(&dir).unwrap(), Some(state.clone()));
+        assert!(state.is_running());
+        std::fs::write(dir.state(), "{").unwrap();
+        assert!(VmState::read(&dir).is_err());
+    }
+
+    #[test]
+    fn a_process_that_ended_is_not_taken_for_the_next_one_with_its_number() {
+        let mut child = std::process::Command::new("true").spawn().unwrap();
+        let process = Process::of(child.id());
+        child.wait().unwrap();
+        assert!(process.is_none_or(|process| !process.is_alive()));
+        let me = Process::of(std::process::id()).unwrap();
+        assert!(me.is_alive());
+        let earlier = Process {
+            started: me.started + 1,
+            ..me
+        };
+        assert!(!earlier.is_alive());
+    }
+
+    #[test]
+    fn a_socket_is_listened_on_until_its_process_closes_it() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("plugin.sock");
+        assert!(!listens(&path));
+        let listener = std::os::unix::net::UnixListener::bind(&path).unwrap();
+        assert!(listens(&path));
+        drop(listener);
+        assert!(path.exists() && !listens(&path));
+    }
+}

@@ -1,0 +1,130 @@
+//! A guest that is migrated to another QEMU on the same machine, with a plugin and a watch of its own.
+
+use std::process::Command;
+use std::time::Duration;
+
+use anyhow::{Context, Result, ensure};
+use serde_json::{Value, json};
+
+use super::ours::{self, Leash};
+use super::proof::{Origin, account, blind, intervals};
+use super::qmp::Qmp;
+use super::scene::Scene;
+use super::ticks;
+use super::{Row, Setting};
+use crate::command::output_of;
+use crate::guest::{Guest, Options, Watched};
+
+pub(super) fn run(setting: &Setting) -> Result<Vec<Row>> {
+    Ok(vec![Row::new(
+        "live migration",
+        1,
+        "the source's report ends `migrated`, the destination's begins with its own; no page in neither",
+        migrated(setting),
+    )])
+}
+
+fn migrated(setting: &Setting) -> Result<String> {
+    let own = tempfile::tempdir()?;
+    // Both QEMUs have the same disk, one after the other.
+    let disk = own.path().join("root.qcow2");
+    output_of(
+        Command::new("qemu-img")
+            .args(["create", "-q", "-f", "qcow2", "-F", "raw", "-b"])
+            .arg(setting.image.disk())
+            .arg(&disk),
+    )?;
+    let shared = |options: &mut Options| {
+        options.disk = Some(disk.clone());
+        options.alone = false;
+    };
+    let turn = crate::guest::turn()?;
+    let scene = Scene::begin(setting, "source", None, shared)?;
+    scene.settle()?;
+    let wire = own.path().join("migration.sock");
+    let there = tempfile::tempdir()?;
+    let vm = format!("faults-destination-{}", std::process::id());
+    let file = there.path().join("report.json");
+    let mut options = Options {
+        extra: ticks::options(there.path()),
+        watched: Some(Watched {
+            program: setting.program.clone(),
+            catalog: setting.catalog.clone(),
+            name: vm.clone(),
+            report: Some(file.clone()),
+            extra: Vec::new(),
+        }),
+        ..Options::default()
+    };
+    shared(&mut options);
+    options
+        .extra
+        .extend(["-incoming".into(), format!("unix:{}", wire.display())]);
+    let mut destination = Guest::boot(&setting.image, options)?;
+    ours::wait_for("the destination's QEMU", Duration::from_secs(60), || {
+        wire.exists()
+    })?;
+    let leash = Leash(ours::qemu(destination.folder())?);
+    ours::wait_for("the destination's watch", Duration::from_secs(60), || {
+        Origin::of(&vm).is_ok()
+    })?;
+
+    let mut qmp = Qmp::connect(scene.guest.folder())?;
+    qmp.execute("migrate", json!({"uri": format!("unix:{}", wire.display())}))?;
+    let mut status = Value::Null;
+    ours::wait_for("the migration", Duration::from_secs(120), || {
+        status = qmp
+            .execute("query-migrate", json!({}))
+            .map_or(Value::Null, |mut s| s["status"].take());
+        status == "completed" || status == "failed"
+    })?;
+    ensure!(status == "completed", "the migration {status}");
+    scene.ticks.go_on(there.path());
+    scene.ticks.wait(20)?;
+    std::thread::sleep(Duration::from_secs(1));
+    qmp.execute("quit", json!({}))?;
+    let first_file = scene.folder().join("report.json");
+    let Scene {
+        guest,
+        ticks,
+        origin,
+        folder,
+        leash: first_leash,
+        vm: first_vm,
+        ..
+    } = scene;
+    ours::wait_for("the source's report", Duration::from_secs(60), || {
+        first_file.exists()
+    })?;
+    let here: Value = serde_json::from_slice(&std::fs::read(&first_file)?)?;
+    crate::report::validate(&here)?;
+    let second_origin = Origin::of(&vm)?;
+    destination.go_on()?;
+    destination.run_ok("true")?;
+    let ran = ticks.end();
+    ensure!(destination.power_off()? == 0, "the destination did not end well");
+    let there_report: Value = serde_json::from_slice(&std::fs::read(&file)?)?;
+    crate::report::validate(&there_report)?;
+
+    let last = intervals(&here).last().context("no interval")?;
+    ensure!(
+        last["reason"]
+            .as_str()
+            .is_some_and(|why| why.contains("migrated")),
+        "it ends with {last}"
+    );
+    ensure!(
+        blind(&there_report, second_origin).is_empty(),
+        "the destination was blind: {}",
+        there_report["coverage"]
+    );
+    let account = account(&ran, &[(&here, origin), (&there_report, second_origin)])?;
+    let spaces = |report: &Value| report["address_spaces"].as_array().map_or(0, Vec::len);
+    drop((guest, folder, first_leash, first_vm, leash, turn));
+    Ok(format!(
+        "{}; {} address spaces on the source, {} on the destination",
+        account.words(),
+        spaces(&here),
+        spaces(&there_report)
+    ))
+}
