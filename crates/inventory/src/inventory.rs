@@ -5,6 +5,7 @@ use std::sync::Arc;
 
 use nephoscope_guest::{Executed, Gpa, Gva, PageId, Privilege, Root};
 
+use crate::early::Early;
 use crate::kept::{Record, Totals, Touched, Touches};
 use crate::page::PageRecord;
 use crate::pages::Pages;
@@ -41,16 +42,9 @@ pub enum Change {
     },
 }
 
-/// Executions of pages that were not captured yet: frames of two rings may cross. Past the bound they are counted and
-/// dropped.
-const MAX_EARLY: usize = 16 << 10;
-
 /// Mapped pages kept per address space: more than a library whose versions have to be told apart has. It stops a guest
 /// that maps without end; what is beyond narrows nothing.
 const MAX_MAPPED: usize = 16 << 10;
-
-/// How long an execution waits for its capture. Rings cross within milliseconds; what is older was lost in one.
-const EARLY_NS: u64 = 2_000_000_000;
 
 /// Pages that one address space is told to have executed, page by page. Past it, the oldest that are unknown or whose frames
 /// hold something else are only counted. It stops a program that makes code without end.
@@ -77,16 +71,10 @@ pub struct Inventory {
     by_root: HashMap<Root, SpaceId>,
     kernel: Option<SpaceId>,
     firmware: Option<SpaceId>,
-    early: HashMap<PageId, Vec<(u64, Executed)>>,
-    early_count: usize,
-    dropped: u64,
-    located_early: HashMap<(Root, PageId), Gva>,
+    early: Early,
     /// What changed since it was written down last, if somebody writes it down.
     pub(crate) touched: Touches,
 }
-
-/// An execution waits so long for its page: replays of all pages of a guest take less.
-const MAX_WAIT_NS: u64 = 60_000_000_000;
 
 impl Inventory {
     /// A page was captured and judged. Kernel and firmware pages run where they were captured; user pages when their
@@ -105,16 +93,10 @@ impl Inventory {
             let space = self.supervisor(kind, at_ns);
             self.run(space, id, Some(va), at_ns, changes);
         } else {
-            self.located_early.insert((root, id), va);
-            if self.located_early.len() > MAX_EARLY {
-                self.located_early.clear();
-            }
+            self.early.locate(root, id, va);
         }
-        if let Some(early) = self.early.remove(&id) {
-            self.early_count = self.early_count.saturating_sub(early.len());
-            for (at_ns, executed) in early {
-                self.executed(at_ns, executed, changes);
-            }
+        for (at_ns, executed) in self.early.take(id) {
+            self.executed(at_ns, executed, changes);
         }
         self.note_forgotten();
     }
@@ -138,22 +120,11 @@ impl Inventory {
             return;
         }
         if self.pages.get(executed.page).is_none() {
-            if self.early_count >= MAX_EARLY {
-                self.drop_early(at_ns);
-            }
-            if self.early_count >= MAX_EARLY {
-                self.dropped += 1;
-                return;
-            }
-            self.early_count += 1;
-            self.early
-                .entry(executed.page)
-                .or_default()
-                .push((at_ns, executed));
+            self.early.wait(at_ns, executed);
             return;
         }
         let space = self.space_of(at_ns, executed.root, executed.incarnation, changes);
-        let va = self.located_early.get(&(executed.root, executed.page)).copied();
+        let va = self.early.place(executed.root, executed.page);
         self.run(space, executed.page, va, at_ns, changes);
     }
 
@@ -172,10 +143,7 @@ impl Inventory {
             }
             return;
         }
-        if self.located_early.len() > MAX_EARLY {
-            self.located_early.clear();
-        }
-        self.located_early.insert((root, page), va);
+        self.early.locate(root, page, va);
     }
 
     /// Pages that this address space executed at an address that is not known, with where they lie.
@@ -257,7 +225,7 @@ impl Inventory {
         if self.by_root.get(&root) == Some(&id) {
             self.by_root.remove(&root);
         }
-        self.located_early.retain(|(other, _), _| *other != root);
+        self.early.forget(root);
         changes.push(Change::Ended { space: id });
     }
 
@@ -394,20 +362,6 @@ impl Inventory {
         changes.push(Change::Summarised { space: space.id });
     }
 
-    /// Executions whose page did not come are dropped, and counted.
-    fn drop_early(&mut self, now_ns: u64) {
-        let since = now_ns.saturating_sub(EARLY_NS);
-        let mut kept = 0;
-        self.early.retain(|_, waiting| {
-            let before = waiting.len();
-            waiting.retain(|(at_ns, _)| *at_ns >= since);
-            self.dropped += (before - waiting.len()) as u64;
-            kept += waiting.len();
-            !waiting.is_empty()
-        });
-        self.early_count = kept;
-    }
-
     /// An address space.
     #[must_use]
     pub fn space(&self, space: SpaceId) -> Option<&AddressSpace> {
@@ -421,26 +375,13 @@ impl Inventory {
 
     /// Drops executions that have waited too long for their page, and gives the time of each: what ran then is not known.
     pub fn overdue(&mut self, now_ns: u64) -> Vec<u64> {
-        let mut gone = Vec::new();
-        self.early.retain(|_, waiting| {
-            waiting.retain(|(at_ns, _)| {
-                let late = now_ns.saturating_sub(*at_ns) > MAX_WAIT_NS;
-                if late {
-                    gone.push(*at_ns);
-                }
-                !late
-            });
-            !waiting.is_empty()
-        });
-        self.early_count = self.early_count.saturating_sub(gone.len());
-        self.dropped += gone.len() as u64;
-        gone
+        self.early.overdue(now_ns)
     }
 
     /// Executions that were dropped because their page never came.
     #[must_use]
     pub fn dropped(&self) -> u64 {
-        self.dropped
+        self.early.dropped()
     }
 
     /// Whether a page was there and is only counted any more.
@@ -455,7 +396,7 @@ impl Inventory {
             forgotten: self.pages.forgotten_counts(),
             forgotten_count: self.pages.forgotten(),
             late: self.late,
-            dropped: self.dropped,
+            dropped: self.dropped(),
             last_id: self.last_id,
         }
     }
@@ -520,7 +461,8 @@ impl Inventory {
             Record::Totals(totals) => {
                 self.pages
                     .restore_counts(totals.forgotten, totals.forgotten_count);
-                (self.late, self.dropped) = (totals.late, totals.dropped);
+                self.late = totals.late;
+                self.early.restore_dropped(totals.dropped);
                 self.last_id = self.last_id.max(totals.last_id);
             }
             Record::Space(kept) => {
@@ -702,335 +644,4 @@ impl Inventory {
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-    use crate::verdict::Unknown;
-
-    fn page(id: u64, privilege: Privilege, va: u64) -> PageRecord {
-        PageRecord {
-            id: PageId(id),
-            at_ns: id,
-            gpa: Some(Gpa(0)),
-            frame: 1,
-            generation: 0,
-            root: Root(0x1000),
-            va: Gva(va),
-            privilege,
-            paging: true,
-            bits: 64,
-            first: 0,
-            digest: [0; 32],
-            verdict: Arc::new(Verdict::Unknown(Unknown::default())),
-            executed: vec![(0, 1)],
-        }
-    }
-
-    fn ran(page: u64, root: u64, incarnation: u32) -> Executed {
-        Executed {
-            page: PageId(page),
-            root: Root(root),
-            vcpu: 0,
-            incarnation,
-        }
-    }
-
-    #[test]
-    fn a_reused_root_is_another_address_space_and_the_old_one_is_kept_as_ended() {
-        let (mut inventory, mut changes) = (Inventory::default(), Vec::new());
-        inventory.captured(page(1, Privilege::User, 0x1000), &mut changes);
-        inventory.executed(5, ran(1, 0x1000, 1), &mut changes);
-        inventory.executed(9, ran(1, 0x1000, 2), &mut changes);
-        let spaces: Vec<_> = inventory.spaces().map(|s| (s.id.0, s.ended_ns)).collect();
-        assert_eq!(spaces, [(1, Some(9)), (2, None)]);
-    }
-
-    #[test]
-    fn what_executes_after_another_kernel_was_seen_lives_unless_its_root_is_anothers() {
-        let (mut inventory, mut changes) = (Inventory::default(), Vec::new());
-        inventory.captured(page(1, Privilege::User, 0x1000), &mut changes);
-        inventory.executed(5, ran(1, 0x1000, 1), &mut changes);
-        inventory.another_kernel(6, &[], &mut changes);
-        inventory.executed(7, ran(1, 0x1000, 1), &mut changes);
-        assert!(inventory.space(SpaceId(1)).unwrap().is_living());
-        inventory.executed(8, ran(1, 0x1000, 2), &mut changes);
-        inventory.executed(9, ran(1, 0x1000, 1), &mut changes);
-        let users = inventory
-            .spaces()
-            .filter(|s| s.kind == SpaceKind::User && s.is_living());
-        assert_eq!(users.map(|s| s.incarnation).collect::<Vec<_>>(), [2]);
-    }
-
-    #[test]
-    fn another_kernel_ends_all_of_before_but_firmware_and_takes_its_own_pages() {
-        let (mut inventory, mut changes) = (Inventory::default(), Vec::new());
-        inventory.captured(page(1, Privilege::Supervisor, 0xf_0000), &mut changes);
-        for id in [2, 3] {
-            let va = 0xffff_ffff_8100_0000 + (id << 12);
-            inventory.captured(page(id, Privilege::Supervisor, va), &mut changes);
-        }
-        inventory.captured(page(4, Privilege::User, 0x1000), &mut changes);
-        inventory.executed(5, ran(4, 0x1000, 1), &mut changes);
-        inventory.another_kernel(9, &[PageId(3)], &mut changes);
-        let shown = |s: &AddressSpace| {
-            (
-                s.kind,
-                s.ended_ns,
-                s.pages.keys().map(|page| page.0).collect::<Vec<_>>(),
-            )
-        };
-        let spaces: Vec<_> = inventory.spaces().map(shown).collect();
-        let expected = [
-            (SpaceKind::Firmware, None, vec![1]),
-            (SpaceKind::Kernel, Some(9), vec![2]),
-            (SpaceKind::User, Some(9), vec![4]),
-            (SpaceKind::Kernel, None, vec![3]),
-        ];
-        assert_eq!(spaces, expected);
-    }
-
-    #[test]
-    fn an_execution_that_comes_before_its_capture_is_kept_for_it() {
-        let (mut inventory, mut changes) = (Inventory::default(), Vec::new());
-        inventory.executed(5, ran(1, 0x1000, 1), &mut changes);
-        assert!(changes.is_empty());
-        inventory.captured(page(1, Privilege::User, 0x7000), &mut changes);
-        assert_eq!(
-            changes,
-            [Change::Ran {
-                space: SpaceId(1),
-                page: PageId(1)
-            }]
-        );
-        let space = inventory.spaces().next().unwrap();
-        assert_eq!(space.pages.get(&PageId(1)), Some(&Some(Gva(0x7000))));
-    }
-
-    #[test]
-    fn max_early_bounds_what_is_kept_and_the_rest_is_counted() {
-        let (mut inventory, mut changes) = (Inventory::default(), Vec::new());
-        for i in 0..(MAX_EARLY as u64 + 10) {
-            inventory.executed(5, ran(i + 1, 0x1000, 1), &mut changes);
-        }
-        assert_eq!(inventory.dropped(), 10);
-    }
-
-    #[test]
-    fn a_page_is_placed_once_and_only_where_it_ran() {
-        let (mut inventory, mut changes) = (Inventory::default(), Vec::new());
-        inventory.captured(page(1, Privilege::User, 0x1000), &mut changes);
-        inventory.executed(5, ran(1, 0x2000, 1), &mut changes);
-        let space = SpaceId(1);
-        assert_eq!(inventory.unplaced(space), HashMap::from([(Gpa(0), PageId(1))]));
-        inventory.place(space, PageId(7), Gva(0x5000));
-        inventory.place(space, PageId(1), Gva(0x6000));
-        inventory.place(space, PageId(1), Gva(0x7000));
-        let pages: Vec<_> = inventory
-            .space(space)
-            .unwrap()
-            .pages
-            .clone()
-            .into_iter()
-            .collect();
-        assert_eq!(pages, [(PageId(1), Some(Gva(0x6000)))]);
-        assert!(inventory.unplaced(space).is_empty());
-    }
-
-    #[test]
-    fn max_mapped_bounds_what_one_address_space_makes_us_keep() {
-        let (mut inventory, mut changes) = (Inventory::default(), Vec::new());
-        inventory.captured(page(1, Privilege::User, 0x1000), &mut changes);
-        inventory.executed(5, ran(1, 0x1000, 1), &mut changes);
-        let verdict = Arc::new(Verdict::Unknown(Unknown::default()));
-        let took = (0..MAX_MAPPED as u64 + 10)
-            .filter(|i| inventory.mapped(SpaceId(1), Gva(i << 12), verdict.clone()))
-            .count();
-        assert_eq!(took, MAX_MAPPED);
-        assert!(!inventory.mapped(SpaceId(7), Gva(0), verdict), "nobody's");
-    }
-
-    /// No file is known.
-    struct NoNames;
-
-    impl crate::modules::ObjectFacts for NoNames {
-        fn kind(&self, _object: nephoscope_catalog::ObjectId) -> Option<nephoscope_recipe::ObjectKind> {
-            None
-        }
-    }
-
-    impl Names for NoNames {
-        fn placements(
-            &self,
-            _object: nephoscope_catalog::ObjectId,
-        ) -> Vec<(String, crate::report::CandidateReport)> {
-            Vec::new()
-        }
-
-        fn build_id(&self, _object: nephoscope_catalog::ObjectId) -> Option<Vec<u8>> {
-            None
-        }
-    }
-
-    /// A page whose frame holds nothing else.
-    fn in_own_frame(id: u64, verdict: Verdict) -> PageRecord {
-        PageRecord {
-            frame: id << 12,
-            verdict: Arc::new(verdict),
-            ..page(id, Privilege::User, 0x7000)
-        }
-    }
-
-    fn known() -> Verdict {
-        Verdict::Identified(crate::verdict::Identified::default())
-    }
-
-    #[test]
-    fn max_ended_bounds_what_is_told_one_by_one_and_all_are_counted() {
-        let (mut inventory, mut changes) = (Inventory::default(), Vec::new());
-        inventory.captured(in_own_frame(1, known()), &mut changes);
-        inventory.captured(
-            in_own_frame(2, Verdict::Unknown(Unknown::default())),
-            &mut changes,
-        );
-        inventory.executed(1, ran(2, 0x9000, 1), &mut changes);
-        let all = u32::try_from(MAX_ENDED).unwrap() + 500;
-        for incarnation in 2..=all {
-            inventory.executed(u64::from(incarnation), ran(1, 0x1000, incarnation), &mut changes);
-        }
-        inventory.ended(SpaceId(1), 2, &mut changes);
-        changes.clear();
-        inventory.summarise(0, &NoNames, &mut changes);
-        // The last one lives.
-        assert_eq!(
-            inventory.spaces().filter(|s| !s.is_living()).count(),
-            MAX_ENDED + 1
-        );
-        let told = inventory.summaries().report();
-        assert_eq!(told.iter().map(|summary| summary.count).sum::<u64>(), 500 - 2);
-        assert_eq!((told[0].pages.identified, told[0].pages.captured), (498, 498));
-        assert_eq!(changes.len(), 498);
-        assert!(
-            inventory.space(SpaceId(1)).is_some(),
-            "what has unknown pages is not pushed out by what has none"
-        );
-        assert!(inventory.space(SpaceId(2)).is_none());
-        // What is said of one that is only counted is no new address space.
-        inventory.executed(9999, ran(1, 0x1000, 2), &mut changes);
-        assert_eq!((inventory.late(), inventory.spaces().count()), (1, MAX_ENDED + 2));
-        inventory.executed(9999, ran(1, 0x1000, all + 1), &mut changes);
-        assert_eq!(
-            inventory.spaces().last().unwrap().id.0,
-            all + 1,
-            "numbers are not used again"
-        );
-    }
-
-    #[test]
-    fn max_listed_bounds_one_address_space_and_the_rest_is_counted() {
-        let (mut inventory, mut changes) = (Inventory::default(), Vec::new());
-        inventory.captured(in_own_frame(1, known()), &mut changes);
-        inventory.executed(1, ran(1, 0x1000, 1), &mut changes);
-        let made = MAX_LISTED as u64 * 2;
-        for id in 2..=made {
-            let generation = PageRecord {
-                frame: 0x10_0000,
-                ..in_own_frame(id, Verdict::Unknown(Unknown::default()))
-            };
-            inventory.captured(generation, &mut changes);
-            inventory.executed(id, ran(id, 0x1000, 1), &mut changes);
-        }
-        let space = inventory.space(SpaceId(1)).unwrap();
-        assert_eq!(space.pages.len(), MAX_LISTED);
-        assert_eq!(space.pages.len() as u64 + space.unlisted.unknown, made);
-        assert!(space.pages.contains_key(&PageId(1)), "what is known stays");
-        assert!(space.pages.contains_key(&PageId(made)), "and what is new");
-        assert_eq!(inventory.counts().user.captured, made);
-        assert!(
-            inventory.pages().count() < MAX_LISTED + 5000,
-            "{}",
-            inventory.pages().count()
-        );
-    }
-
-    #[test]
-    fn max_living_bounds_the_living_and_says_how_many_there_was_no_room_for() {
-        let (mut inventory, mut changes) = (Inventory::default(), Vec::new());
-        inventory.captured(in_own_frame(1, known()), &mut changes);
-        for number in 1..=(u32::try_from(MAX_LIVING).unwrap() + 7) {
-            inventory.executed(
-                number.into(),
-                ran(1, u64::from(number) << 12, number),
-                &mut changes,
-            );
-        }
-        assert_eq!(inventory.summarise(1, &NoNames, &mut changes), 7);
-        assert_eq!(inventory.spaces().filter(|s| s.is_living()).count(), MAX_LIVING);
-        assert!(
-            !inventory.space(SpaceId(1)).unwrap().is_living(),
-            "the one that was idle for longest"
-        );
-        assert_eq!(inventory.summarise(1, &NoNames, &mut changes), 0);
-    }
-
-    #[test]
-    fn executions_whose_page_was_lost_make_room_for_others() {
-        let (mut inventory, mut changes) = (Inventory::default(), Vec::new());
-        for i in 0..MAX_EARLY as u64 {
-            inventory.executed(5, ran(i + 1, 0x1000, 1), &mut changes);
-        }
-        inventory.executed(EARLY_NS + 6, ran(1 << 40, 0x1000, 1), &mut changes);
-        assert_eq!(inventory.dropped(), MAX_EARLY as u64);
-        let late = PageRecord {
-            at_ns: EARLY_NS,
-            ..in_own_frame(1 << 40, known())
-        };
-        inventory.captured(late, &mut changes);
-        assert_eq!(inventory.spaces().count(), 1);
-    }
-
-    #[test]
-    fn files_near_a_page_are_found_by_where_their_pages_ran() {
-        let (mut inventory, mut changes) = (Inventory::default(), Vec::new());
-        let place = crate::verdict::Place {
-            object: nephoscope_catalog::ObjectId(5),
-            part: None,
-            link: 0x3000,
-        };
-        let of_a_file = Verdict::Identified(crate::verdict::Identified {
-            places: vec![place],
-            ..crate::verdict::Identified::default()
-        });
-        inventory.captured(in_own_frame(1, of_a_file), &mut changes);
-        inventory.executed(1, ran(1, 0x1000, 1), &mut changes);
-        let space = inventory.living_at(Root(0x1000)).unwrap();
-        let near = |va| space.files_near(Gva(va), 0x2000, 8).collect::<Vec<_>>();
-        let bias = 0x7000 - 0x3000;
-        assert_eq!(near(0x9000), [(place.object, bias)]);
-        assert_eq!(near(0x5000), [(place.object, bias)]);
-        assert_eq!((near(0x9001), near(0x4fff)), (vec![], vec![]));
-        assert!(inventory.living_at(Root(0x2000)).is_none());
-    }
-
-    #[test]
-    fn max_wait_ns_is_how_long_an_execution_waits_for_its_page() {
-        let (mut inventory, mut changes) = (Inventory::default(), Vec::new());
-        inventory.executed(5, ran(1, 0x1000, 1), &mut changes);
-        inventory.executed(7, ran(2, 0x1000, 1), &mut changes);
-        assert!(inventory.overdue(MAX_WAIT_NS).is_empty());
-        assert_eq!(inventory.overdue(MAX_WAIT_NS + 6), [5]);
-        assert_eq!(inventory.dropped(), 1);
-        inventory.captured(page(2, Privilege::User, 0x7000), &mut changes);
-        assert_eq!(changes.len(), 1, "the other one still waits for its page");
-    }
-
-    #[test]
-    fn kernel_and_firmware_are_their_own() {
-        let (mut inventory, mut changes) = (Inventory::default(), Vec::new());
-        inventory.captured(
-            page(1, Privilege::Supervisor, 0xffff_ffff_8100_0000),
-            &mut changes,
-        );
-        inventory.captured(page(2, Privilege::Supervisor, 0xf_0000), &mut changes);
-        let kinds: Vec<_> = inventory.spaces().map(|s| s.kind).collect();
-        assert_eq!(kinds, [SpaceKind::Kernel, SpaceKind::Firmware]);
-    }
-}
+mod tests;

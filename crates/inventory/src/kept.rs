@@ -366,7 +366,7 @@ mod tests {
                 ..page(id, Privilege::User, 0x1000)
             };
             first.captured(generation, &mut changes);
-            first.executed(id, ran(id, 0x1000, id as u32), &mut changes);
+            first.executed(id, ran(id, 0x1000, u32::try_from(id).unwrap()), &mut changes);
             if id % 999 == 0 {
                 first.summarise(id, &NoNames, &mut changes);
                 carry(&mut first, &mut second);

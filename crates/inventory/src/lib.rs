@@ -4,6 +4,7 @@
 //! report is about the whole watch. Nothing in it decides what a page is.
 
 mod coverage;
+mod early;
 mod inventory;
 mod kept;
 mod modules;

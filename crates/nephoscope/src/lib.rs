@@ -1,5 +1,8 @@
 //! Names the code that virtual machines really execute, from the host: the program `nephoscope`.
 
+// A closed pipe is no error, and `println!` panics at it: `text::print` is the road.
+#![cfg_attr(not(test), deny(clippy::print_stdout))]
+
 mod cli;
 mod client;
 mod cmd;

@@ -12,6 +12,7 @@ use crate::monitor;
 use crate::privilege::{self, Account, ReportFile};
 use crate::runtime::{self, VmDir};
 use crate::state::VmState;
+use crate::text::print;
 
 /// Watch a VM that is already running with the plugin.
 ///
@@ -133,12 +134,14 @@ fn state(args: &AttachArgs, dir: &VmDir, known: Option<VmState>) -> anyhow::Resu
 }
 
 fn all() -> anyhow::Result<ExitCode> {
+    let mut taken_up = String::new();
     for dir in runtime::all()? {
         if VmState::read(&dir)?.is_none() || runtime::try_lock(&dir.keep_lock())?.is_none() {
             continue;
         }
         keep::start(&dir)?;
-        println!("{}: taken up", dir.name);
+        taken_up.push_str(&format!("{}: taken up\n", dir.name));
     }
+    print(&taken_up)?;
     Ok(ExitCode::SUCCESS)
 }

@@ -15,7 +15,7 @@ use crossterm::event;
 
 use crate::exit::{Failure, exit};
 use crate::source::Asking;
-use crate::text::Paint;
+use crate::text::{Paint, print};
 
 use app::{App, Step};
 
@@ -82,7 +82,7 @@ pub(crate) fn run(args: &TopArgs) -> anyhow::Result<ExitCode> {
     };
     drop(screen);
     if app.has_ended() {
-        println!("nephoscope: {} has ended", app.name);
+        print(&format!("nephoscope: {} has ended\n", app.name))?;
     }
     Ok(ExitCode::from(code))
 }

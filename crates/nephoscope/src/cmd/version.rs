@@ -1,5 +1,6 @@
 //! `nephoscope version`.
 
+use crate::text::{print, print_json};
 use clap::Args;
 
 /// Versions of the program and of what it works with.
@@ -21,15 +22,13 @@ pub(crate) fn run(args: VersionArgs) -> anyhow::Result<()> {
             "report": nephoscope_inventory::SCHEMA,
             "plugin_apis": [4, 5, 6, 7],
         });
-        println!("{value}");
+        print_json(&value)?;
     } else {
-        println!("nephoscope {version}");
-        println!(
-            "plugin protocol {}, report {}",
+        print(&format!(
+            "nephoscope {version}\nplugin protocol {}, report {}\nQEMU plugin APIs 4, 5, 6 and 7 (QEMU 9.2 to 11.1)\n",
             nephoscope_wire::WIRE_VERSION,
             nephoscope_inventory::SCHEMA
-        );
-        println!("QEMU plugin APIs 4, 5, 6 and 7 (QEMU 9.2 to 11.1)");
+        ))?;
     }
     Ok(())
 }

@@ -121,7 +121,7 @@ mod tests {
 
     #[test]
     fn a_moment_of_the_systems_clock_is_as_long_ago_on_the_watchs() {
-        let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap().as_micros() as u64;
+        let now = u64::try_from(SystemTime::now().duration_since(UNIX_EPOCH).unwrap().as_micros()).unwrap();
         let at = since(now - 2_000_000, 10_000_000_000);
         assert!((7_000_000_000..=8_000_000_000).contains(&at), "{at}");
         assert_eq!(since(now + 1_000_000, 10), 10, "a clock that was set back");

@@ -5,6 +5,8 @@ use std::process::ExitCode;
 
 use clap::Args;
 
+use crate::text::print;
+
 use super::{Account, Keep, drop};
 
 /// Try something that a monitor must not be able to do (debug builds only).
@@ -33,11 +35,11 @@ pub(crate) fn run(args: TrialArgs) -> anyhow::Result<ExitCode> {
     };
     let in_force = drop(&keep)?;
     for (part, how) in in_force.parts() {
-        println!("{part}: {how}");
+        print(&format!("{part}: {how}\n"))?;
     }
     match attempt(&args.act) {
-        Ok(()) => println!("act: done"),
-        Err(error) => println!("act: {error}"),
+        Ok(()) => print("act: done\n")?,
+        Err(error) => print(&format!("act: {error}\n"))?,
     }
     Ok(ExitCode::SUCCESS)
 }

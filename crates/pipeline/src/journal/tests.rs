@@ -1,6 +1,6 @@
 //! What is written down and read again is the same watch, whatever catalog the second one has.
 
-use std::path::{Path, PathBuf};
+use std::path::Path;
 
 use nephoscope_catalog::Adder;
 use nephoscope_guest::{
@@ -18,9 +18,7 @@ const OTHER: &str = "/usr/bin/env";
 fn catalog(folder: &Path, files: &[&str]) -> Arc<Catalog> {
     for file in files {
         let mut adder = Adder::new(folder).unwrap();
-        adder
-            .add(&[PathBuf::from(std::fs::canonicalize(file).unwrap())])
-            .unwrap();
+        adder.add(&[std::fs::canonicalize(file).unwrap()]).unwrap();
         adder.commit().unwrap();
     }
     Arc::new(Catalog::open(folder).unwrap())

@@ -161,9 +161,7 @@ fn everyone(scene: Scene, setting: &Setting) -> Result<String> {
     ours::wait_for("the guest's end", Duration::from_secs(90), || {
         !ours::is_alive(qemu)
     })?;
-    ours::wait_for("the report", Duration::from_secs(60), || file.exists())?;
-    let report: Value = serde_json::from_slice(&std::fs::read(&file)?)?;
-    crate::report::validate(&report)?;
+    let report = ours::whole_report(&file)?;
     let account = account(&ran, &[(&report, origin)])?;
     ours::wait_for("the keepers' end", Duration::from_secs(60), || {
         ours::of(&vm, Role::Keep).is_empty()

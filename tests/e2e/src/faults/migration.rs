@@ -40,7 +40,7 @@ fn migrated(setting: &Setting) -> Result<String> {
     };
     let turn = crate::guest::turn()?;
     let scene = Scene::begin(setting, "source", None, shared)?;
-    scene.settle()?;
+    scene.settle().context("before the migration")?;
     let wire = own.path().join("migration.sock");
     let there = tempfile::tempdir()?;
     let vm = format!("faults-destination-{}", std::process::id());
@@ -80,7 +80,14 @@ fn migrated(setting: &Setting) -> Result<String> {
     })?;
     ensure!(status == "completed", "the migration {status}");
     scene.ticks.go_on(there.path());
-    scene.ticks.wait(20)?;
+    scene.ticks.wait(20).with_context(|| {
+        let said = destination.go_on().and_then(|()| {
+            destination.run(
+                "dmesg | tail -n 5; ps -C python3 -o pid,stat,wchan:30,time,args; tail -n 20 /tmp/ticker.log",
+            )
+        });
+        format!("after the migration; the guest says {said:?}")
+    })?;
     std::thread::sleep(Duration::from_secs(1));
     qmp.execute("quit", json!({}))?;
     let first_file = scene.folder().join("report.json");
@@ -93,18 +100,13 @@ fn migrated(setting: &Setting) -> Result<String> {
         vm: first_vm,
         ..
     } = scene;
-    ours::wait_for("the source's report", Duration::from_secs(60), || {
-        first_file.exists()
-    })?;
-    let here: Value = serde_json::from_slice(&std::fs::read(&first_file)?)?;
-    crate::report::validate(&here)?;
+    let here = ours::whole_report(&first_file).context("the source")?;
     let second_origin = Origin::of(&vm)?;
     destination.go_on()?;
     destination.run_ok("true")?;
     let ran = ticks.end();
     ensure!(destination.power_off()? == 0, "the destination did not end well");
-    let there_report: Value = serde_json::from_slice(&std::fs::read(&file)?)?;
-    crate::report::validate(&there_report)?;
+    let there_report = ours::whole_report(&file).context("the destination")?;
 
     let last = intervals(&here).last().context("no interval")?;
     ensure!(

@@ -5,6 +5,7 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, ensure};
 use rustix::process::{Pid, Signal, kill_process};
+use serde_json::Value;
 
 /// What a process of ours does.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -115,6 +116,22 @@ pub fn wait_for(what: &str, limit: Duration, mut holds: impl FnMut() -> bool) ->
         std::thread::sleep(Duration::from_millis(10));
     }
     Ok(())
+}
+
+/// The report in this file, as soon as it is whole: an empty file is made when a watch begins.
+///
+/// # Errors
+/// When it is not in time, or not of the published form.
+pub fn whole_report(file: &Path) -> Result<Value> {
+    let mut report = None;
+    wait_for("the report", Duration::from_secs(60), || {
+        let bytes = std::fs::read(file).unwrap_or_default();
+        report = serde_json::from_slice(&bytes).ok();
+        report.is_some()
+    })?;
+    let report = report.context("no report")?;
+    crate::report::validate(&report)?;
+    Ok(report)
 }
 
 /// Ends a QEMU when the test ends before it, also when `nephoscope run`, whose group it is in, was killed.

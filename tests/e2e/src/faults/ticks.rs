@@ -91,7 +91,7 @@ fn socket(folder: &Path) -> PathBuf {
 /// When the guest does not answer.
 pub fn start(guest: &mut Guest) -> Result<()> {
     guest.put("/tmp/ticker.py", TICKER)?;
-    guest.start("python3 /tmp/ticker.py")?;
+    guest.start("python3 /tmp/ticker.py > /tmp/ticker.log 2>&1")?;
     Ok(())
 }
 

@@ -50,6 +50,8 @@ pub(super) struct Channel {
     stream: UnixStream,
     unread: Vec<u8>,
     requests: u64,
+    /// With a guest that had another host before.
+    went_on: bool,
 }
 
 impl Channel {
@@ -79,6 +81,7 @@ impl Channel {
             stream,
             unread: Vec::new(),
             requests: 0,
+            went_on: false,
         };
         loop {
             let line = channel
@@ -99,6 +102,7 @@ impl Channel {
             stream,
             unread: Vec::new(),
             requests: 0,
+            went_on: true,
         })
     }
 
@@ -117,7 +121,11 @@ impl Channel {
         let header = format!("{verb} {id} {} {path}", content.len());
         self.write(format!("{}\n", header.trim_end()).as_bytes(), deadline)?;
         self.write(content, deadline)?;
-        let line = self.line(deadline, &mut || Ok(()))?;
+        let mut line = self.line(deadline, &mut || Ok(()))?;
+        // A guest that was without a host for a while has begun again since, before it read the request.
+        while self.went_on && line == "ready" {
+            line = self.line(deadline, &mut || Ok(()))?;
+        }
         let fields: Vec<&str> = line.split(' ').collect();
         let ["done", answered, status, out_length, err_length] = fields.as_slice() else {
             bail!("the guest answered `{line}`");

@@ -9,7 +9,7 @@ use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
 use nephoscope_catalog::{Adder, Summary};
 
 use crate::exit::Failure;
-use crate::text::{escape, print_json};
+use crate::text::{escape, print, print_json};
 
 use super::{Place, add_failed};
 
@@ -57,7 +57,7 @@ pub(super) fn run(args: &AddArgs) -> anyhow::Result<ExitCode> {
     if args.place.json {
         print_json(&summary)?;
     } else {
-        show(&summary, &args.place);
+        show(&summary, &args.place)?;
     }
     let refused = summary.refused_total > 0;
     Ok(if refused {
@@ -78,7 +78,7 @@ fn bar(json: bool) -> ProgressBar {
     bar.with_style(style.unwrap_or_else(|_| ProgressStyle::default_bar()))
 }
 
-fn show(summary: &Summary, place: &Place) {
+fn show(summary: &Summary, place: &Place) -> anyhow::Result<()> {
     for refusal in summary.refused.iter().take(SHOWN) {
         let within = if refusal.path.is_empty() || refusal.path == refusal.input {
             String::new()
@@ -94,24 +94,25 @@ fn show(summary: &Summary, place: &Place) {
     if hidden > 0 {
         eprintln!("refused {hidden} more; --json names them");
     }
-    println!(
-        "{} packages, {} files: {} hold code, {} do not, {} refused",
+    let mut text = format!(
+        "{} packages, {} files: {} hold code, {} do not, {} refused\n",
         summary.packages, summary.files, summary.recognised, summary.no_code, summary.refused_total
     );
     if summary.altered > 0 {
-        println!(
-            "{} files are not as their package brought them: kept as files outside any package",
+        text.push_str(&format!(
+            "{} files are not as their package brought them: kept as files outside any package\n",
             summary.altered
-        );
+        ));
     }
     if summary.changed {
-        println!(
-            "{}: {} new files, {} new places",
+        text.push_str(&format!(
+            "{}: {} new files, {} new places\n",
             place.catalog.display(),
             summary.objects_added,
             summary.placements_added
-        );
+        ));
     } else {
-        println!("{}: nothing new, unchanged", place.catalog.display());
+        text.push_str(&format!("{}: nothing new, unchanged\n", place.catalog.display()));
     }
+    print(&text)
 }

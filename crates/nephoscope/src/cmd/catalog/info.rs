@@ -4,7 +4,7 @@ use std::process::ExitCode;
 
 use clap::Args;
 
-use crate::text::print_json;
+use crate::text::{print, print_json};
 
 use super::{Place, read_failed};
 
@@ -40,8 +40,9 @@ pub(super) fn run(args: &InfoArgs) -> anyhow::Result<ExitCode> {
     ));
     rows.push(("files on disk".to_owned(), info.segments));
     rows.push(("bytes on disk".to_owned(), info.bytes));
-    for (name, count) in rows {
-        println!("{name:<28} {count:>14}");
-    }
+    let lines = rows
+        .iter()
+        .map(|(name, count)| format!("{name:<28} {count:>14}\n"));
+    print(&lines.collect::<String>())?;
     Ok(ExitCode::SUCCESS)
 }

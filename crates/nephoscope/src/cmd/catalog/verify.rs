@@ -5,7 +5,7 @@ use std::process::ExitCode;
 use clap::Args;
 
 use crate::exit::Failure;
-use crate::text::{escape, print_json};
+use crate::text::{escape, print, print_json};
 
 use super::{Place, open_failed};
 
@@ -24,21 +24,23 @@ pub(super) fn run(args: &VerifyArgs) -> anyhow::Result<ExitCode> {
         print_json(&report)?;
     } else {
         for damage in &report.damage {
-            println!("damaged: {}", escape(&damage.to_string()));
+            print(&format!("damaged: {}\n", escape(&damage.to_string())))?;
         }
         for name in &report.left_over {
             let name = escape(name);
-            println!("left over: {name} (an addition that was cut short; the next `catalog add` removes it)");
+            print(&format!(
+                "left over: {name} (an addition that was cut short; the next `catalog add` removes it)\n"
+            ))?;
         }
         let verdict = if report.is_sound() {
             "sound"
         } else {
             "damaged: add its sources again into a new directory"
         };
-        println!(
-            "{} bytes in {} files, {} objects: {verdict}",
+        print(&format!(
+            "{} bytes in {} files, {} objects: {verdict}\n",
             report.bytes, report.segments, report.objects
-        );
+        ))?;
     }
     Ok(if report.is_sound() {
         ExitCode::SUCCESS

@@ -9,7 +9,7 @@ use nephoscope_catalog::{Catalog, ObjectId, Placement, ReadError};
 use serde::Serialize;
 
 use crate::exit::{Failure, exit};
-use crate::text::{escape, print_json};
+use crate::text::{escape, print, print_json};
 
 use super::{Place, read_failed};
 
@@ -56,7 +56,7 @@ pub(super) fn run(args: &WhichArgs) -> anyhow::Result<ExitCode> {
     if args.place.json {
         print_json(&found)?;
     } else {
-        show(&found);
+        show(&found)?;
     }
     if found.answers.is_empty() {
         return Err(exit(
@@ -152,9 +152,10 @@ fn answers(catalog: &Catalog, object: ObjectId, pages: &[u32]) -> Result<Vec<Ans
         .collect())
 }
 
-fn show(found: &Found) {
+fn show(found: &Found) -> anyhow::Result<()> {
+    let mut text = String::new();
     if found.matched == "some_pages" && !found.answers.is_empty() {
-        println!("Not in the catalog as a whole. Sharing most pages with it:");
+        text.push_str("Not in the catalog as a whole. Sharing most pages with it:\n");
     }
     for answer in &found.answers {
         let who = answer.placement.package.as_ref().map_or_else(
@@ -171,6 +172,11 @@ fn show(found: &Found) {
             [one] => format!(", page {one}"),
             many => format!(", {} pages", many.len()),
         };
-        println!("{}{pages}  {}", escape(&answer.placement.path), escape(&who));
+        text.push_str(&format!(
+            "{}{pages}  {}\n",
+            escape(&answer.placement.path),
+            escape(&who)
+        ));
     }
+    print(&text)
 }
