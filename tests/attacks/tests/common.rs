@@ -10,28 +10,15 @@
 use nephoscope_attacks::{Attack, Campaign, attack, group};
 use nephoscope_e2e::Kernel;
 
-/// What is not always answered, with the reason in the promise's line of `docs/specification.md`.
-const PENDING: [&str; 1] = ["jit-php"];
-
-fn are_answered_rightly(wanted: impl Fn(&dyn Attack) -> bool) {
+#[test]
+fn attacks_that_share_the_plain_machine_are_answered_rightly() {
     let campaign = Campaign::prepare(nephoscope_e2e::program().unwrap()).unwrap();
     let attacks: Vec<&'static dyn Attack> = attack::all()
         .into_iter()
-        .filter(|attack| attack.group() == group::COMMON && wanted(*attack))
+        .filter(|attack| attack.group() == group::COMMON)
         .collect();
     let rows = campaign.run(Kernel::K6_1, &attacks);
     let wrong: Vec<_> = rows.iter().filter(|row| !row.ok).collect();
     assert!(wrong.is_empty(), "{wrong:#?}");
     assert_eq!(rows.len(), attacks.len());
-}
-
-#[test]
-fn attacks_that_share_the_plain_machine_are_answered_rightly() {
-    are_answered_rightly(|attack| !PENDING.contains(&attack.name()));
-}
-
-#[test]
-#[ignore = "pending: now and then nothing is said of PHP's JIT within 30 s"]
-fn what_is_pending_is_answered_rightly() {
-    are_answered_rightly(|attack| PENDING.contains(&attack.name()));
 }

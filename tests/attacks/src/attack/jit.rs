@@ -29,10 +29,11 @@ pub(super) struct Ebpf;
 const PROGRAM: &str = "/usr/bin/php8.2";
 
 const SCRIPT: &str = "<?php\nfunction work($n) { $s = 0; for ($i = 0; $i < $n; $i++) { $s = ($s * 31 + $i) % 65521; } \
-                      return $s; }\necho work(20000), \"\\n\"; while (true) { work(2000); usleep(20000); }\n";
+                      return $s; }\nwork(20000); $jit = opcache_get_status(false)['jit']; \
+                      echo $jit['buffer_size'] - $jit['buffer_free'], \"\\n\"; while (true) { work(2000); usleep(20000); }\n";
 
-const OPTIONS: &str =
-    "-d opcache.enable_cli=1 -d opcache.jit_buffer_size=16M -d opcache.jit=function -d pcre.jit=0";
+/// Without the protection PHP does not compile a file that is younger than two seconds.
+const OPTIONS: &str = "-d opcache.file_update_protection=0 -d opcache.enable_cli=1 -d opcache.jit_buffer_size=16M -d opcache.jit=function -d pcre.jit=0";
 
 impl Attack for Php {
     fn number(&self) -> u8 {
@@ -56,7 +57,9 @@ impl Attack for Php {
         let known = scene.findings()?.len();
         scene.guest.put("/tmp/jit.php", SCRIPT.as_bytes())?;
         let attack = scene.launch(&format!("php {OPTIONS} /tmp/jit.php"))?;
-        scene.output(&attack, |text| text.ends_with('\n'))?;
+        let compiled = scene.output(&attack, |text| text.ends_with('\n'))?;
+        let compiled: u64 = compiled.trim().parse().with_context(|| compiled.clone())?;
+        ensure!(compiled > 0, "the attack did not work: PHP compiled nothing");
         let jits = |space: &&Value| {
             merged(program_of(space)) == merged(PROGRAM)
                 && space["first_ns"].as_u64() >= Some(since)
