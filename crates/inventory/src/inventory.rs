@@ -11,7 +11,7 @@ use crate::page::PageRecord;
 use crate::pages::Pages;
 use crate::ranges::Ranges;
 use crate::report::{Names, PageCounts, PagesReport, space_report};
-use crate::space::{AddressSpace, SpaceId, SpaceKind};
+use crate::space::{AddressSpace, SpaceId, SpaceKind, Supervisors};
 use crate::summary::{MAX_ENDED, Summaries};
 use crate::verdict::Verdict;
 
@@ -69,8 +69,11 @@ pub struct Inventory {
     spaces: BTreeMap<SpaceId, AddressSpace>,
     by_incarnation: HashMap<u32, SpaceId>,
     by_root: HashMap<Root, SpaceId>,
-    kernel: Option<SpaceId>,
-    firmware: Option<SpaceId>,
+    supervisors: Supervisors,
+    /// What ran until then is of the machine before its last reset, whenever it is told.
+    reset_ns: Option<u64>,
+    /// The kernel and the firmware of before that reset.
+    of_before: Supervisors,
     early: Early,
     /// What changed since it was written down last, if somebody writes it down.
     pub(crate) touched: Touches,
@@ -90,7 +93,7 @@ impl Inventory {
             } else {
                 SpaceKind::Firmware
             };
-            let space = self.supervisor(kind, at_ns);
+            let space = self.supervisor(kind, at_ns, changes);
             self.run(space, id, Some(va), at_ns, changes);
         } else {
             self.early.locate(root, id, va);
@@ -229,7 +232,7 @@ impl Inventory {
         changes.push(Change::Ended { space: id });
     }
 
-    /// The machine was reset: every living address space ended.
+    /// The machine was reset: every living address space ended, and so did those of which is told later that they ran before.
     pub fn reset(&mut self, at_ns: u64, changes: &mut Vec<Change>) {
         let living: Vec<SpaceId> = self
             .spaces
@@ -240,7 +243,8 @@ impl Inventory {
         for space in living {
             self.ended(space, at_ns, changes);
         }
-        (self.kernel, self.firmware) = (None, None);
+        self.reset_ns = Some(at_ns);
+        self.of_before = std::mem::take(&mut self.supervisors);
     }
 
     /// Another kernel took the guest over, and has run these pages: every address space of before ended. Firmware is the
@@ -255,8 +259,9 @@ impl Inventory {
             self.ended(space, at_ns, changes);
             self.presumed.insert(space);
         }
-        let old = self.kernel.take();
-        let new = self.supervisor(SpaceKind::Kernel, at_ns);
+        let old = self.supervisors.get(SpaceKind::Kernel);
+        let new = self.add(Root(0), 0, SpaceKind::Kernel, at_ns);
+        self.supervisors.set(SpaceKind::Kernel, Some(new));
         for page in pages {
             if let Some(va) = self.pages.get(*page).map(|record| record.va) {
                 self.run(new, *page, Some(va), at_ns, changes);
@@ -477,8 +482,9 @@ impl Inventory {
                     }
                 };
                 match kept.kind {
-                    SpaceKind::Kernel => self.kernel = now(self.kernel),
-                    SpaceKind::Firmware => self.firmware = now(self.firmware),
+                    kind @ (SpaceKind::Kernel | SpaceKind::Firmware) => {
+                        self.supervisors.set(kind, now(self.supervisors.get(kind)));
+                    }
                     SpaceKind::User => {
                         self.by_incarnation.insert(kept.incarnation, id);
                         if living {
@@ -510,20 +516,22 @@ impl Inventory {
         }
     }
 
-    fn supervisor(&mut self, kind: SpaceKind, at_ns: u64) -> SpaceId {
-        let known = if kind == SpaceKind::Kernel {
-            self.kernel
-        } else {
-            self.firmware
+    fn supervisor(&mut self, kind: SpaceKind, at_ns: u64, changes: &mut Vec<Change>) -> SpaceId {
+        let ended_ns = self.reset_ns.filter(|reset_ns| at_ns <= *reset_ns);
+        let supervisors = match ended_ns {
+            Some(_) => self.of_before,
+            None => self.supervisors,
         };
-        if let Some(id) = known {
+        if let Some(id) = supervisors.get(kind) {
             return id;
         }
         let id = self.add(Root(0), 0, kind, at_ns);
-        if kind == SpaceKind::Kernel {
-            self.kernel = Some(id);
-        } else {
-            self.firmware = Some(id);
+        match ended_ns {
+            Some(ended_ns) => {
+                self.of_before.set(kind, Some(id));
+                self.ended(id, ended_ns, changes);
+            }
+            None => self.supervisors.set(kind, Some(id)),
         }
         id
     }
@@ -531,6 +539,12 @@ impl Inventory {
     fn space_of(&mut self, at_ns: u64, root: Root, incarnation: u32, changes: &mut Vec<Change>) -> SpaceId {
         if let Some(id) = self.by_incarnation.get(&incarnation).copied() {
             self.revive(id);
+            return id;
+        }
+        if let Some(ended_ns) = self.reset_ns.filter(|reset_ns| at_ns <= *reset_ns) {
+            let id = self.add(root, incarnation, SpaceKind::User, at_ns);
+            self.by_incarnation.insert(incarnation, id);
+            self.ended(id, ended_ns, changes);
             return id;
         }
         if let Some(previous) = self.by_root.get(&root).copied() {

@@ -27,9 +27,35 @@ pub enum SpaceKind {
     Firmware,
 }
 
+/// The kernel and the firmware of a machine: each is one address space, whichever root is loaded.
+#[derive(Clone, Copy, Default, Debug)]
+pub(crate) struct Supervisors {
+    kernel: Option<SpaceId>,
+    firmware: Option<SpaceId>,
+}
+
+impl Supervisors {
+    pub(crate) fn get(self, kind: SpaceKind) -> Option<SpaceId> {
+        match kind {
+            SpaceKind::Kernel => self.kernel,
+            SpaceKind::Firmware => self.firmware,
+            SpaceKind::User => None,
+        }
+    }
+
+    /// Users are none of them.
+    pub(crate) fn set(&mut self, kind: SpaceKind, space: Option<SpaceId>) {
+        match kind {
+            SpaceKind::Kernel => self.kernel = space,
+            SpaceKind::Firmware => self.firmware = space,
+            SpaceKind::User => {}
+        }
+    }
+}
+
 /// Files at a place remembered per address space: more than any program loads. They only help to find what a modified page
 /// is near to.
-const MAX_ANCHORS: usize = 4096;
+pub(crate) const MAX_ANCHORS: usize = 4096;
 
 /// One address space.
 #[derive(Clone, Debug)]

@@ -1,6 +1,8 @@
 //! One rule per file, each turning a change of the inventory into findings.
 
 mod draft;
+#[cfg(test)]
+mod fixture;
 mod modified_code;
 mod unknown_code;
 

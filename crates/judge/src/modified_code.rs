@@ -113,3 +113,38 @@ impl ModifiedCode {
 fn hex(bytes: &[u8]) -> String {
     bytes.iter().map(|byte| format!("{byte:02x}")).collect()
 }
+
+#[cfg(test)]
+mod tests {
+    use nephoscope_guest::Privilege;
+    use nephoscope_inventory::{Difference, Modified, Place};
+
+    use super::*;
+    use crate::fixture::{NoNames, run};
+
+    #[test]
+    fn max_per_space_bounds_what_is_said_of_one_address_space_and_the_last_says_so() {
+        let (mut rule, mut inventory, mut out) = (ModifiedCode::default(), Inventory::default(), Vec::new());
+        for id in 0..MAX_PER_SPACE as u64 + 10 {
+            let verdict = Verdict::Modified(Modified {
+                nearest: Place {
+                    object: nephoscope_catalog::ObjectId(1),
+                    part: None,
+                    link: 0,
+                },
+                differences: vec![Difference {
+                    offset: 0,
+                    before: vec![0],
+                    after: vec![1],
+                }],
+            });
+            for change in run(&mut inventory, id, Privilege::User, verdict) {
+                rule.judge(&change, &inventory, &NoNames, &mut out);
+            }
+        }
+        assert_eq!(out.len(), MAX_PER_SPACE);
+        let says_so = |draft: &Draft| draft.summary.ends_with("of further pages the report tells");
+        let (last, others) = out.split_last().unwrap();
+        assert!(says_so(last) && !others.iter().any(says_so));
+    }
+}

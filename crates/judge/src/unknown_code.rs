@@ -240,7 +240,10 @@ impl UnknownCode {
 
 #[cfg(test)]
 mod tests {
+    use nephoscope_guest::Privilege;
+
     use super::*;
+    use crate::fixture::{NoNames, run};
 
     const LATER: u64 = 10 * AT_ONCE_NS;
 
@@ -263,6 +266,28 @@ mod tests {
         ]);
         let goes_on = [100, 101, 102, 104, 201].map(|page| continues(&pages, page));
         assert_eq!(goes_on, [false, true, true, false, false]);
+    }
+
+    #[test]
+    fn max_program_pages_is_how_long_a_program_of_the_jit_may_be() {
+        let first = (100, Some(true));
+        let rest = (1..=MAX_PROGRAM_PAGES + 1).map(|n| (100 + n, Some(false)));
+        let pages = std::iter::once(first).chain(rest).collect();
+        assert!(continues(&pages, 100 + MAX_PROGRAM_PAGES));
+        assert!(!continues(&pages, 101 + MAX_PROGRAM_PAGES));
+    }
+
+    #[test]
+    fn max_waiting_pages_wait_and_the_next_is_spoken_of_at_once() {
+        let (mut rule, mut inventory, mut out) = (UnknownCode::default(), Inventory::default(), Vec::new());
+        for id in 0..=MAX_WAITING as u64 {
+            assert!(out.is_empty(), "{id}");
+            let unknown = Verdict::Unknown(nephoscope_inventory::Unknown::default());
+            for change in run(&mut inventory, id, Privilege::Supervisor, unknown) {
+                rule.judge(&change, &inventory, &NoNames, &mut out);
+            }
+        }
+        assert_eq!((rule.waiting.len(), out.len()), (MAX_WAITING, 1));
     }
 
     #[test]

@@ -38,6 +38,28 @@ fn folder() -> tempfile::TempDir {
 }
 
 #[test]
+fn max_data_bytes_max_files_and_max_tasks_are_its_limits() {
+    use rustix::process::{Resource, getrlimit};
+    let text = said(&attempt("read:/", folder().path()));
+    let limits = part(&text, "limits");
+    let root = rustix::process::getuid().is_root();
+    let mine = |resource, most: u64| getrlimit(resource).maximum.map_or(most, |now| now.min(most));
+    let wanted = [
+        ("memory", mine(Resource::Data, 2 << 30)),
+        ("files", mine(Resource::Nofile, 1024)),
+        ("core", 0),
+    ];
+    let tasks = root.then(|| ("tasks", mine(Resource::Nproc, 64)));
+    for (name, most) in wanted.into_iter().chain(tasks) {
+        let told = format!("{name} {most}");
+        assert!(
+            limits.split(", ").any(|limit| limit == told),
+            "{told} is not in {limits}"
+        );
+    }
+}
+
+#[test]
 fn every_part_of_the_confinement_is_in_force_or_said_to_be_missing() {
     let folder = folder();
     let text = said(&attempt("read:/", folder.path()));

@@ -43,6 +43,31 @@ fn a_reused_root_is_another_address_space_and_the_old_one_is_kept_as_ended() {
 }
 
 #[test]
+fn what_is_told_after_a_reset_of_before_it_is_of_before_it() {
+    let (mut inventory, mut changes) = (Inventory::default(), Vec::new());
+    let kernel = |id, at_ns| PageRecord {
+        at_ns,
+        ..page(id, Privilege::Supervisor, 0xffff_ffff_8100_0000)
+    };
+    inventory.captured(kernel(1, 1), &mut changes);
+    inventory.captured(page(2, Privilege::User, 0x1000), &mut changes);
+    inventory.reset(10, &mut changes);
+    inventory.executed(12, ran(2, 0x1000, 2), &mut changes);
+    // Frames of another vCPU's ring, read only now: a process that was not heard of yet, and more of the old kernel.
+    inventory.executed(9, ran(2, 0x1000, 1), &mut changes);
+    inventory.captured(kernel(3, 10), &mut changes);
+    inventory.captured(kernel(4, 11), &mut changes);
+    let users = inventory.spaces().filter(|s| s.kind == SpaceKind::User);
+    let users: Vec<_> = users.map(|s| (s.incarnation, s.ended_ns)).collect();
+    assert_eq!(users, [(2, None), (1, Some(10))]);
+    let kernels = inventory.spaces().filter(|s| s.kind == SpaceKind::Kernel);
+    let kernels: Vec<_> = kernels
+        .map(|s| (s.pages.keys().map(|page| page.0).collect::<Vec<_>>(), s.ended_ns))
+        .collect();
+    assert_eq!(kernels, [(vec![1, 3], Some(10)), (vec![4], None)]);
+}
+
+#[test]
 fn what_executes_after_another_kernel_was_seen_lives_unless_its_root_is_anothers() {
     let (mut inventory, mut changes) = (Inventory::default(), Vec::new());
     inventory.captured(page(1, Privilege::User, 0x1000), &mut changes);
@@ -306,6 +331,26 @@ fn files_near_a_page_are_found_by_where_their_pages_ran() {
     assert_eq!(near(0x5000), [(place.object, bias)]);
     assert_eq!((near(0x9001), near(0x4fff)), (vec![], vec![]));
     assert!(inventory.living_at(Root(0x2000)).is_none());
+}
+
+#[test]
+fn max_anchors_bounds_what_one_address_space_remembers_of_where_files_lie() {
+    let (mut inventory, mut changes) = (Inventory::default(), Vec::new());
+    for id in 0..2 * crate::space::MAX_ANCHORS as u64 {
+        let place = crate::verdict::Place {
+            object: nephoscope_catalog::ObjectId(u32::try_from(id).unwrap()),
+            part: None,
+            link: 0,
+        };
+        let verdict = Verdict::Identified(crate::verdict::Identified {
+            places: vec![place],
+            ..crate::verdict::Identified::default()
+        });
+        inventory.captured(in_own_frame(id, verdict), &mut changes);
+        inventory.executed(id, ran(id, 0x1000, 1), &mut changes);
+    }
+    let space = inventory.living_at(Root(0x1000)).unwrap();
+    assert_eq!(space.anchors.len(), crate::space::MAX_ANCHORS);
 }
 
 #[test]
