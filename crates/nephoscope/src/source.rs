@@ -100,10 +100,17 @@ pub(crate) fn read_report(path: &Path) -> anyhow::Result<Report> {
             format!("{shown} is no report of this version ({why}): give a file that `--report` wrote");
         exit(Failure::NotUnderstood, message)
     };
+    let too_long = || not_understood(format!("longer than {} MiB", MAX_REPORT >> 20));
+    let file = File::open(path).map_err(unreadable)?;
+    if file.metadata().is_ok_and(|about| about.len() > MAX_REPORT) {
+        return Err(too_long());
+    }
+    // A pipe does not say how much will come.
     let mut text = Vec::new();
-    File::open(path)
-        .and_then(|file| file.take(MAX_REPORT).read_to_end(&mut text))
-        .map_err(unreadable)?;
+    let read = file.take(MAX_REPORT + 1).read_to_end(&mut text);
+    if read.map_err(unreadable)? as u64 > MAX_REPORT {
+        return Err(too_long());
+    }
     let report: Report = serde_json::from_slice(&text).map_err(|error| not_understood(error.to_string()))?;
     if report.schema != SCHEMA {
         return Err(not_understood(format!("schema {}", escape(&report.schema))));
@@ -122,4 +129,20 @@ pub(crate) struct Source {
     pub(crate) report: Option<PathBuf>,
     #[command(flatten)]
     pub(crate) asking: Asking,
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn max_report_is_the_longest_report_that_is_read() {
+        let file = tempfile::NamedTempFile::new().unwrap();
+        let refusal = |len| {
+            file.as_file().set_len(len).unwrap();
+            read_report(file.path()).unwrap_err().to_string()
+        };
+        assert!(refusal(MAX_REPORT + 1).contains("longer than 1024 MiB"));
+        assert!(!refusal(1).contains("longer"));
+    }
 }

@@ -93,6 +93,15 @@ fn arguments(argc: c_int, argv: *const *const c_char) -> Vec<&'static str> {
     pointers.iter().filter_map(|pointer| text(*pointer)).collect()
 }
 
+/// How many vCPUs there may be.
+fn vcpus(most: c_int) -> Result<usize, String> {
+    let most = usize::try_from(most).unwrap_or(0).max(1);
+    if most > MAX_VCPUS {
+        return Err(format!("{most} vCPUs are too many: at most {MAX_VCPUS}"));
+    }
+    Ok(most)
+}
+
 fn install(api_version: c_int, id: u64, info: &Info, arguments: &[&str]) -> Result<(), String> {
     let config = Config::parse(arguments.iter().copied())?;
     let target = text(info.target_name).unwrap_or_default();
@@ -103,10 +112,7 @@ fn install(api_version: c_int, id: u64, info: &Info, arguments: &[&str]) -> Resu
     }
     let api = Api::resolve()
         .map_err(|name| format!("this QEMU has no {name}: it needs plugin API 4 (QEMU 9.2) or later"))?;
-    let most = usize::try_from(info.max_vcpus).unwrap_or(0).max(1);
-    if most > MAX_VCPUS {
-        return Err(format!("{most} vCPUs are too many: at most {MAX_VCPUS}"));
-    }
+    let most = vcpus(info.max_vcpus)?;
     if info.max_vcpus > info.smp_vcpus && info.max_vcpus > SCOREBOARD_VCPUS {
         return Err("hot-plugging vCPUs past the sixteenth is not supported: start with all of them".into());
     }
@@ -226,4 +232,15 @@ extern "C" fn on_exit(_: u64, _: u64) {
         plugin.signal();
         let _ = std::fs::remove_file(&plugin.config.socket);
     });
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn max_vcpus_is_the_most_vcpus() {
+        assert_eq!((vcpus(0), vcpus(250)), (Ok(1), Ok(MAX_VCPUS)));
+        assert!(vcpus(251).is_err_and(|error| error.contains("at most 250")));
+    }
 }
