@@ -11,9 +11,10 @@ use std::path::PathBuf;
 use std::process::{Child, Command};
 use std::time::{Duration, Instant};
 
+use nephoscope_e2e::faults::ours::{self, Role};
 use nephoscope_e2e::living::list;
 use nephoscope_e2e::{Catalog, Control, Guest, Image, Options, report};
-use rustix::process::{Pid, Signal, kill_process};
+use rustix::process::{Signal, kill_process};
 use serde_json::Value;
 
 fn program() -> PathBuf {
@@ -29,8 +30,11 @@ fn attach(arguments: &[&std::ffi::OsStr]) -> Child {
         .unwrap()
 }
 
-fn signal(child: &Child, signal: Signal) {
-    kill_process(Pid::from_child(child), signal).unwrap();
+/// To the one process that watches this VM.
+fn signal(vm: &str, signal: Signal) {
+    let watchers = ours::of(vm, Role::Watch);
+    assert_eq!(watchers.len(), 1, "{watchers:?}");
+    kill_process(watchers[0], signal).unwrap();
 }
 
 #[test]
@@ -85,10 +89,10 @@ fn a_monitor_that_was_stopped_says_from_when_to_when_it_was_blind() {
         before["coverage"]
     );
 
-    signal(&monitor, Signal::STOP);
+    signal(&name, Signal::STOP);
     let work = "/opt/nephoscope/shortlived 400; python3 /opt/nephoscope/work.py; php -r 'echo 1;'; ls -lR /usr/bin | wc";
     guest.run_ok(work).unwrap();
-    signal(&monitor, Signal::CONT);
+    signal(&name, Signal::CONT);
     std::thread::sleep(Duration::from_secs(2));
     guest.run_ok("/bin/true").unwrap();
     std::thread::sleep(Duration::from_secs(1));

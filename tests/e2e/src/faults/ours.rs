@@ -33,9 +33,9 @@ pub fn of(vm: &str, role: Role) -> Vec<Pid> {
         let command: Vec<&str> = words.iter().map(String::as_str).collect();
         let is = match (role, command.as_slice()) {
             (Role::Run, [_, "run", rest @ ..]) => names(rest, vm),
-            (Role::Keep, [_, "keep", "--name", name]) | (Role::Watch, [_, "watch", "--name", name]) => {
-                *name == vm
-            }
+            (Role::Keep, [_, "keep", "--name", name]) => *name == vm,
+            // Also the one that ends with `attach`.
+            (Role::Watch, [_, "watch", "--name", name, ..]) => *name == vm,
             _ => false,
         };
         if is {
