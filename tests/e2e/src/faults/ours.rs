@@ -18,8 +18,8 @@ pub enum Role {
     Watch,
 }
 
-/// The living processes of one VM in this role, oldest first.
-pub fn of(vm: &str, role: Role) -> Vec<Pid> {
+/// The living processes whose command line is so, oldest first.
+fn with(is: impl Fn(&[&str]) -> bool) -> Vec<Pid> {
     let mut found = Vec::new();
     for entry in std::fs::read_dir("/proc").into_iter().flatten().flatten() {
         let Some(pid) = entry
@@ -31,19 +31,23 @@ pub fn of(vm: &str, role: Role) -> Vec<Pid> {
         };
         let words = words(pid);
         let command: Vec<&str> = words.iter().map(String::as_str).collect();
-        let is = match (role, command.as_slice()) {
-            (Role::Run, [_, "run", rest @ ..]) => names(rest, vm),
-            (Role::Keep, [_, "keep", "--name", name]) => *name == vm,
-            // Also the one that ends with `attach`.
-            (Role::Watch, [_, "watch", "--name", name, ..]) => *name == vm,
-            _ => false,
-        };
-        if is {
+        if is(&command) {
             found.extend(Pid::from_raw(pid));
         }
     }
     found.sort_by_key(|pid| pid.as_raw_nonzero());
     found
+}
+
+/// The living processes of one VM in this role, oldest first.
+pub fn of(vm: &str, role: Role) -> Vec<Pid> {
+    with(|command| match (role, command) {
+        (Role::Run, [_, "run", rest @ ..]) => names(rest, vm),
+        (Role::Keep, [_, "keep", "--name", name]) => *name == vm,
+        // Also the one that ends with `attach`.
+        (Role::Watch, [_, "watch", "--name", name, ..]) => *name == vm,
+        _ => false,
+    })
 }
 
 /// Whether the options before `--` name the VM.
@@ -60,21 +64,10 @@ fn names(options: &[&str], vm: &str) -> bool {
 /// When there is none, or more than one.
 pub fn qemu(folder: &Path) -> Result<Pid> {
     let folder = format!("{}/", folder.display());
-    let mut found = Vec::new();
-    for entry in std::fs::read_dir("/proc")?.flatten() {
-        let Some(pid) = entry
-            .file_name()
-            .to_str()
-            .and_then(|name| name.parse::<i32>().ok())
-        else {
-            continue;
-        };
-        let words = words(pid);
-        let is_qemu = words.first().is_some_and(|word| word.contains("qemu-system"));
-        if is_qemu && words.iter().any(|word| word.contains(&folder)) {
-            found.extend(Pid::from_raw(pid));
-        }
-    }
+    let mut found = with(|command| {
+        let is_qemu = command.first().is_some_and(|word| word.contains("qemu-system"));
+        is_qemu && command.iter().any(|word| word.contains(&folder))
+    });
     ensure!(found.len() == 1, "{} QEMUs in {folder}", found.len());
     found.pop().context("no QEMU")
 }
