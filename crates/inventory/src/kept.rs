@@ -254,36 +254,17 @@ impl Inventory {
 
 #[cfg(test)]
 mod tests {
-    use nephoscope_guest::{Executed, Gpa, Privilege};
+    use nephoscope_guest::{Gpa, Privilege};
 
     use super::*;
+    use crate::fixture::{self, NoNames, ran};
     use crate::verdict::Unknown;
 
     fn page(id: u64, privilege: Privilege, va: u64) -> PageRecord {
         PageRecord {
-            id: PageId(id),
-            at_ns: id,
             gpa: Some(Gpa(id << 12)),
-            frame: 1,
-            generation: 0,
-            root: Root(0x1000),
-            va: Gva(va),
-            privilege,
-            paging: true,
-            bits: 64,
-            first: 0,
             digest: [7; 32],
-            verdict: Arc::new(Verdict::Unknown(Unknown::default())),
-            executed: vec![(0, 1)],
-        }
-    }
-
-    fn ran(page: u64, root: u64, incarnation: u32) -> Executed {
-        Executed {
-            page: PageId(page),
-            root: Root(root),
-            vcpu: 0,
-            incarnation,
+            ..fixture::page(id, privilege, va)
         }
     }
 
@@ -341,22 +322,6 @@ mod tests {
 
     #[test]
     fn what_is_only_counted_is_written_down_too() {
-        use crate::modules::ObjectFacts;
-        use crate::report::{CandidateReport, Names};
-        struct NoNames;
-        impl ObjectFacts for NoNames {
-            fn kind(&self, _: nephoscope_catalog::ObjectId) -> Option<nephoscope_recipe::ObjectKind> {
-                None
-            }
-        }
-        impl Names for NoNames {
-            fn placements(&self, _: nephoscope_catalog::ObjectId) -> Vec<(String, CandidateReport)> {
-                Vec::new()
-            }
-            fn build_id(&self, _: nephoscope_catalog::ObjectId) -> Option<Vec<u8>> {
-                None
-            }
-        }
         let (mut first, mut second, mut changes) = (Inventory::default(), Inventory::default(), Vec::new());
         carry(&mut first, &mut second);
         // Generations without end of one frame, and processes without end; some of them are written down before they go.

@@ -5,6 +5,8 @@
 
 mod coverage;
 mod early;
+#[cfg(test)]
+mod fixture;
 mod inventory;
 mod kept;
 mod modules;

@@ -2,35 +2,8 @@
 
 use super::*;
 use crate::early::{EARLY_NS, MAX_EARLY, MAX_WAIT_NS};
+use crate::fixture::{NoNames, page, ran};
 use crate::verdict::Unknown;
-
-fn page(id: u64, privilege: Privilege, va: u64) -> PageRecord {
-    PageRecord {
-        id: PageId(id),
-        at_ns: id,
-        gpa: Some(Gpa(0)),
-        frame: 1,
-        generation: 0,
-        root: Root(0x1000),
-        va: Gva(va),
-        privilege,
-        paging: true,
-        bits: 64,
-        first: 0,
-        digest: [0; 32],
-        verdict: Arc::new(Verdict::Unknown(Unknown::default())),
-        executed: vec![(0, 1)],
-    }
-}
-
-fn ran(page: u64, root: u64, incarnation: u32) -> Executed {
-    Executed {
-        page: PageId(page),
-        root: Root(root),
-        vcpu: 0,
-        incarnation,
-    }
-}
 
 #[test]
 fn a_reused_root_is_another_address_space_and_the_old_one_is_kept_as_ended() {
@@ -169,28 +142,6 @@ fn max_mapped_bounds_what_one_address_space_makes_us_keep() {
         .count();
     assert_eq!(took, MAX_MAPPED);
     assert!(!inventory.mapped(SpaceId(7), Gva(0), verdict), "nobody's");
-}
-
-/// No file is known.
-struct NoNames;
-
-impl crate::modules::ObjectFacts for NoNames {
-    fn kind(&self, _object: nephoscope_catalog::ObjectId) -> Option<nephoscope_recipe::ObjectKind> {
-        None
-    }
-}
-
-impl Names for NoNames {
-    fn placements(
-        &self,
-        _object: nephoscope_catalog::ObjectId,
-    ) -> Vec<(String, crate::report::CandidateReport)> {
-        Vec::new()
-    }
-
-    fn build_id(&self, _object: nephoscope_catalog::ObjectId) -> Option<Vec<u8>> {
-        None
-    }
 }
 
 /// A page whose frame holds nothing else.
