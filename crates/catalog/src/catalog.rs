@@ -12,7 +12,7 @@ use crate::limits::{OBJECT_CACHE, PART_CACHE_BYTES};
 use crate::manifest::Manifest;
 use crate::model::{Found, Info, ObjectId, ObjectInfo, PageRef, Placement, WindowRef};
 use crate::segment::Segment;
-use crate::segment::extent::{CHUNK, Record};
+use crate::segment::extent::{CHUNK, StoredPart};
 use crate::segment::layout::Kind;
 use crate::segment::record::{KINDS, kind_number, read_object};
 
@@ -23,7 +23,7 @@ pub struct Catalog {
     dir: PathBuf,
     manifest: Manifest,
     segments: Vec<Segment>,
-    objects: Cache<u32, (ObjectInfo, Record)>,
+    objects: Cache<u32, Loaded>,
     parts: Cache<(u32, u16), Part>,
 }
 
@@ -151,21 +151,12 @@ impl Catalog {
             .ok_or(ReadError::NoSuch("object"))
     }
 
-    fn loaded(&self, object: ObjectId) -> Result<Arc<(ObjectInfo, Record)>, ReadError> {
+    fn loaded(&self, object: ObjectId) -> Result<Arc<Loaded>, ReadError> {
         self.objects.get(object.0, || {
-            let segment = self.segment(object)?;
-            let record = segment.record(segment.object_at(object.0)?)?;
-            let info = ObjectInfo {
-                digest: record.digest,
-                file_len: record.file_len,
-                kind: record.kind,
-                facts: record.facts.clone(),
-                loads: record.loads.clone(),
-                parts: record.parts.iter().map(|part| part.info.clone()).collect(),
-            };
+            let loaded = Loaded::read(self.segment(object)?, object)?;
             // A kernel's description with its exported symbols counts as many.
-            let weight = 1 + info.facts.exports.len() as u64 / 16;
-            Ok(((info, record), weight))
+            let weight = 1 + loaded.info.facts.exports.len() as u64 / 16;
+            Ok((loaded, weight))
         })
     }
 
@@ -173,8 +164,22 @@ impl Catalog {
     ///
     /// # Errors
     /// There is no such object, or its record is damaged.
-    pub fn object(&self, object: ObjectId) -> Result<ObjectInfo, ReadError> {
-        self.loaded(object).map(|loaded| loaded.0.clone())
+    pub fn object(&self, object: ObjectId) -> Result<Arc<ObjectInfo>, ReadError> {
+        self.loaded(object).map(|loaded| loaded.info.clone())
+    }
+
+    /// An object for somebody who looks at a great many once: nothing of it is kept for the next caller.
+    ///
+    /// # Errors
+    /// There is no such object, or its record is damaged.
+    pub fn once(&self, object: ObjectId) -> Result<Once<'_>, ReadError> {
+        let segment = self.segment(object)?;
+        let loaded = Loaded::read(segment, object)?;
+        Ok(Once {
+            segment,
+            object,
+            loaded,
+        })
     }
 
     /// Where one of an object's parts can start; `None` if there is no such part. Decodes nothing of it.
@@ -187,7 +192,7 @@ impl Catalog {
         part: u16,
     ) -> Result<Option<nephoscope_recipe::Placement>, ReadError> {
         let loaded = self.loaded(object)?;
-        let part = loaded.0.parts.get(usize::from(part));
+        let part = loaded.info.parts.get(usize::from(part));
         Ok(part.map(|part| part.placement))
     }
 
@@ -197,14 +202,7 @@ impl Catalog {
     /// There is no such part, or it is damaged.
     pub fn part(&self, object: ObjectId, part: u16) -> Result<Arc<Part>, ReadError> {
         self.parts.get((object.0, part), || {
-            let loaded = self.loaded(object)?;
-            let stored = loaded
-                .1
-                .parts
-                .get(usize::from(part))
-                .ok_or(ReadError::NoSuch("part"))?;
-            let segment = self.segment(object)?;
-            let part = segment.part(segment.object_at(object.0)?, stored)?;
+            let part = self.loaded(object)?.part(self.segment(object)?, object, part)?;
             // Sites are sixteen bytes each; the sets they share are few.
             let weight = (part.bytes.len() as u64).saturating_add(part.sites.len() as u64 * 16);
             Ok((part, weight))
@@ -218,7 +216,7 @@ impl Catalog {
     /// There is no such object, or it is damaged.
     pub fn page_bytes(&self, object: ObjectId, number: u32) -> Result<Option<PageBytes>, ReadError> {
         let loaded = self.loaded(object)?;
-        let Some((stored, at)) = find_page(&loaded.1, number) else {
+        let Some((stored, at)) = find_page(&loaded, number) else {
             return Ok(None);
         };
         let segment = self.segment(object)?;
@@ -332,18 +330,75 @@ impl Catalog {
     }
 }
 
+/// What a record says of an object, and where its parts are.
+#[derive(Debug)]
+struct Loaded {
+    info: Arc<ObjectInfo>,
+    parts: Vec<StoredPart>,
+}
+
+impl Loaded {
+    fn read(segment: &Segment, object: ObjectId) -> Result<Self, ReadError> {
+        let record = segment.record(segment.object_at(object.0)?)?;
+        let info = ObjectInfo {
+            digest: record.digest,
+            file_len: record.file_len,
+            kind: record.kind,
+            facts: record.facts,
+            loads: record.loads,
+            parts: record.parts.iter().map(|part| part.info.clone()).collect(),
+        };
+        Ok(Self {
+            info: Arc::new(info),
+            parts: record.parts,
+        })
+    }
+
+    fn part(&self, segment: &Segment, object: ObjectId, part: u16) -> Result<Part, ReadError> {
+        let stored = self.parts.get(usize::from(part));
+        segment.part(
+            segment.object_at(object.0)?,
+            stored.ok_or(ReadError::NoSuch("part"))?,
+        )
+    }
+}
+
+/// An object of which nothing is kept.
+#[derive(Debug)]
+pub struct Once<'a> {
+    segment: &'a Segment,
+    object: ObjectId,
+    loaded: Loaded,
+}
+
+impl Once<'_> {
+    /// What it is.
+    #[must_use]
+    pub fn info(&self) -> &ObjectInfo {
+        &self.loaded.info
+    }
+
+    /// One of its parts, decoded.
+    ///
+    /// # Errors
+    /// There is no such part, or it is damaged.
+    pub fn part(&self, part: u16) -> Result<Part, ReadError> {
+        self.loaded.part(self.segment, self.object, part)
+    }
+}
+
 /// The part that holds a page of the file, and where in the part the page starts.
-fn find_page(record: &Record, number: u32) -> Option<(&crate::segment::extent::StoredPart, u64)> {
+fn find_page(loaded: &Loaded, number: u32) -> Option<(&StoredPart, u64)> {
     const MASK: u64 = !(PAGE_SIZE as u64 - 1);
     let offset = u64::from(number).checked_mul(PAGE_SIZE as u64)?;
-    for load in record.loads.iter().filter(|load| load.execute) {
+    for load in loaded.info.loads.iter().filter(|load| load.execute) {
         let start = load.offset & MASK;
         let end = load.offset.saturating_add(load.file_len);
         if offset < start || offset >= end {
             continue;
         }
         let va = (load.va & MASK).checked_add(offset - start)?;
-        for part in record
+        for part in loaded
             .parts
             .iter()
             .filter(|part| part.info.kind == PartKind::UserText)

@@ -25,7 +25,7 @@ mod verify;
 pub mod bench;
 
 pub use adder::{AddError, Adder, Progress, Refusal, Summary};
-pub use catalog::Catalog;
+pub use catalog::{Catalog, Once};
 pub use error::{OpenError, ReadError};
 pub use model::{Found, Info, ObjectId, ObjectInfo, Package, PageRef, PartInfo, Placement, WindowRef};
 pub use verify::{Report, verify};

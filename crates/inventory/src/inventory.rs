@@ -194,7 +194,7 @@ impl Inventory {
             return false;
         };
         record.extend(start, end);
-        self.touched.add(Touched::Page(page));
+        self.touched.add(Touched::Extended(page));
         true
     }
 
@@ -403,6 +403,7 @@ impl Inventory {
             late: self.late,
             dropped: self.dropped(),
             last_id: self.last_id,
+            reset_ns: self.reset_ns,
         }
     }
 
@@ -418,6 +419,11 @@ impl Inventory {
         self.ended_marked.clear();
         for (_, id) in ended {
             self.queue_ended(id);
+        }
+        for space in self.spaces.values() {
+            if space.ended_ns.is_some() && space.ended_ns == self.reset_ns {
+                self.of_before.set(space.kind, Some(space.id));
+            }
         }
         self.pages.trim();
         self.note_forgotten();
@@ -442,6 +448,11 @@ impl Inventory {
     pub fn restore(&mut self, record: Record) {
         match record {
             Record::Page(page) => self.pages.restore(page),
+            Record::Executed { page, ranges } => {
+                if let Some(record) = self.pages.get_mut(page) {
+                    record.executed = ranges;
+                }
+            }
             Record::Left { space, page } => {
                 if let Some(space) = self.spaces.get_mut(&space)
                     && space.pages.remove(&page).is_some()
@@ -469,6 +480,7 @@ impl Inventory {
                 self.late = totals.late;
                 self.early.restore_dropped(totals.dropped);
                 self.last_id = self.last_id.max(totals.last_id);
+                self.reset_ns = totals.reset_ns;
             }
             Record::Space(kept) => {
                 let (id, living) = (kept.id, kept.ended_ns.is_none());

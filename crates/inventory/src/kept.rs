@@ -18,6 +18,13 @@ use crate::verdict::Verdict;
 pub enum Record {
     /// A page.
     Page(PageRecord),
+    /// The bytes of a page that ran, all of them.
+    Executed {
+        /// Which page.
+        page: PageId,
+        /// [`PageRecord::executed`].
+        ranges: Vec<(u16, u16)>,
+    },
     /// An address space, without its pages.
     Space(KeptSpace),
     /// An address space executed a page.
@@ -84,6 +91,9 @@ pub struct Totals {
     pub dropped: u64,
     /// The highest number of an address space.
     pub last_id: u32,
+    /// When the machine was reset last.
+    #[serde(default)]
+    pub reset_ns: Option<u64>,
 }
 
 /// Verdicts are shared in memory, and written each by itself.
@@ -155,6 +165,7 @@ impl KeptSpace {
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug)]
 pub(crate) enum Touched {
     Page(PageId),
+    Extended(PageId),
     Space(SpaceId),
     Ran(SpaceId, PageId),
     Mapped(SpaceId, Gva),
@@ -187,7 +198,11 @@ impl Inventory {
             self.touched.totals = self.totals();
             return self.everything();
         };
-        let mut records: Vec<Record> = touched.into_iter().filter_map(|t| self.record(t)).collect();
+        // Of a page that is written down whole, what ran of it is too.
+        let is_news =
+            |t: &Touched| !matches!(t, Touched::Extended(page) if touched.contains(&Touched::Page(*page)));
+        let news = touched.iter().filter(|t| is_news(t));
+        let mut records: Vec<Record> = news.filter_map(|t| self.record(*t)).collect();
         records.extend(summaries.into_iter().map(Record::Summary));
         let totals = self.totals();
         if totals != self.touched.totals {
@@ -229,6 +244,10 @@ impl Inventory {
     fn record(&self, touched: Touched) -> Option<Record> {
         Some(match touched {
             Touched::Page(page) => Record::Page(self.page(page)?.clone()),
+            Touched::Extended(page) => Record::Executed {
+                page,
+                ranges: self.page(page)?.executed.clone(),
+            },
             Touched::Space(space) => Record::Space(KeptSpace::of(self.space(space)?)),
             Touched::Ran(space, page) => match self.space(space)?.pages.get(&page) {
                 Some(va) => Record::Ran { space, page, va: *va },
@@ -318,6 +337,45 @@ mod tests {
         second.executed(8, ran(1, 0x1000, 3), &mut changes);
         let ended: Vec<_> = second.spaces().map(|space| space.ended_ns).collect();
         assert_eq!(ended, [Some(6), Some(8), None]);
+    }
+
+    #[test]
+    fn of_a_page_that_ran_more_only_what_ran_is_written_again() {
+        let (mut first, mut second, mut changes) = (Inventory::default(), Inventory::default(), Vec::new());
+        first.captured(page(1, Privilege::User, 0x1000), &mut changes);
+        carry(&mut first, &mut second);
+        first.extended(PageId(1), 8, 9);
+        let ranges = first.page(PageId(1)).unwrap().executed.clone();
+        let record = Record::Executed {
+            page: PageId(1),
+            ranges: ranges.clone(),
+        };
+        assert_eq!(first.changes(), std::slice::from_ref(&record));
+        second.restore(record);
+        assert_eq!(second.page(PageId(1)).unwrap().executed, ranges);
+        first.captured(page(2, Privilege::User, 0x2000), &mut changes);
+        first.extended(PageId(2), 8, 9);
+        assert_eq!(first.changes().len(), 1, "a new page is written with what ran of it");
+    }
+
+    #[test]
+    fn a_restored_inventory_knows_of_the_reset_too() {
+        let (mut first, mut second, mut changes) = (Inventory::default(), Inventory::default(), Vec::new());
+        first.captured(page(1, Privilege::User, 0x1000), &mut changes);
+        first.captured(
+            page(2, Privilege::Supervisor, 0xffff_ffff_8100_0000),
+            &mut changes,
+        );
+        first.reset(10, &mut changes);
+        carry(&mut first, &mut second);
+        let straggler = PageRecord {
+            at_ns: 9,
+            ..page(3, Privilege::Supervisor, 0xffff_ffff_8100_0000)
+        };
+        second.captured(straggler, &mut changes);
+        second.executed(9, ran(1, 0x1000, 1), &mut changes);
+        let ended: Vec<_> = second.spaces().map(|space| space.ended_ns).collect();
+        assert_eq!(ended, [Some(10), Some(10)], "the old kernel, and a process of before");
     }
 
     #[test]

@@ -206,7 +206,7 @@ impl Images {
         let mut parts = vec![placed];
         let mut object = Object {
             kind: info.kind,
-            facts: info.facts,
+            facts: info.facts.clone(),
             loads: Vec::new(),
             pages: Vec::new(),
             parts: Vec::new(),

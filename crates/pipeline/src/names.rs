@@ -76,7 +76,7 @@ impl CatalogNames {
                 .map(|info| info.facts.entry)
                 .filter(|entry| *entry != 0),
             read_only: info.as_ref().map_or(0..0, |info| read_only(&info.loads)),
-            build_id: info.and_then(|info| info.facts.build_id),
+            build_id: info.and_then(|info| info.facts.build_id.clone()),
             placements,
         });
         self.known.borrow_mut().insert(object, known.clone());

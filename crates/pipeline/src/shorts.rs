@@ -99,17 +99,17 @@ impl Shorts {
 fn read(catalog: &Catalog, release: &str) -> Result<Vec<Short>, ReadError> {
     let mut shorts = Vec::new();
     for object in catalog.objects_of_kind(ObjectKind::KernelModule)? {
-        let info = catalog.object(object)?;
-        if info.facts.kernel_release.as_deref() != Some(release) {
+        let module = catalog.once(object)?;
+        if module.info().facts.kernel_release.as_deref() != Some(release) {
             continue;
         }
-        for (number, about) in (0_u16..).zip(&info.parts) {
+        for (number, about) in (0_u16..).zip(&module.info().parts) {
             let short = about.len <= PAGE_SIZE as u64;
             if matches!(about.kind, PartKind::ModuleInit | PartKind::ModuleText)
                 && short
                 && shorts.len() < MAX_SHORT
             {
-                shorts.push(Short::of(object, number, &*catalog.part(object, number)?));
+                shorts.push(Short::of(object, number, &module.part(number)?));
             }
         }
     }

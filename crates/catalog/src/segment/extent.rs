@@ -9,8 +9,11 @@
 //!
 //! Offsets are relative to the extent, so that merging segments copies extents as they are.
 
+use std::cell::RefCell;
+
 use nephoscope_recipe::{Facts, Load, Object, ObjectKind, Part};
 use serde::{Deserialize, Serialize};
+use zstd::bulk::Decompressor;
 
 use crate::block::{check, holds};
 use crate::limits::MAX_PART_BYTES;
@@ -136,13 +139,24 @@ fn checked(bytes: Option<&[u8]>, place: u64) -> Result<Vec<u8>, Broken> {
     }
 }
 
+thread_local! {
+    static DECODER: RefCell<Option<Decompressor<'static>>> = const { RefCell::new(None) };
+}
+
 /// Decompresses at most `raw` bytes, and exactly so many.
 fn unpack(packed: &[u8], raw: u32) -> Result<Vec<u8>, Broken> {
     if u64::from(raw) > MAX_PART_BYTES {
         return Err(Broken);
     }
     let raw = usize::try_from(raw).map_err(|_| Broken)?;
-    let bytes = zstd::bulk::decompress(packed, raw).map_err(|_| Broken)?;
+    let bytes = DECODER.with_borrow_mut(|decoder| {
+        // Its tables take longer to make than most blobs take to decode.
+        let decoder = match decoder {
+            Some(decoder) => decoder,
+            none => none.insert(Decompressor::new().map_err(|_| Broken)?),
+        };
+        decoder.decompress(packed, raw).map_err(|_| Broken)
+    })?;
     if bytes.len() == raw {
         Ok(bytes)
     } else {
