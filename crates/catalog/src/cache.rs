@@ -3,10 +3,10 @@
 use std::collections::HashMap;
 use std::fmt;
 use std::hash::Hash;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, PoisonError, Weak};
 
 /// Keeps the most recently used values up to a total weight. One value may be heavier than that: it is handed out
-/// and not kept.
+/// and not kept. What is not kept any more and still held by somebody is not made a second time.
 pub(crate) struct Cache<K, V> {
     inner: Mutex<Inner<K, V>>,
     max: u64,
@@ -14,6 +14,8 @@ pub(crate) struct Cache<K, V> {
 
 struct Inner<K, V> {
     values: HashMap<K, (Arc<V>, u64, u64)>,
+    /// Values that are not kept.
+    held: HashMap<K, Weak<V>>,
     weight: u64,
     clock: u64,
 }
@@ -23,6 +25,7 @@ impl<K: Hash + Eq + Copy, V> Cache<K, V> {
         Self {
             inner: Mutex::new(Inner {
                 values: HashMap::new(),
+                held: HashMap::new(),
                 weight: 0,
                 clock: 0,
             }),
@@ -40,13 +43,17 @@ impl<K: Hash + Eq + Copy, V> Cache<K, V> {
                 *used = now;
                 return Ok(Arc::clone(value));
             }
+            if let Some(value) = inner.held.get(&key).and_then(Weak::upgrade) {
+                return Ok(value);
+            }
         }
         let (value, weight) = make()?;
         let value = Arc::new(value);
+        let mut inner = self.inner.lock().unwrap_or_else(PoisonError::into_inner);
         if weight > self.max {
+            inner.remember(key, &value);
             return Ok(value);
         }
-        let mut inner = self.inner.lock().unwrap_or_else(PoisonError::into_inner);
         let now = inner.clock;
         if let Some((_, old, _)) = inner.values.insert(key, (Arc::clone(&value), weight, now)) {
             inner.weight = inner.weight.saturating_sub(old);
@@ -68,10 +75,17 @@ impl<K: Hash + Eq + Copy, V> Inner<K, V> {
             if self.weight <= to {
                 break;
             }
-            if let Some((_, weight, _)) = self.values.remove(&key) {
+            if let Some((value, weight, _)) = self.values.remove(&key) {
                 self.weight = self.weight.saturating_sub(weight);
+                self.remember(key, &value);
             }
         }
+        self.held.retain(|_, value| value.strong_count() > 0);
+    }
+
+    fn remember(&mut self, key: K, value: &Arc<V>) {
+        self.held.retain(|_, value| value.strong_count() > 0);
+        self.held.insert(key, Arc::downgrade(value));
     }
 }
 
@@ -110,5 +124,24 @@ mod tests {
             7,
             "too heavy to keep, still handed out"
         );
+    }
+
+    #[test]
+    fn what_somebody_holds_is_not_made_twice() {
+        let cache = Cache::<u32, u32>::new(100);
+        for weight in [10, 1000] {
+            let held = cache.get(weight, || Ok::<_, ()>((1, u64::from(weight)))).unwrap();
+            for i in 2000..2100 {
+                cache.get(i, || Ok::<_, ()>((i, 10))).unwrap();
+            }
+            let again = cache.get(weight, || Ok::<_, ()>((2, 10))).unwrap();
+            assert!(Arc::ptr_eq(&held, &again));
+            drop((held, again));
+            for i in 2000..2100 {
+                cache.get(i, || Ok::<_, ()>((i, 10))).unwrap();
+            }
+            assert_eq!(*cache.get(weight, || Ok::<_, ()>((3, 10))).unwrap(), 3);
+        }
+        assert!(cache.inner.lock().unwrap().held.len() <= 1);
     }
 }

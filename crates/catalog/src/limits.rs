@@ -32,8 +32,8 @@ pub const MAX_TREE_DEPTH: usize = 128;
 pub const MAX_REFUSALS_LISTED: usize = 1000;
 /// The largest part that is decoded. Stops a damaged length from asking for all memory.
 pub(crate) const MAX_PART_BYTES: u64 = MAX_FILE_BYTES * 4;
-/// Bytes of decoded parts that a reader keeps.
-pub(crate) const PART_CACHE_BYTES: u64 = 64 << 20;
+/// Bytes of decoded parts that a reader keeps: two kernels' text, or many modules'. What somebody holds is found beyond it.
+pub(crate) const PART_CACHE_BYTES: u64 = 48 << 20;
 /// Descriptions of objects that a reader keeps.
 pub(crate) const OBJECT_CACHE: u64 = 8192;
 /// Bytes of tables in memory before an adder writes a segment.

@@ -355,7 +355,11 @@ mod tests {
         assert_eq!(second.page(PageId(1)).unwrap().executed, ranges);
         first.captured(page(2, Privilege::User, 0x2000), &mut changes);
         first.extended(PageId(2), 8, 9);
-        assert_eq!(first.changes().len(), 1, "a new page is written with what ran of it");
+        assert_eq!(
+            first.changes().len(),
+            1,
+            "a new page is written with what ran of it"
+        );
     }
 
     #[test]
@@ -375,7 +379,11 @@ mod tests {
         second.captured(straggler, &mut changes);
         second.executed(9, ran(1, 0x1000, 1), &mut changes);
         let ended: Vec<_> = second.spaces().map(|space| space.ended_ns).collect();
-        assert_eq!(ended, [Some(10), Some(10)], "the old kernel, and a process of before");
+        assert_eq!(
+            ended,
+            [Some(10), Some(10)],
+            "the old kernel, and a process of before"
+        );
     }
 
     #[test]

@@ -8,7 +8,7 @@ use std::sync::Arc;
 
 use nephoscope_catalog::{Catalog, ObjectId, ReadError};
 use nephoscope_recipe::{
-    Comparison, Env, FUNCTIONS, Object, ObjectKind, PARAVIRT, Part, PartKind, Solver, module,
+    Comparison, Env, FUNCTIONS, Object, ObjectKind, PARAVIRT, Part, PartKind, Solver, Values, module,
 };
 
 /// The lowest address of kernel text and data; what is linked below is a per-cpu offset, which does not move.
@@ -34,7 +34,7 @@ pub(crate) struct Image {
     pub(crate) parts: Vec<PlacedPart>,
     /// What its pages told of addresses.
     pub(crate) solver: Solver,
-    /// Its facts; for a module its parts too, which say what its exported addresses mean.
+    /// Its facts; for a module outlines of its parts too, which say what its exported addresses mean.
     object: Object,
 }
 
@@ -224,7 +224,7 @@ impl Images {
             }
         } else {
             for number in (0_u16..).take(info.parts.len()) {
-                object.parts.push((*catalog.part(id, number)?).clone());
+                object.parts.push(outline(&*catalog.part(id, number)?));
             }
         }
         if self.images.len() >= MAX_IMAGES
@@ -296,6 +296,22 @@ impl Images {
     /// Everything is gone: the machine was reset.
     pub(crate) fn clear(&mut self) {
         self.images.clear();
+    }
+}
+
+/// What the others of its object have to know of a part: it has no bytes.
+fn outline(part: &Part) -> Part {
+    Part {
+        kind: part.kind,
+        name: part.name.clone(),
+        link: part.link,
+        placement: part.placement,
+        bytes: Vec::new(),
+        sites: Vec::new(),
+        values: Values {
+            unknowns: part.values.unknowns.clone(),
+            ..Values::default()
+        },
     }
 }
 
