@@ -7,13 +7,13 @@
 //!                 with the bits p (or more) stands
 //!
 //! find(key):
-//!     first, last = radix[prefix(key)], radix[prefix(key) + 1]          about 16 blocks
+//!     first, last = radix[prefix(key)], radix[prefix(key) + 1]          about 4 blocks
 //!     block = first + (last - first + 1) * (the key's next bits as a fraction)
 //!     back while the block starts with the key or a greater one, then forward until a greater one
 //! ```
 //!
 //! Because keys are digests, their bits say where they are; no tree has to be walked, and nothing is read at opening.
-//! A look-up checks three to four blocks, of which the first is in the cache and the others side by side.
+//! A look-up checks two to three blocks, the last of which lie side by side.
 
 mod read;
 mod shape;
