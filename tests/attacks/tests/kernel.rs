@@ -38,7 +38,6 @@ fn another_kernel_by_kexec_is_answered_rightly() {
 }
 
 #[test]
-#[ignore = "pending: now and then a module's page of the second boot is called modified"]
 fn a_second_boot_is_answered_rightly() {
     are_answered_rightly(group::RESET, Kernel::K6_12);
 }
