@@ -13,7 +13,7 @@
 
 use std::sync::Arc;
 
-use nephoscope_catalog::{ObjectId, ReadError};
+use nephoscope_catalog::{ObjectId, ObjectInfo, PartInfo, ReadError};
 use nephoscope_guest::{Gva, PageBytes};
 use nephoscope_inventory::{Identified, Place, Verdict};
 use nephoscope_recipe::{Comparison, Part, PartKind, Placement, compare};
@@ -60,7 +60,7 @@ impl Identifier {
         let pointers = self
             .pointers
             .of(&self.catalog, &question.digest, question.bytes)?;
-        let pointed = self.pointed_to(&pointers, question.va)?;
+        let pointed = self.pointed_to(&pointers, question.va, |_, _| true)?;
         if let Some(answer) = self.one_of(question, pointed, &mut best, &mut lacking)? {
             return Ok(answer);
         }
@@ -88,11 +88,17 @@ impl Identifier {
         if !va.is_high_half() {
             return Ok(false);
         }
+        // Only a module's text says where its module is, and modules of other releases are not loaded.
+        let releases = self.images.releases();
+        let may_be = |info: &ObjectInfo, about: &PartInfo| {
+            let release = info.facts.kernel_release.as_ref();
+            about.kind == PartKind::ModuleText && release.is_some_and(|release| releases.contains(release))
+        };
         let pointers = nearest::by_windows(&self.catalog, bytes, MAX_COMPARED, |_| true)?;
-        let mut candidates = self.pointed_to(&pointers, va)?;
+        let mut candidates = self.pointed_to(&pointers, va, may_be)?;
         if candidates.is_empty() {
-            for release in self.images.releases() {
-                for (object, number) in self.shorts.like(&self.catalog, &release, bytes)? {
+            for release in &releases {
+                for (object, number) in self.shorts.like(&self.catalog, release, bytes)? {
                     candidates.push(self.candidate(object, number)?);
                 }
             }
@@ -226,17 +232,25 @@ impl Identifier {
         )
     }
 
-    /// Of the parts that windows point to, those that can lie here.
-    fn pointed_to(&self, pointers: &[nearest::Candidate], va: Gva) -> Result<Vec<Candidate>, ReadError> {
+    /// Of the parts that windows point to, those that can lie here and `may_be` it. No other is decoded.
+    fn pointed_to(
+        &self,
+        pointers: &[nearest::Candidate],
+        va: Gva,
+        may_be: impl Fn(&ObjectInfo, &PartInfo) -> bool,
+    ) -> Result<Vec<Candidate>, ReadError> {
         let mut candidates = Vec::new();
         for pointed in pointers.iter().take(MAX_COMPARED) {
-            let part = self.catalog.part(pointed.object, pointed.part)?;
-            let floats = part.placement == Placement::Anywhere || part.kind == PartKind::UserText;
-            if !floats && aligned(&part, va.0, pointed.at) {
+            let info = self.catalog.object(pointed.object)?;
+            let Some(about) = info.parts.get(usize::from(pointed.part)) else {
+                continue;
+            };
+            let floats = about.placement == Placement::Anywhere || about.kind == PartKind::UserText;
+            if !floats && aligned(about, va.0, pointed.at) && may_be(&info, about) {
                 candidates.push(Candidate {
                     object: pointed.object,
                     number: pointed.part,
-                    part,
+                    part: self.catalog.part(pointed.object, pointed.part)?,
                     at: pointed.at,
                 });
             }
@@ -340,7 +354,7 @@ fn identified(places: Vec<Place>, left_out: u64, comparison: &Comparison, placed
 }
 
 /// Whether a part can lie so that its byte `at` is at `va`.
-fn aligned(part: &Part, va: u64, at: i64) -> bool {
+fn aligned(part: &PartInfo, va: u64, at: i64) -> bool {
     match part.placement {
         Placement::Anywhere => true,
         Placement::Aligned(align) => {

@@ -33,6 +33,10 @@ impl Supposed<'_> {
     /// Compares these bytes of the page with the part: `Some` only if every one of them is explained.
     #[must_use]
     pub fn explains(&self, page: &[u8; PAGE_SIZE], ranges: &[(u16, u16)]) -> Option<Comparison> {
+        // Most parts that are asked about are others.
+        if !ranges.iter().all(|range| self.may_explain(page, *range)) {
+            return None;
+        }
         let comparison = self.compare(page, ranges);
         let all = comparison.differences.is_empty()
             && comparison.undecided.is_empty()
@@ -40,6 +44,34 @@ impl Supposed<'_> {
             && ranges.iter().any(|(start, end)| start < end)
             && ranges.iter().all(|(_, end)| usize::from(*end) <= PAGE_SIZE);
         all.then_some(comparison)
+    }
+
+    /// Whether a range's bytes are the part's where no site is, whatever sites may hold.
+    fn may_explain(&self, page: &[u8; PAGE_SIZE], (start, end): (u16, u16)) -> bool {
+        let (start, end) = (usize::from(start), usize::from(end));
+        let shown = page.get(start..end);
+        let from = usize::try_from(self.at.saturating_add_unsigned(start as u64)).ok();
+        let own = from.and_then(|from| self.part.bytes.get(from..from.checked_add(shown?.len())?));
+        let (Some(shown), Some(own), Some(from)) = (shown, own, from) else {
+            return false;
+        };
+        if shown == own {
+            return true;
+        }
+        let in_site = |at: usize| {
+            let before = self
+                .part
+                .sites
+                .partition_point(|site| usize::try_from(site.at).is_ok_and(|site| site <= at));
+            let site = before.checked_sub(1).and_then(|before| self.part.sites.get(before));
+            site.is_some_and(|site| {
+                at.saturating_sub(usize::try_from(site.at).unwrap_or(usize::MAX)) < usize::from(site.len)
+            })
+        };
+        let different = (from..)
+            .zip(shown.iter().zip(own))
+            .filter(|(_, (shown, own))| shown != own);
+        different.into_iter().all(|(at, _)| in_site(at))
     }
 
     /// The same, whatever comes out.
