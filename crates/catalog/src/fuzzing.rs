@@ -98,7 +98,7 @@ pub fn database(dir: &Path, paths: &[&str]) {
 /// Every file of a tree, opened as ingest does.
 pub fn walk(dir: &Path) -> usize {
     let Ok(root) = Root::open(dir) else { return 0 };
-    let found = tree::walk(&root, true);
+    let found = tree::walk(&root, true, crate::limits::MAX_TREE_ENTRIES);
     for file in &found.files {
         let _ = root.file(file);
     }

@@ -131,6 +131,33 @@ mod tests {
     }
 
     #[test]
+    fn max_different_leaves_out_a_page_whose_fields_hold_too_much_that_no_loader_puts_there() {
+        let part = part(4000);
+        let considered = |count: usize| {
+            let wrong = |n: usize| nephoscope_recipe::Difference {
+                offset: (n / 4 * 10 + n % 4) as u16,
+                before: 0,
+                after: 0x99,
+            };
+            let comparison = Comparison {
+                differences: (0..count).map(wrong).collect(),
+                ..Comparison::default()
+            };
+            let mut best = Best::default();
+            let place = Place {
+                object: nephoscope_catalog::ObjectId(1),
+                part: Some(0),
+                link: 0,
+            };
+            best.consider(place, &part, 0, &comparison, &page(&part, 0));
+            best.modified()
+        };
+        let differences = considered(MAX_DIFFERENT).unwrap().differences;
+        assert_eq!(differences.len(), MAX_DIFFERENT / 4, "one run per field");
+        assert_eq!(considered(MAX_DIFFERENT + 1), None);
+    }
+
+    #[test]
     fn little_between_fields_makes_nothing_near() {
         let part = part(300);
         assert!(!is_near(&part, 0, &page(&part, 0)));

@@ -44,7 +44,8 @@ pub(crate) struct Images {
     images: Vec<Image>,
 }
 
-/// Images kept: more than a guest has modules; it stops one that loads and unloads for ever. The oldest module goes.
+/// Images kept: more than a guest has modules; it stops one that loads and unloads for ever. The oldest module goes, and
+/// the oldest kernel if there is none: it stops one that shows a page of a kernel everywhere.
 const MAX_IMAGES: usize = 2048;
 
 impl Image {
@@ -227,18 +228,21 @@ impl Images {
                 object.parts.push(outline(&*catalog.part(id, number)?));
             }
         }
-        if self.images.len() >= MAX_IMAGES
-            && let Some(oldest) = self.images.iter().position(|image| !image.is_kernel())
-        {
-            self.images.remove(oldest);
-        }
-        self.images.push(Image {
+        self.remember(Image {
             id,
             parts,
             solver: Solver::default(),
             object,
         });
         Ok(self.images.len() - 1)
+    }
+
+    fn remember(&mut self, image: Image) {
+        if self.images.len() >= MAX_IMAGES {
+            let oldest = self.images.iter().position(|image| !image.is_kernel());
+            self.images.remove(oldest.unwrap_or(0));
+        }
+        self.images.push(image);
     }
 
     /// The kernels that are placed.
@@ -336,5 +340,86 @@ impl Env for Images {
         modules
             .into_iter()
             .any(|image| image.export(name).is_some_and(module::is_data))
+    }
+}
+
+#[cfg(test)]
+pub(crate) mod tests {
+    use nephoscope_recipe::{Facts, Placement};
+
+    use super::*;
+
+    fn image(kind: ObjectKind, base: u64) -> Image {
+        let part = Part {
+            kind: PartKind::ModuleText,
+            name: "text".into(),
+            link: 0,
+            bytes: vec![0; 4096],
+            sites: Vec::new(),
+            placement: Placement::Aligned(4096),
+            values: Values::default(),
+        };
+        let part = Arc::new(part);
+        Image {
+            id: ObjectId(0),
+            parts: vec![PlacedPart {
+                number: 0,
+                part,
+                base,
+            }],
+            solver: Solver::default(),
+            object: Object {
+                kind,
+                facts: Facts::default(),
+                loads: Vec::new(),
+                pages: Vec::new(),
+                parts: Vec::new(),
+            },
+        }
+    }
+
+    /// A kernel of release 1.0 runs here, which exports these symbols.
+    pub(crate) fn running(exports: &[(&str, u64)]) -> Images {
+        let mut kernel = image(ObjectKind::Kernel, 0);
+        kernel.parts.clear();
+        kernel.object.facts = Facts {
+            name: Some("1.0".into()),
+            exports: exports
+                .iter()
+                .map(|(name, at)| ((*name).to_owned(), *at))
+                .collect(),
+            ..Facts::default()
+        };
+        Images { images: vec![kernel] }
+    }
+
+    /// Which of these images are there, by where they lie.
+    fn there(images: &Images, numbers: impl Iterator<Item = u64>) -> Vec<u64> {
+        numbers.filter(|n| !images.at(n << 12).is_empty()).collect()
+    }
+
+    #[test]
+    fn max_images_stops_a_guest_that_loads_modules_for_ever_and_the_oldest_go() {
+        let mut images = running(&[]);
+        let most = MAX_IMAGES as u64;
+        for number in 1..=most + 2 {
+            images.remember(image(ObjectKind::KernelModule, number << 12));
+        }
+        assert_eq!(images.images.len(), MAX_IMAGES);
+        assert_eq!(there(&images, 1..6), [4, 5], "with the kernel three too many");
+        assert_eq!(there(&images, most..most + 9), [most, most + 1, most + 2]);
+        assert_eq!(images.releases(), ["1.0"]);
+    }
+
+    #[test]
+    fn max_images_stops_a_guest_that_shows_kernels_everywhere() {
+        let mut images = Images::default();
+        let most = MAX_IMAGES as u64;
+        for number in 1..=most + 2 {
+            images.remember(image(ObjectKind::Kernel, number << 12));
+        }
+        assert_eq!(images.images.len(), MAX_IMAGES);
+        assert_eq!(there(&images, 1..5), [3, 4]);
+        assert_eq!(there(&images, most..most + 9), [most, most + 1, most + 2]);
     }
 }

@@ -7,6 +7,8 @@ pub mod bench;
 mod best;
 mod counters;
 mod executed;
+#[cfg(test)]
+mod fixture;
 mod identify;
 mod images;
 mod journal;

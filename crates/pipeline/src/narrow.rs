@@ -88,3 +88,100 @@ fn ranges(
         .filter(|range| range.start < range.end)
         .collect()
 }
+
+#[cfg(test)]
+mod tests {
+    use std::sync::Arc;
+
+    use nephoscope_catalog::ObjectId;
+    use nephoscope_guest::{Executed, Gpa, PageId, Privilege};
+    use nephoscope_inventory::{Identified, PageRecord, Place, Verdict};
+    use nephoscope_recipe::ObjectKind;
+
+    use super::*;
+
+    /// Where the one page of every program is linked and runs.
+    const LINK: u64 = 0x1000;
+    const VA: u64 = 0x40_1000;
+
+    /// Libraries whose constant bytes, as linked, are these.
+    struct Files(Range<u64>);
+
+    impl ObjectFacts for Files {
+        fn kind(&self, _: ObjectId) -> Option<ObjectKind> {
+            Some(ObjectKind::SharedObject)
+        }
+
+        fn read_only(&self, _: ObjectId) -> Range<u64> {
+            self.0.clone()
+        }
+    }
+
+    /// So many address spaces, each with a page that may be of two files.
+    fn spaces(count: u64) -> Inventory {
+        let mut inventory = Inventory::default();
+        for number in 1..=count {
+            let place = |object| Place {
+                object: ObjectId(object),
+                part: None,
+                link: LINK,
+            };
+            let record = PageRecord {
+                id: PageId(number),
+                at_ns: number,
+                gpa: Some(Gpa(number << 12)),
+                frame: number,
+                generation: 0,
+                root: Root(number << 12),
+                va: Gva(VA),
+                privilege: Privilege::User,
+                paging: true,
+                bits: 64,
+                first: 0,
+                digest: [0; 32],
+                verdict: Arc::new(Verdict::Identified(Identified {
+                    places: vec![place(1), place(2)],
+                    ..Identified::default()
+                })),
+                executed: vec![(0, 1)],
+            };
+            inventory.captured(record, &mut Vec::new());
+            let executed = Executed {
+                page: PageId(number),
+                root: Root(number << 12),
+                vcpu: 0,
+                incarnation: u32::try_from(number).unwrap(),
+            };
+            inventory.executed(number, executed, &mut Vec::new());
+        }
+        inventory
+    }
+
+    #[test]
+    fn max_range_stops_a_file_whose_headers_claim_all_addresses() {
+        let look = |range| {
+            let found = Narrow::default().look(&spaces(1), &Files(range));
+            let [only] = found.as_slice() else {
+                panic!("{found:?}");
+            };
+            (only.range.start.0, only.range.end.0)
+        };
+        assert_eq!(look(0..MAX_RANGE), (VA - LINK, VA - LINK + MAX_RANGE));
+        assert_eq!(look(0..MAX_RANGE + 1), (VA - LINK, VA - LINK + MAX_RANGE));
+        assert_eq!(look(LINK..u64::MAX), (VA, VA + MAX_RANGE));
+    }
+
+    #[test]
+    fn max_looked_at_bounds_one_look_and_the_next_goes_on_with_the_others() {
+        let most = MAX_LOOKED_AT as u64;
+        let inventory = spaces(2 * most + 3);
+        let files = Files(0..0x3000);
+        let mut narrow = Narrow::default();
+        let mut found = || {
+            let found = narrow.look(&inventory, &files);
+            let spaces: std::collections::BTreeSet<_> = found.iter().map(|f| f.space.0).collect();
+            spaces.len() as u64
+        };
+        assert_eq!([found(), found(), found()], [most, 2 * most, 2 * most + 3]);
+    }
+}

@@ -26,6 +26,8 @@ pub(crate) struct Candidate {
     pub(crate) part: u16,
     /// The page's first byte in the part.
     pub(crate) at: i64,
+    /// How many more places the catalog has left out of each of these windows, at least: as many as that may hold them all.
+    pub(crate) unseen: u64,
 }
 
 /// The parts that most of the page's windows point to, best first.
@@ -35,20 +37,26 @@ pub(crate) fn by_windows(
     most: usize,
     wanted: impl Fn(&Candidate) -> bool,
 ) -> Result<Vec<Candidate>, ReadError> {
-    let mut votes: HashMap<(ObjectId, u16, i64), u32> = HashMap::new();
+    let mut votes: HashMap<(ObjectId, u16, i64), (u32, u64)> = HashMap::new();
     for (hash, offset) in windows::probes(&page[..]) {
-        for found in catalog.windows(hash)? {
+        let all = catalog.windows_counted(hash)?;
+        for found in all.refs {
             let at = i64::from(found.offset) - i64::from(offset);
-            *votes.entry((found.object, found.part, at)).or_default() += 1;
+            let (votes, unseen) = votes
+                .entry((found.object, found.part, at))
+                .or_insert((0, u64::MAX));
+            *votes += 1;
+            *unseen = all.left_out.min(*unseen);
         }
     }
     let mut candidates: Vec<Candidate> = votes
         .into_iter()
-        .map(|((object, part, at), votes)| Candidate {
+        .map(|((object, part, at), (votes, unseen))| Candidate {
             votes,
             object,
             part,
             at,
+            unseen,
         })
         .filter(wanted)
         .collect();
@@ -189,6 +197,66 @@ pub(crate) fn runs(bytes: impl Iterator<Item = (u16, u8, u8)>) -> Vec<Difference
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::fixture::{self, Module, noise, program};
+
+    /// The page with so many first bytes changed.
+    fn changed(page: &[u8], count: usize) -> PageBytes {
+        let mut bytes = fixture::page(page);
+        bytes[..count].iter_mut().for_each(|byte| *byte = !*byte);
+        bytes
+    }
+
+    /// How many bytes it differs in from the nearest page, if one is near.
+    fn different(catalog: &Catalog, bytes: &PageBytes, neighbours: &[(ObjectId, u64)]) -> Option<usize> {
+        let nearest = user(catalog, bytes, Gva(0x40_1000), neighbours).unwrap()?;
+        Some(nearest.differences.iter().map(|run| run.after.len()).sum())
+    }
+
+    #[test]
+    fn max_different_is_for_the_page_that_a_neighbours_file_has_there() {
+        let text = noise(PAGE_SIZE, 1);
+        let (catalog, objects) = fixture::catalog(&[("program".into(), program(&text))]);
+        let here = [(objects[0], 0)];
+        let at_most = changed(&text, MAX_DIFFERENT);
+        assert_eq!(different(&catalog, &at_most, &here), Some(MAX_DIFFERENT));
+        assert_eq!(
+            different(&catalog, &changed(&text, MAX_DIFFERENT + 1), &here),
+            None
+        );
+        let elsewhere = [(objects[0], 0x1000)];
+        assert_eq!(different(&catalog, &at_most, &elsewhere), None);
+    }
+
+    #[test]
+    fn max_different_alone_is_for_the_page_of_a_file_that_nothing_else_is_of() {
+        let text = noise(PAGE_SIZE, 1);
+        let (catalog, _) = fixture::catalog(&[("program".into(), program(&text))]);
+        let alone = |count| different(&catalog, &changed(&text, count), &[]);
+        assert_eq!(alone(MAX_DIFFERENT_ALONE), Some(MAX_DIFFERENT_ALONE));
+        assert_eq!(alone(MAX_DIFFERENT_ALONE + 1), None);
+    }
+
+    #[test]
+    fn max_pointed_to_bounds_what_a_page_of_well_known_bytes_makes_us_keep_and_the_best_stay() {
+        // Sixteen times the blocks of one page in another order, no two of them equally far from where the page has them.
+        let blocks: Vec<Vec<u8>> = (0..64).map(|seed| noise(64, seed)).collect();
+        let mut text: Vec<u8> = blocks.iter().rev().flatten().copied().collect();
+        text.resize(2 * PAGE_SIZE, 0);
+        let mut text = text.repeat(15);
+        text.extend(blocks.concat());
+        let module = Module {
+            name: "known",
+            text: &text,
+            ..Module::default()
+        };
+        let (catalog, _) = fixture::catalog(&[module.file()]);
+        let page = fixture::page(&blocks.concat());
+        let all = by_windows(&catalog, &page, usize::MAX, |_| true).unwrap();
+        assert!(all.len() > MAX_POINTED_TO, "{}", all.len());
+        let kept = Pointers::default().of(&catalog, &[0; 32], &page).unwrap();
+        assert_eq!(*kept, all[..MAX_POINTED_TO]);
+        assert_eq!(kept[0].at, 15 * 2 * 4096, "where the whole page is");
+    }
 
     #[test]
     fn zeros_that_two_pages_have_in_common_make_them_no_more_alike() {

@@ -631,7 +631,29 @@ impl Session {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::fixture::{self, noise, program};
     use nephoscope_catalog::Adder;
+    use nephoscope_guest::{Executed, PAGE_SIZE};
+
+    /// A page in a frame of its own.
+    fn captured(number: u64, root: Root, privilege: Privilege, bytes: PageBytes) -> CodeCaptured {
+        CodeCaptured {
+            page: PageId(number),
+            gpa: None,
+            frame: 0,
+            generation: 0,
+            vcpu: 0,
+            root,
+            va: Gva(0x40_0000),
+            privilege,
+            paging: true,
+            bits: 64,
+            start: 0,
+            end: 8,
+            replay: false,
+            bytes,
+        }
+    }
 
     /// A watch with an empty catalog that took so many pages, no two alike.
     fn fed(pages: usize, privilege: Privilege) -> Session {
@@ -642,22 +664,7 @@ mod tests {
         for number in 0..pages as u64 {
             let mut bytes = PageBytes::zeroed();
             bytes[..8].copy_from_slice(&number.to_le_bytes());
-            let captured = CodeCaptured {
-                page: PageId(number),
-                gpa: None,
-                frame: 0,
-                generation: 0,
-                vcpu: 0,
-                root: Root(number << 12),
-                va: Gva(0x40_0000),
-                privilege,
-                paging: true,
-                bits: 64,
-                start: 0,
-                end: 8,
-                replay: false,
-                bytes,
-            };
+            let captured = captured(number, Root(number << 12), privilege, bytes);
             let event = Event::CodeCaptured(Box::new(captured));
             session.take(Stamped { at_ns: number, event }, &|_| None, &mut []);
         }
@@ -669,6 +676,33 @@ mod tests {
         let mut session = fed(MAX_KEPT + 3, Privilege::User);
         assert!(session.kept_bytes(PageId(2)).is_none() && session.kept_bytes(PageId(3)).is_some());
         assert_eq!(session.report().counters["evidence_dropped"], 3);
+    }
+
+    #[test]
+    fn max_neighbours_bounds_the_files_that_a_page_is_compared_with() {
+        for (files, neighbours) in [(3, 3), (MAX_NEIGHBOURS + 6, MAX_NEIGHBOURS)] {
+            let texts: Vec<Vec<u8>> = (0..files as u32).map(|seed| noise(PAGE_SIZE, seed)).collect();
+            let programs = texts.iter().map(|text| program(text));
+            let names = (0..files).map(|number| number.to_string());
+            let (catalog, _) = fixture::catalog(&names.zip(programs).collect::<Vec<_>>());
+            let mut session = Session::new(VmReport::default(), catalog);
+            for (number, text) in (0..).zip(&texts) {
+                let bytes = fixture::page(text);
+                let captured = captured(number, Root(0x1000), Privilege::User, bytes);
+                let va = Gva(0x40_0000 + (number << 12));
+                let event = Event::CodeCaptured(Box::new(CodeCaptured { va, ..captured }));
+                session.take(Stamped { at_ns: 1, event }, &|_| None, &mut []);
+                let event = Event::Executed(Executed {
+                    page: PageId(number),
+                    root: Root(0x1000),
+                    vcpu: 0,
+                    incarnation: 1,
+                });
+                session.take(Stamped { at_ns: 1, event }, &|_| None, &mut []);
+            }
+            let record = session.inventory.page(PageId(0)).unwrap();
+            assert_eq!(session.neighbours(record).len(), neighbours);
+        }
     }
 
     #[test]

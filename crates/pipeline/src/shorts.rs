@@ -17,7 +17,7 @@ use nephoscope_recipe::{ObjectKind, Part, PartKind, SiteKind};
 
 /// Releases that are kept: it stops a guest that starts one kernel after the other.
 const MAX_RELEASES: usize = 8;
-/// Short parts per release: more than any release has.
+/// Short parts per release: more than any release has. The rest is counted.
 const MAX_SHORT: usize = 64 << 10;
 
 /// One short part.
@@ -38,7 +38,7 @@ pub(crate) struct Alike {
     pub(crate) places: Vec<Place>,
     /// Sites of the first of them that differ from the file.
     pub(crate) sites: Option<Vec<(SiteKind, u32, u32)>>,
-    /// Those that it would equal if symbols that they refer to were known.
+    /// Those that it would equal if symbols that they refer to were known, and those that were left out.
     pub(crate) undecided: u64,
     /// How often all were compared.
     pub(crate) tries: u8,
@@ -47,10 +47,18 @@ pub(crate) struct Alike {
 /// Pages whose short parts are remembered: it stops a guest that loads modules for ever.
 const MAX_REMEMBERED: usize = 4096;
 
+/// The short parts of one release.
+#[derive(Debug, Default)]
+struct Release {
+    shorts: Vec<Short>,
+    /// Those over the bound.
+    left_out: u64,
+}
+
 /// The short parts of the releases that run here.
 #[derive(Debug, Default)]
 pub(crate) struct Shorts {
-    releases: BTreeMap<String, Vec<Short>>,
+    releases: BTreeMap<String, Release>,
     remembered: HashMap<[u8; 32], Alike>,
 }
 
@@ -84,20 +92,30 @@ impl Shorts {
             if self.releases.len() >= MAX_RELEASES {
                 self.releases.clear();
             }
-            self.releases.insert(release.to_owned(), read(catalog, release)?);
+            self.releases
+                .insert(release.to_owned(), read(catalog, release, MAX_SHORT)?);
         }
         let used = page.iter().rposition(|byte| *byte != 0).map_or(0, |at| at + 1);
-        let shorts = self.releases.get(release).map_or(&[][..], Vec::as_slice);
+        let shorts = self
+            .releases
+            .get(release)
+            .map_or(&[][..], |release| &release.shorts);
         Ok(shorts
             .iter()
             .filter(|short| used <= short.bytes.len() && short.agrees(page))
             .map(|short| (short.object, short.number))
             .collect())
     }
+
+    /// How many short parts of this release are not looked at.
+    pub(crate) fn left_out(&self, release: &str) -> u64 {
+        self.releases.get(release).map_or(0, |release| release.left_out)
+    }
 }
 
-fn read(catalog: &Catalog, release: &str) -> Result<Vec<Short>, ReadError> {
-    let mut shorts = Vec::new();
+/// At most `most` short parts of a release.
+fn read(catalog: &Catalog, release: &str, most: usize) -> Result<Release, ReadError> {
+    let mut found = Release::default();
     for object in catalog.objects_of_kind(ObjectKind::KernelModule)? {
         let module = catalog.once(object)?;
         if module.info().facts.kernel_release.as_deref() != Some(release) {
@@ -105,15 +123,19 @@ fn read(catalog: &Catalog, release: &str) -> Result<Vec<Short>, ReadError> {
         }
         for (number, about) in (0_u16..).zip(&module.info().parts) {
             let short = about.len <= PAGE_SIZE as u64;
-            if matches!(about.kind, PartKind::ModuleInit | PartKind::ModuleText)
-                && short
-                && shorts.len() < MAX_SHORT
-            {
-                shorts.push(Short::of(object, number, &module.part(number)?));
+            if !short || !matches!(about.kind, PartKind::ModuleInit | PartKind::ModuleText) {
+                continue;
+            }
+            if found.shorts.len() < most {
+                found
+                    .shorts
+                    .push(Short::of(object, number, &module.part(number)?));
+            } else {
+                found.left_out += 1;
             }
         }
     }
-    Ok(shorts)
+    Ok(found)
 }
 
 impl Short {
@@ -164,6 +186,10 @@ impl Short {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::fixture::{self, Module, of_kernel};
+    use crate::identify::Identifier;
+    use crate::images::tests::running;
+    use nephoscope_inventory::Verdict;
     use nephoscope_recipe::{Placement, Site, SiteKind, Values};
 
     /// `mov rdi, field; jmp field`, in a page of its own.
@@ -204,6 +230,59 @@ mod tests {
             let mut other = code;
             other[at] ^= 1;
             assert!(!init.agrees(&page(&other)), "byte {at}");
+        }
+    }
+
+    #[test]
+    fn max_short_bounds_the_short_parts_of_a_release_and_the_rest_is_counted() {
+        let module = |name| {
+            let code: &[u8] = if name == "a" { b"one" } else { b"other" };
+            let module = Module {
+                name,
+                text: code,
+                init: code,
+                ..Module::default()
+            };
+            module.file()
+        };
+        let (catalog, _) = fixture::catalog(&["a", "b", "c"].map(module));
+        let read = |release, most| {
+            let release = read(&catalog, release, most).unwrap();
+            (release.shorts.len(), release.left_out)
+        };
+        assert_eq!(
+            (read("1.0", 6), read("1.0", 5), read("1.0", 2)),
+            ((6, 0), (5, 1), (2, 4))
+        );
+        assert_eq!(read("2.0", 2), (0, 0));
+    }
+
+    #[test]
+    fn what_max_short_leaves_out_may_be_what_a_page_is() {
+        let module = Module {
+            name: "a",
+            init: b"code",
+            ..Module::default()
+        };
+        let (catalog, _) = fixture::catalog(&[module.file()]);
+        let bytes = fixture::page(b"code");
+        for left_out in [0, 2] {
+            let mut identifier = Identifier::new(catalog.clone());
+            identifier.images = running(&[]);
+            let mut release = read(&catalog, "1.0", 1).unwrap();
+            release.left_out = left_out;
+            identifier.shorts.releases.insert("1.0".into(), release);
+            let question = of_kernel(&bytes, 0xffff_ffff_c000_0000, &[(0, 4)]);
+            let answer = identifier.ask(&question).unwrap();
+            let Verdict::Identified(found) = &*answer.verdict else {
+                panic!("{:?}", answer.verdict);
+            };
+            assert_eq!((found.places.len(), found.left_out), (1, left_out));
+            assert_eq!(
+                answer.placed,
+                left_out == 0,
+                "it is surely that one if there is no other"
+            );
         }
     }
 

@@ -61,7 +61,7 @@ impl Identifier {
             .pointers
             .of(&self.catalog, &question.digest, question.bytes)?;
         let pointed = self.pointed_to(&pointers, question.va, |_, _| true)?;
-        if let Some(answer) = self.one_of(question, pointed, &mut best, &mut lacking)? {
+        if let Some(answer) = self.one_of(question, pointed, &pointers, &mut best, &mut lacking)? {
             return Ok(answer);
         }
         if let Some(answer) = self.short(question, &mut lacking)? {
@@ -158,11 +158,13 @@ impl Identifier {
         Ok(None)
     }
 
-    /// Those of the candidates that the page equals. One alone is placed; of several, others decide.
+    /// Those of the candidates that the page equals. One alone is placed; of several, others decide. Of the pointers that led
+    /// to them, those that may lead to more are counted.
     fn one_of(
         &mut self,
         question: &Question<'_>,
         candidates: Vec<Candidate>,
+        pointers: &[nearest::Candidate],
         best: &mut Best,
         lacking: &mut bool,
     ) -> Result<Option<Answer>, ReadError> {
@@ -194,10 +196,11 @@ impl Identifier {
         places.sort_unstable();
         places.dedup();
         let several = places.len() > 1;
+        let left_out = self.left_out(&equal, pointers, question.va)?;
         Ok(equal.first().map(|(_, comparison)| Answer {
             open: several,
             lacking: several,
-            ..identified(places, 0, comparison, placed)
+            ..identified(places, left_out, comparison, placed)
         }))
     }
 
@@ -245,8 +248,7 @@ impl Identifier {
             let Some(about) = info.parts.get(usize::from(pointed.part)) else {
                 continue;
             };
-            let floats = about.placement == Placement::Anywhere || about.kind == PartKind::UserText;
-            if !floats && aligned(about, va.0, pointed.at) && may_be(&info, about) {
+            if can_lie(about, va, pointed.at) && may_be(&info, about) {
                 candidates.push(Candidate {
                     object: pointed.object,
                     number: pointed.part,
@@ -256,6 +258,41 @@ impl Identifier {
             }
         }
         Ok(candidates)
+    }
+
+    /// How many parts may equal the page besides those that were found to: as many of its windows point to them, and they
+    /// were not compared, or the catalog has left them out.
+    fn left_out(
+        &self,
+        equal: &[(Candidate, Comparison)],
+        pointers: &[nearest::Candidate],
+        va: Gva,
+    ) -> Result<u64, ReadError> {
+        if equal.iter().any(|(_, comparison)| comparison.confirmed > 0) {
+            return Ok(0);
+        }
+        let leads_to = |pointed: &nearest::Candidate, to: &Candidate| {
+            (pointed.object, pointed.part, pointed.at) == (to.object, to.number, to.at)
+        };
+        let (compared, rest) = pointers.split_at(pointers.len().min(MAX_COMPARED));
+        let led = compared
+            .iter()
+            .filter(|pointed| equal.iter().any(|(to, _)| leads_to(pointed, to)));
+        let Some(votes) = led.clone().map(|pointed| pointed.votes).min() else {
+            return Ok(0);
+        };
+        let mut left_out = led.map(|pointed| pointed.unseen).max().unwrap_or(0);
+        for pointed in rest.iter().take_while(|pointed| pointed.votes >= votes) {
+            let info = self.catalog.object(pointed.object)?;
+            if info
+                .parts
+                .get(usize::from(pointed.part))
+                .is_some_and(|about| can_lie(about, va, pointed.at))
+            {
+                left_out = left_out.saturating_add(1);
+            }
+        }
+        Ok(left_out)
     }
 
     /// The init part of a module whose sections are where the page's fields say; else every short part of the running
@@ -269,7 +306,7 @@ impl Identifier {
             own.push(self.candidate(object, number)?);
         }
         own.retain(|candidate| self.compare(candidate, question.va, question.bytes).confirmed > 0);
-        if let Some(answer) = self.one_of(question, own, &mut Best::default(), lacking)? {
+        if let Some(answer) = self.one_of(question, own, &[], &mut Best::default(), lacking)? {
             return Ok(Some(answer));
         }
         let alike = self.alike(question)?;
@@ -332,6 +369,7 @@ impl Identifier {
                     alike.undecided += 1;
                 }
             }
+            alike.undecided += self.shorts.left_out(&release);
         }
         self.shorts.remember(question.digest, alike.clone());
         Ok(alike)
@@ -353,12 +391,16 @@ fn identified(places: Vec<Place>, left_out: u64, comparison: &Comparison, placed
     }
 }
 
-/// Whether a part can lie so that its byte `at` is at `va`.
-fn aligned(part: &PartInfo, va: u64, at: i64) -> bool {
+/// Whether a part of a kernel or module can lie so that its byte `at` is at `va`.
+fn can_lie(part: &PartInfo, va: Gva, at: i64) -> bool {
     match part.placement {
-        Placement::Anywhere => true,
+        Placement::Anywhere => false,
         Placement::Aligned(align) => {
-            va.wrapping_sub(part.link.wrapping_add_signed(at)) & align.wrapping_sub(1) == 0
+            let moved = va.0.wrapping_sub(part.link.wrapping_add_signed(at));
+            part.kind != PartKind::UserText && moved & align.wrapping_sub(1) == 0
         }
     }
 }
+
+#[cfg(test)]
+mod tests;

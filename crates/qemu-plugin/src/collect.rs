@@ -9,7 +9,7 @@ use nephoscope_wire::Frame;
 
 use crate::counters::Count;
 use crate::plugin::{Plugin, guarded, now_ns};
-use crate::vcpu::{Loaded, Local, MAX_UNMARKED, Vcpu};
+use crate::vcpu::{Loaded, Local, Vcpu};
 
 /// What an instruction that may change the root carries to its callback.
 pub(crate) fn pack(general: Option<u8>) -> *mut c_void {
@@ -66,13 +66,9 @@ pub(crate) extern "C" fn before_unmarked_block(vcpu: c_uint, data: *mut c_void) 
         };
         let mut local = vcpu.lock();
         let page = data.addr() as u64;
-        if local.unmarked.contains(&(incarnation, page)) {
+        if !local.unmarked.is_new(incarnation, page) {
             return;
         }
-        if local.unmarked.len() >= MAX_UNMARKED {
-            local.unmarked.clear();
-        }
-        local.unmarked.insert((incarnation, page));
         if plugin.push(
             vcpu,
             &mut local,

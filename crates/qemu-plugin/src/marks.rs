@@ -13,6 +13,7 @@
     reason = "reads and clears words that translated code stores into"
 )]
 
+use std::ffi::c_void;
 use std::sync::atomic::{AtomicU32, AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Mutex, OnceLock};
 
@@ -49,8 +50,12 @@ impl Marks {
         }
     }
 
-    /// A mark for a page generation; `None` when all are used.
-    pub(crate) fn allocate(&self, api: &Api, page: u64) -> Option<u32> {
+    /// A mark for a page generation; `None` when all are used. `scoreboard_new` is QEMU's.
+    pub(crate) fn allocate(
+        &self,
+        scoreboard_new: extern "C" fn(usize) -> *mut c_void,
+        page: u64,
+    ) -> Option<u32> {
         let mark = self
             .used
             .fetch_update(Ordering::Relaxed, Ordering::Relaxed, |used| {
@@ -65,7 +70,7 @@ impl Marks {
                 .lock()
                 .unwrap_or_else(std::sync::PoisonError::into_inner);
             slot.get_or_init(|| Board {
-                score: (api.scoreboard_new)(BOARD as usize * 8) as usize,
+                score: scoreboard_new(BOARD as usize * 8) as usize,
                 pages: (0..BOARD).map(|_| AtomicU64::new(0)).collect(),
             });
             self.ready.fetch_max(number + 1, Ordering::Release);
@@ -154,5 +159,30 @@ mod tests {
             .filter(|i| words[*i].load(Ordering::Relaxed) != 0)
             .collect();
         assert_eq!(left, [10], "the one that was not taken stays");
+    }
+
+    /// Boards made by [`count_board`].
+    static MADE: AtomicUsize = AtomicUsize::new(0);
+
+    extern "C" fn count_board(bytes: usize) -> *mut c_void {
+        assert_eq!(bytes, BOARD as usize * 8);
+        std::ptr::without_provenance_mut(MADE.fetch_add(1, Ordering::Relaxed) + 1)
+    }
+
+    #[test]
+    fn max_boards_stops_a_guest_that_makes_generations_without_end_and_those_before_keep_their_marks() {
+        let marks = Marks::new();
+        let most = u64::from(BOARD) * MAX_BOARDS as u64;
+        for page in 0..most {
+            assert!(marks.allocate(count_board, page + 7).is_some());
+        }
+        for page in [most, most + 1] {
+            assert_eq!(marks.allocate(count_board, page + 7), None);
+        }
+        assert_eq!(MADE.load(Ordering::Relaxed), MAX_BOARDS);
+        let last = u32::try_from(most - 1).unwrap();
+        assert_eq!((marks.page(0), marks.page(last)), (Some(7), Some(most + 6)));
+        assert_eq!(marks.page(last + 1), None);
+        assert!(marks.place(last).is_some() && marks.place(last + 1).is_none());
     }
 }

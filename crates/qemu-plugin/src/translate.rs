@@ -232,7 +232,7 @@ impl Plugin {
         if state.user {
             let mark = mark.or_else(|| {
                 self.frames
-                    .mark(key, page, || self.marks.allocate(&self.api, page))
+                    .mark(key, page, || self.marks.allocate(self.api.scoreboard_new, page))
             });
             self.plant(tb, page, mark);
             self.locate(vcpu, state, page, mark, piece.va);

@@ -3,7 +3,7 @@
 use std::sync::atomic::AtomicBool;
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
-use foldhash::{HashMap, HashSet, HashSetExt};
+use foldhash::{HashMap, HashSet};
 use nephoscope_wire::RingMemory;
 
 use crate::roots::Recent;
@@ -43,7 +43,7 @@ pub(crate) struct Local {
     /// Where pages are seen was reported for these.
     pub(crate) located: Said,
     /// Pages without a mark that were reported.
-    pub(crate) unmarked: HashSet<(u32, u64)>,
+    pub(crate) unmarked: Unmarked,
     /// A frame being encoded.
     pub(crate) frame: Vec<u8>,
     /// Since when frames are lost, if they are, and how many.
@@ -57,7 +57,7 @@ impl Vcpu {
             recent: Recent::default(),
             said: Said::default(),
             located: Said::default(),
-            unmarked: HashSet::new(),
+            unmarked: Unmarked::default(),
             frame: Vec::new(),
             losing: None,
         };
@@ -89,7 +89,7 @@ impl Local {
     pub(crate) fn forget_said(&mut self) {
         self.said.clear();
         self.located.clear();
-        self.unmarked.clear();
+        self.unmarked = Unmarked::default();
     }
 }
 
@@ -98,7 +98,7 @@ impl Local {
 const MAX_SAID: usize = 2048;
 
 /// Pages without a mark remembered per vCPU, bounded for the same reason.
-pub(crate) const MAX_UNMARKED: usize = 64 << 10;
+const MAX_UNMARKED: usize = 64 << 10;
 
 /// Marks already reported, per incarnation.
 #[derive(Debug, Default)]
@@ -137,9 +137,46 @@ impl Said {
     }
 }
 
+/// Pages without a mark already reported, per incarnation.
+#[derive(Debug, Default)]
+pub(crate) struct Unmarked {
+    pages: HashSet<(u32, u64)>,
+}
+
+impl Unmarked {
+    /// Whether this page was not reported for this incarnation. It is from now on.
+    pub(crate) fn is_new(&mut self, incarnation: u32, page: u64) -> bool {
+        if self.pages.contains(&(incarnation, page)) {
+            return false;
+        }
+        if self.pages.len() >= MAX_UNMARKED {
+            self.pages.clear();
+        }
+        self.pages.insert((incarnation, page))
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn max_unmarked_bounds_the_pages_remembered_and_what_is_forgotten_is_said_again() {
+        let mut unmarked = Unmarked::default();
+        let most = MAX_UNMARKED as u64;
+        for page in 0..most {
+            assert!(unmarked.is_new(1, page));
+        }
+        assert!(
+            !unmarked.is_new(1, 0) && !unmarked.is_new(1, most - 1),
+            "as many are"
+        );
+        for page in 0..3 {
+            assert!(unmarked.is_new(2, page) && !unmarked.is_new(2, page));
+            assert!(unmarked.pages.len() <= MAX_UNMARKED);
+        }
+        assert!(unmarked.is_new(1, 0));
+    }
 
     #[test]
     fn a_mark_is_said_once_per_incarnation() {

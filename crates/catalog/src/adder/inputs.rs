@@ -6,6 +6,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
+use crate::limits::MAX_TREE_ENTRIES;
 use crate::source::dpkg::{self, Database};
 use crate::source::root::Root;
 use crate::source::{ar, tree};
@@ -74,7 +75,7 @@ impl Plan {
         let root = Root::open(path)?;
         let name = fs::canonicalize(path)?.display().to_string();
         let is_root = dpkg::is_there(&root);
-        let walk = tree::walk(&root, is_root);
+        let walk = tree::walk(&root, is_root, MAX_TREE_ENTRIES);
         for (dir, why) in &walk.refused {
             tally.refuse(&name, dir, why.clone());
         }

@@ -20,6 +20,9 @@ use super::inputs::{FILE_GUESS, Plan, Tree, Unit};
 use super::store::Store;
 use super::summary::{Progress, Tally, one};
 
+#[cfg(test)]
+mod tests;
+
 /// Why a file that was named is refused, if nothing else is wrong with it.
 const NO_CODE: &str = "holds no code of a known kind";
 
@@ -76,6 +79,11 @@ fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
+/// Where files wait until a thread has time for them.
+fn queue() -> (Sender<Job>, Receiver<Job>) {
+    bounded(MAX_QUEUED_FILES)
+}
+
 /// Does all the work of a plan.
 ///
 /// # Errors
@@ -97,7 +105,7 @@ pub(crate) fn run(
         total: plan.total,
         progress,
     };
-    let (sender, receiver) = bounded(MAX_QUEUED_FILES);
+    let (sender, receiver) = queue();
     std::thread::scope(|scope| {
         for _ in 0..threads {
             let (sender, receiver) = (sender.clone(), receiver.clone());

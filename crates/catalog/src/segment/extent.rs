@@ -185,15 +185,91 @@ pub(crate) fn record(tail: &[u8]) -> Result<Record, Broken> {
 
 /// A part, whole.
 pub(crate) fn part(extent: &[u8], stored: &StoredPart) -> Result<Part, Broken> {
+    let unpacked = stored
+        .chunks
+        .iter()
+        .fold(0, |sum: u64, chunk| sum.saturating_add(u64::from(chunk.raw)));
+    if unpacked != stored.info.len || unpacked > MAX_PART_BYTES {
+        return Err(Broken);
+    }
     let mut part: Part = postcard::from_bytes(&blob(extent, stored.rest)?).map_err(|_| Broken)?;
-    let len = usize::try_from(stored.info.len).map_err(|_| Broken)?;
+    let len = usize::try_from(unpacked).map_err(|_| Broken)?;
     let mut bytes = Vec::with_capacity(len.min(1 << 26));
     for chunk in &stored.chunks {
         bytes.extend(blob(extent, *chunk)?);
     }
-    if bytes.len() != len {
-        return Err(Broken);
-    }
     part.bytes = bytes;
     Ok(part)
+}
+
+#[cfg(test)]
+mod tests {
+    use nephoscope_recipe::{PartKind, Placement, Values};
+
+    use super::*;
+
+    fn object(len: u64) -> Object {
+        let part = Part {
+            kind: PartKind::ModuleText,
+            name: ".text".into(),
+            link: 0,
+            // Zeros, which take no memory as long as nobody looks at them.
+            bytes: vec![0; usize::try_from(len).unwrap()],
+            sites: Vec::new(),
+            placement: Placement::Aligned(4096),
+            values: Values::default(),
+        };
+        Object {
+            kind: ObjectKind::KernelModule,
+            facts: Facts::default(),
+            loads: Vec::new(),
+            pages: Vec::new(),
+            parts: vec![part],
+        }
+    }
+
+    /// `len` zeros as zstd packs them: blocks of one byte that is repeated (RFC 8878, 3.1.1).
+    fn zeros(len: u64) -> Vec<u8> {
+        const BLOCK: u64 = 128 << 10;
+        let mut frame = vec![0x28, 0xb5, 0x2f, 0xfd];
+        // A single segment with its length in eight bytes would need a window of that; so a window of 128 KiB is named.
+        frame.extend([0, 7 << 3]);
+        let mut left = len;
+        while left > 0 {
+            let block = left.min(BLOCK);
+            left -= block;
+            let head = u32::try_from(block << 3 | 1 << 1 | u64::from(left == 0)).unwrap();
+            frame.extend(&head.to_le_bytes()[..3]);
+            frame.push(0);
+        }
+        frame
+    }
+
+    #[test]
+    fn max_part_bytes_refuses_a_part_that_could_not_be_read_again() {
+        let error = encode([0; 32], 0, object(MAX_PART_BYTES + 1)).unwrap_err();
+        assert_eq!(error, format!("part .text is larger than {MAX_PART_BYTES} bytes"));
+    }
+
+    #[test]
+    fn max_part_bytes_stops_a_length_that_asks_for_all_memory() {
+        let small = u32::try_from(5 * CHUNK + 7).unwrap();
+        let bytes = unpack(&zeros(u64::from(small)), small).unwrap();
+        assert_eq!(bytes, vec![0; small as usize]);
+        let large = u32::try_from(MAX_PART_BYTES + 1).unwrap();
+        assert_eq!(unpack(&zeros(u64::from(large)), large), Err(Broken));
+    }
+
+    #[test]
+    fn max_part_bytes_stops_chunks_that_are_more_together_than_their_part() {
+        let Extent { bytes, record: at } = encode([0; 32], 0, object(3 * CHUNK as u64)).unwrap();
+        let stored = record(&bytes[at as usize..]).unwrap().parts.remove(0);
+        assert_eq!(part(&bytes, &stored).unwrap().bytes.len(), 3 * CHUNK);
+        let mut longer = stored.clone();
+        // Each is whole, and all together unpack to more than a part may be.
+        let more = MAX_PART_BYTES / CHUNK as u64 + 1;
+        longer.chunks = vec![stored.chunks[0]; usize::try_from(more).unwrap()];
+        longer.info.len = more * CHUNK as u64;
+        assert_eq!(part(&bytes, &longer), Err(Broken));
+    }
 }

@@ -37,6 +37,10 @@ pub(crate) struct Deb {
     pub(crate) package: Package,
     file: Arc<File>,
     data: Member,
+    /// Bytes that it may unpack to.
+    max_bytes: u64,
+    /// Members that it may have.
+    max_members: u64,
 }
 
 impl Deb {
@@ -55,7 +59,13 @@ impl Deb {
         let control = find("control.tar").ok_or("not a Debian package: no control.tar")?;
         let data = find("data.tar").ok_or("not a Debian package: no data.tar")?;
         let package = read_control(&file, &control).map_err(|e| format!("{}: {e}", control.name))?;
-        Ok(Self { package, file, data })
+        Ok(Self {
+            package,
+            file,
+            data,
+            max_bytes: MAX_PACKAGE_BYTES,
+            max_members: MAX_PACKAGE_MEMBERS,
+        })
     }
 
     /// Hands every member of the data archive to `each`, then makes sure that the archive was whole.
@@ -67,7 +77,7 @@ impl Deb {
         let bytes = unpack(Section::new(&self.file, &self.data), name).map_err(|e| format!("{name}: {e}"))?;
         let mut bytes = Bounded {
             inner: bytes,
-            left: MAX_PACKAGE_BYTES,
+            left: self.max_bytes,
         };
         let mut archive = tar::Archive::new(&mut bytes);
         let entries = archive.entries().map_err(|e| format!("{name}: {e}"))?;
@@ -75,8 +85,8 @@ impl Deb {
         for entry in entries {
             let mut entry = entry.map_err(|e| format!("{name}: {e}"))?;
             members += 1;
-            if members > MAX_PACKAGE_MEMBERS {
-                return Err(format!("more than {MAX_PACKAGE_MEMBERS} files"));
+            if members > self.max_members {
+                return Err(format!("more than {} files", self.max_members));
             }
             let path = entry.path_bytes().into_owned();
             let len = entry.size();
@@ -213,5 +223,78 @@ impl<R: Read> Read for Bounded<R> {
             .checked_sub(n as u64)
             .ok_or_else(|| io::Error::other("unpacks to more than is allowed"))?;
         Ok(n)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// A package with so many empty files, whose archive is that and `padding` more bytes, all zeros.
+    fn package(files: usize, padding: usize) -> Deb {
+        let tarball = |names: &[String], text: &[u8]| {
+            let mut tar = tar::Builder::new(Vec::new());
+            for name in names {
+                let mut header = tar::Header::new_gnu();
+                header.set_size(text.len() as u64);
+                tar.append_data(&mut header, name, text).unwrap();
+            }
+            tar.into_inner().unwrap()
+        };
+        let control = tarball(
+            &["control".to_owned()],
+            b"Package: a\nVersion: 1\nArchitecture: all\n",
+        );
+        let names: Vec<String> = (0..files).map(|n| n.to_string()).collect();
+        let mut data = tarball(&names, b"");
+        data.resize(data.len() + padding, 0);
+        let mut ar = ar::Builder::new(tempfile::tempfile().unwrap());
+        let members = [
+            ("debian-binary", b"2.0\n".to_vec()),
+            ("control.tar", control),
+            ("data.tar.zst", zstd::encode_all(data.as_slice(), 1).unwrap()),
+        ];
+        for (name, bytes) in members {
+            let header = ar::Header::new(name.into(), bytes.len() as u64);
+            ar.append(&header, bytes.as_slice()).unwrap();
+        }
+        let deb = Deb::open(ar.into_inner().unwrap()).unwrap();
+        assert_eq!(
+            (deb.max_bytes, deb.max_members),
+            (MAX_PACKAGE_BYTES, MAX_PACKAGE_MEMBERS)
+        );
+        deb
+    }
+
+    /// How many members came, and how it ended.
+    fn read(deb: &Deb) -> (usize, Result<(), String>) {
+        let mut members = 0;
+        let result = deb.each(&mut |_| {
+            members += 1;
+            Ok(())
+        });
+        (members, result)
+    }
+
+    #[test]
+    fn max_package_bytes_stops_a_package_that_unpacks_without_end() {
+        let padding = 1 << 20;
+        let mut deb = package(1, padding);
+        // One header, and the two empty blocks that end an archive.
+        let whole = 3 * 512 + padding as u64;
+        deb.max_bytes = whole;
+        assert_eq!(read(&deb), (1, Ok(())));
+        deb.max_bytes = whole - 1;
+        let refused = "data.tar.zst: unpacks to more than is allowed".to_owned();
+        assert_eq!(read(&deb), (1, Err(refused)));
+    }
+
+    #[test]
+    fn max_package_members_stops_a_package_of_nothing_else() {
+        let mut deb = package(20, 0);
+        deb.max_members = 20;
+        assert_eq!(read(&deb), (20, Ok(())));
+        deb.max_members = 19;
+        assert_eq!(read(&deb), (19, Err("more than 19 files".to_owned())));
     }
 }

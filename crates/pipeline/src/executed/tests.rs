@@ -14,8 +14,11 @@ use nephoscope_guest::{Gva, PAGE_SIZE, PageBytes, Privilege};
 use nephoscope_inventory::{Unknown, Verdict};
 use nephoscope_recipe::{Form, Part, Solver};
 
-use super::{Floating, MAX_PLACED, Placed};
+use super::candidate::Candidate;
+use super::{Floating, MAX_COMPARED, MAX_PLACED, Placed};
+use crate::fixture;
 use crate::identify::Question;
+use crate::nearest::Candidate as Pointed;
 
 /// One file's catalog and its object's parts.
 struct Flash {
@@ -117,7 +120,7 @@ fn with_fields(flash: &Flash) -> &Part {
 
 const WHOLE: [(u16, u16); 1] = [(0, 4096)];
 
-fn pointed(catalog: &Catalog, question: &Question<'_>) -> Vec<crate::nearest::Candidate> {
+fn pointed(catalog: &Catalog, question: &Question<'_>) -> Vec<Pointed> {
     crate::nearest::by_windows(catalog, question.bytes, 512, |_| true).unwrap()
 }
 
@@ -211,4 +214,85 @@ fn max_placed_stops_a_guest_that_copies_firmware_about_for_ever() {
     }
     assert_eq!(floating.placed.len(), MAX_PLACED);
     assert_eq!(floating.placed[0].base, 10 << 12, "the oldest went");
+}
+
+#[test]
+fn max_compared_bounds_the_parts_that_a_page_is_compared_with_and_the_latest_come_first() {
+    let (catalog, objects) = fixture::catalog(&[("a.rom".into(), fixture::option_rom(8192, 1))]);
+    let (object, most, va) = (objects[0], MAX_COMPARED as i64, 0xf_0000_u64);
+    let bytes = PageBytes::zeroed();
+    let question = Question {
+        paging: false,
+        ..fixture::of_kernel(&bytes, va, &WHOLE)
+    };
+    let mut floating = Floating::default();
+    for at in 0..most + 9 {
+        floating.remember(Placed {
+            object,
+            number: 0,
+            base: va - at as u64,
+            len: 8192,
+            solver: Solver::default(),
+        });
+    }
+    let offsets = |pointed: &[Pointed]| {
+        let found = floating.candidates(&catalog, &question, pointed).unwrap();
+        found.iter().map(|candidate| candidate.at).collect::<Vec<_>>()
+    };
+    let latest: Vec<i64> = (9..most + 9).rev().collect();
+    assert_eq!(offsets(&[]), latest);
+    // As many again may be those that its windows point to, the best first.
+    let pointed: Vec<Pointed> = (1000..1000 + 2 * most)
+        .map(|at| Pointed {
+            votes: 1,
+            object,
+            part: 0,
+            at,
+            unseen: 0,
+        })
+        .collect();
+    let best = 1000..1000 + most;
+    assert_eq!(offsets(&pointed), [latest, best.collect()].concat());
+}
+
+#[test]
+fn max_compared_bounds_the_copies_of_a_part_whose_fields_a_page_may_have() {
+    let site = nephoscope_recipe::Site {
+        at: 0,
+        len: 4,
+        kind: nephoscope_recipe::SiteKind::Relocation,
+        set: 0,
+    };
+    let part = Part {
+        kind: nephoscope_recipe::PartKind::Firmware,
+        name: "image".into(),
+        link: 0,
+        bytes: vec![0; 4096],
+        sites: vec![site],
+        placement: nephoscope_recipe::Placement::Anywhere,
+        values: nephoscope_recipe::Values::default(),
+    };
+    let candidate = Candidate {
+        object: ObjectId(1),
+        number: 0,
+        part: Arc::new(part),
+        at: 0,
+        solver: Solver::default(),
+        vouched: true,
+        fields: None,
+    };
+    for (copies, compared) in [(3, 3), (MAX_COMPARED as u64 + 9, MAX_COMPARED)] {
+        let mut floating = Floating::default();
+        for copy in 0..copies {
+            floating.remember(Placed {
+                object: ObjectId(1),
+                number: 0,
+                base: 0x10_0000 + (copy << 12),
+                len: 4096,
+                solver: Solver::default(),
+            });
+        }
+        let found = floating.copies(std::slice::from_ref(&candidate), Gva(0xf_0000));
+        assert_eq!(found.len(), compared);
+    }
 }
