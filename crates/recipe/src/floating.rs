@@ -63,7 +63,9 @@ impl Supposed<'_> {
                 .part
                 .sites
                 .partition_point(|site| usize::try_from(site.at).is_ok_and(|site| site <= at));
-            let site = before.checked_sub(1).and_then(|before| self.part.sites.get(before));
+            let site = before
+                .checked_sub(1)
+                .and_then(|before| self.part.sites.get(before));
             site.is_some_and(|site| {
                 at.saturating_sub(usize::try_from(site.at).unwrap_or(usize::MAX)) < usize::from(site.len)
             })
