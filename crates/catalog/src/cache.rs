@@ -51,7 +51,8 @@ impl<K: Hash + Eq + Copy, V> Cache<K, V> {
         let value = Arc::new(value);
         let mut inner = self.inner.lock().unwrap_or_else(PoisonError::into_inner);
         if weight > self.max {
-            inner.remember(key, &value);
+            inner.forget();
+            inner.held.insert(key, Arc::downgrade(&value));
             return Ok(value);
         }
         let now = inner.clock;
@@ -77,15 +78,15 @@ impl<K: Hash + Eq + Copy, V> Inner<K, V> {
             }
             if let Some((value, weight, _)) = self.values.remove(&key) {
                 self.weight = self.weight.saturating_sub(weight);
-                self.remember(key, &value);
+                self.held.insert(key, Arc::downgrade(&value));
             }
         }
-        self.held.retain(|_, value| value.strong_count() > 0);
+        self.forget();
     }
 
-    fn remember(&mut self, key: K, value: &Arc<V>) {
+    /// What nobody holds any more is forgotten: one pass over those that are not kept.
+    fn forget(&mut self) {
         self.held.retain(|_, value| value.strong_count() > 0);
-        self.held.insert(key, Arc::downgrade(value));
     }
 }
 

@@ -182,20 +182,6 @@ impl Catalog {
         })
     }
 
-    /// Where one of an object's parts can start; `None` if there is no such part. Decodes nothing of it.
-    ///
-    /// # Errors
-    /// There is no such object, or its record is damaged.
-    pub fn placement_of(
-        &self,
-        object: ObjectId,
-        part: u16,
-    ) -> Result<Option<nephoscope_recipe::Placement>, ReadError> {
-        let loaded = self.loaded(object)?;
-        let part = loaded.info.parts.get(usize::from(part));
-        Ok(part.map(|part| part.placement))
-    }
-
     /// One of an object's parts, decoded; kept for the next caller.
     ///
     /// # Errors

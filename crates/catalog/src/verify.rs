@@ -75,6 +75,8 @@ pub(crate) fn verify_manifest(dir: &Path, manifest: &Manifest) -> Report {
         let before = report.damage.len();
         match open_entry(dir, entry) {
             Ok(segment) => segment_tables(&segment, &mut report),
+            // Whoever reads this has asked for all that is damaged: no advice to ask.
+            Err(OpenError::Damaged { what, .. }) => report.damage.push(what),
             Err(error) => report.damage.push(error.to_string()),
         }
         // The digest of the whole file sees what nothing points to, and what all the checks above mean to see.
@@ -96,10 +98,12 @@ pub(crate) fn verify_manifest(dir: &Path, manifest: &Manifest) -> Report {
 }
 
 fn segment_tables(segment: &Segment, report: &mut Report) {
-    let mut check = |result: Result<(), ReadError>| {
-        if let Err(error) = result {
-            report.damage.push(error.to_string());
+    let mut check = |result: Result<(), ReadError>| match result {
+        Ok(()) => {}
+        Err(ReadError::Damaged { segment, what, at }) => {
+            report.damage.push(format!("{segment}: {what} at byte {at}"));
         }
+        Err(error) => report.damage.push(error.to_string()),
     };
     for kind in Kind::ALL {
         let table = segment.table(kind);

@@ -93,7 +93,9 @@ fn verify_finds_every_flipped_byte_and_no_answer_is_wrong() {
             std::fs::write(bad_dir.path().join(name), bad).unwrap();
             flips += 1;
             assert!(
-                verify(bad_dir.path()).map_or(true, |report| !report.is_sound()),
+                verify(bad_dir.path()).map_or(true, |report| {
+                    !report.is_sound() && report.damage.iter().all(|line| !line.contains("verify"))
+                }),
                 "{name} byte {at}"
             );
             let Ok(catalog) = Catalog::open(bad_dir.path()) else {

@@ -69,7 +69,13 @@ fn each_reason_not_to_open_is_told_apart() {
     let error = Catalog::open(&at("catalog")).unwrap_err();
     assert!(matches!(error, OpenError::Damaged { .. }));
     assert!(!error.to_string().contains('\n'));
-    assert!(!verify(&at("catalog")).unwrap().is_sound());
+    let name = segment.file_name().unwrap().to_str().unwrap();
+    let damage = verify(&at("catalog")).unwrap().damage;
+    assert_eq!(
+        damage[0],
+        format!("{name}: missing"),
+        "what and where, and no advice to ask again"
+    );
 }
 
 #[test]

@@ -123,7 +123,9 @@ impl Floating {
             let known = found
                 .iter()
                 .any(|c| (c.object, c.number, c.at) == (pointed.object, pointed.part, pointed.at));
-            if known || catalog.placement_of(pointed.object, pointed.part)? != Some(Placement::Anywhere) {
+            let info = catalog.object(pointed.object)?;
+            let about = info.parts.get(usize::from(pointed.part));
+            if known || about.is_none_or(|about| about.placement != Placement::Anywhere) {
                 continue;
             }
             let part = catalog.part(pointed.object, pointed.part)?;

@@ -88,11 +88,12 @@ impl Identifier {
         if !va.is_high_half() {
             return Ok(false);
         }
-        // Only a module's text says where its module is, and modules of other releases are not loaded.
+        // Only a module's text says where its module is, and modules of other releases than the running one are not loaded.
         let releases = self.images.releases();
         let may_be = |info: &ObjectInfo, about: &PartInfo| {
             let release = info.facts.kernel_release.as_ref();
-            about.kind == PartKind::ModuleText && release.is_some_and(|release| releases.contains(release))
+            let is_running = releases.is_empty() || release.is_some_and(|release| releases.contains(release));
+            about.kind == PartKind::ModuleText && is_running
         };
         let pointers = nearest::by_windows(&self.catalog, bytes, MAX_COMPARED, |_| true)?;
         let mut candidates = self.pointed_to(&pointers, va, may_be)?;
