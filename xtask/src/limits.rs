@@ -8,13 +8,6 @@ use anyhow::{Context, Result, ensure};
 
 use crate::build::workspace;
 
-/// Limits that have none yet, as `crate/LIMIT`. It only ever gets shorter: one that is listed and has a test is an error too.
-const PENDING: [&str; 3] = [
-    "nephoscope/MAX_KNOWN",
-    "nephoscope/MAX_PAGES",
-    "nephoscope/MAX_SPACES",
-];
-
 /// Checks all crates.
 pub(crate) fn check() -> Result<()> {
     let mut wrong = Vec::new();
@@ -23,7 +16,7 @@ pub(crate) fn check() -> Result<()> {
         let name = entry.file_name().to_string_lossy().into_owned();
         let mut sources = BTreeMap::new();
         read(&entry.path(), &entry.path(), &mut sources)?;
-        wrong.extend(untested(&name, &sources, &PENDING));
+        wrong.extend(untested(&name, &sources));
     }
     ensure!(
         wrong.is_empty(),
@@ -53,29 +46,19 @@ fn read(base: &Path, folder: &Path, sources: &mut BTreeMap<String, String>) -> R
     Ok(())
 }
 
-/// Limits without a test, and pending ones that have one or do not exist.
-fn untested(name: &str, sources: &BTreeMap<String, String>, pending: &[&str]) -> Vec<String> {
+/// Limits without a test.
+fn untested(name: &str, sources: &BTreeMap<String, String>) -> Vec<String> {
     let tests: Vec<&str> = sources.values().flat_map(|text| tests(text)).collect();
     let of_product = sources.iter().filter(|(path, _)| path.starts_with("src/"));
-    let limits: Vec<&str> = of_product.flat_map(|(_, text)| limits(text)).collect();
+    let limits = of_product.flat_map(|(_, text)| limits(text));
     let is_tested = |limit: &str| {
         let wanted = limit.to_ascii_lowercase();
         tests.iter().any(|test| test.contains(&wanted))
     };
-    let mut wrong = Vec::new();
-    for limit in &limits {
-        let full = format!("{name}/{limit}");
-        if is_tested(limit) == pending.contains(&full.as_str()) {
-            wrong.push(full);
-        }
-    }
-    let own = pending
-        .iter()
-        .filter_map(|full| full.strip_prefix(name)?.strip_prefix('/'));
-    wrong.extend(
-        own.filter(|limit| !limits.contains(limit))
-            .map(|limit| format!("{name}/{limit} (there is none)")),
-    );
+    let mut wrong: Vec<String> = limits
+        .filter(|limit| !is_tested(limit))
+        .map(|limit| format!("{name}/{limit}"))
+        .collect();
     wrong.sort();
     wrong.dedup();
     wrong
@@ -124,27 +107,13 @@ mod tests {
     #[test]
     fn a_limit_without_a_test_of_its_name_is_found() {
         let named = "#[test]\n#[ignore = \"slow\"]\nfn max_depth_stops_a_tree() {\n";
-        assert_eq!(untested("x", &sources(named), &[]), [""; 0]);
+        assert_eq!(untested("x", &sources(named)), [""; 0]);
         for bad in [
             "",
             "fn max_depth_is_no_test() {\n",
             "#[test]\nfn another() {}\nfn max_depth() {}\n",
         ] {
-            assert_eq!(untested("x", &sources(bad), &[]), ["x/MAX_DEPTH"], "{bad}");
+            assert_eq!(untested("x", &sources(bad)), ["x/MAX_DEPTH"], "{bad}");
         }
-    }
-
-    #[test]
-    fn what_is_pending_is_allowed_until_it_has_a_test_or_is_gone() {
-        assert_eq!(
-            untested("x", &sources(""), &["x/MAX_DEPTH", "y/MAX_DEPTH"]),
-            [""; 0]
-        );
-        let named = "#[test]\nfn max_depth_stops_a_tree() {\n";
-        assert_eq!(untested("x", &sources(named), &["x/MAX_DEPTH"]), ["x/MAX_DEPTH"]);
-        assert_eq!(
-            untested("x", &sources(named), &["x/MAX_GONE"]),
-            ["x/MAX_GONE (there is none)"]
-        );
     }
 }

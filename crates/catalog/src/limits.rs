@@ -14,6 +14,9 @@ pub const MAX_FILE_BYTES: u64 = 512 << 20;
 pub const MAX_PACKAGE_BYTES: u64 = 32 << 30;
 /// The most members of one package.
 pub const MAX_PACKAGE_MEMBERS: u64 = 4_000_000;
+/// Bytes before a member's own: long names, attributes, lists of holes, which are held in memory before the member is known.
+/// Stops a name of gigabytes, which packs into next to nothing.
+pub const MAX_HEAD_BYTES: u64 = 1 << 20;
 /// The largest `control` file. Stops a package that describes itself for ever.
 pub const MAX_CONTROL_BYTES: u64 = 1 << 20;
 /// The longest path. Linux's own bound (`PATH_MAX`).

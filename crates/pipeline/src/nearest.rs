@@ -199,10 +199,10 @@ mod tests {
     use super::*;
     use crate::fixture::{self, Module, noise, program};
 
-    /// The page with so many first bytes changed.
-    fn changed(page: &[u8], count: usize) -> PageBytes {
+    /// The page with the bytes at these places changed.
+    fn changed(page: &[u8], places: impl Iterator<Item = usize>) -> PageBytes {
         let mut bytes = fixture::page(page);
-        bytes[..count].iter_mut().for_each(|byte| *byte = !*byte);
+        places.for_each(|at| bytes[at] = !bytes[at]);
         bytes
     }
 
@@ -217,12 +217,12 @@ mod tests {
         let text = noise(PAGE_SIZE, 1);
         let (catalog, objects) = fixture::catalog(&[("program".into(), program(&text))]);
         let here = [(objects[0], 0)];
-        let at_most = changed(&text, MAX_DIFFERENT);
+        // No window stays whole, so that nothing but the neighbour leads to the file.
+        let places = || (0..MAX_DIFFERENT).map(|number| number * 4);
+        let at_most = changed(&text, places());
         assert_eq!(different(&catalog, &at_most, &here), Some(MAX_DIFFERENT));
-        assert_eq!(
-            different(&catalog, &changed(&text, MAX_DIFFERENT + 1), &here),
-            None
-        );
+        let more = changed(&text, places().chain([1]));
+        assert_eq!(different(&catalog, &more, &here), None);
         let elsewhere = [(objects[0], 0x1000)];
         assert_eq!(different(&catalog, &at_most, &elsewhere), None);
     }
@@ -231,7 +231,7 @@ mod tests {
     fn max_different_alone_is_for_the_page_of_a_file_that_nothing_else_is_of() {
         let text = noise(PAGE_SIZE, 1);
         let (catalog, _) = fixture::catalog(&[("program".into(), program(&text))]);
-        let alone = |count| different(&catalog, &changed(&text, count), &[]);
+        let alone = |count| different(&catalog, &changed(&text, 0..count), &[]);
         assert_eq!(alone(MAX_DIFFERENT_ALONE), Some(MAX_DIFFERENT_ALONE));
         assert_eq!(alone(MAX_DIFFERENT_ALONE + 1), None);
     }

@@ -681,7 +681,7 @@ mod tests {
     #[test]
     fn max_neighbours_bounds_the_files_that_a_page_is_compared_with() {
         for (files, neighbours) in [(3, 3), (MAX_NEIGHBOURS + 6, MAX_NEIGHBOURS)] {
-            let texts: Vec<Vec<u8>> = (0..files as u32).map(|seed| noise(PAGE_SIZE, seed)).collect();
+            let texts: Vec<Vec<u8>> = (0..).take(files).map(|seed| noise(PAGE_SIZE, seed)).collect();
             let programs = texts.iter().map(|text| program(text));
             let names = (0..files).map(|number| number.to_string());
             let (catalog, _) = fixture::catalog(&names.zip(programs).collect::<Vec<_>>());

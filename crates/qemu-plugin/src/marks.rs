@@ -180,6 +180,8 @@ mod tests {
             assert_eq!(marks.allocate(count_board, page + 7), None);
         }
         assert_eq!(MADE.load(Ordering::Relaxed), MAX_BOARDS);
+        let used = u64::from(marks.used.load(Ordering::Relaxed));
+        assert_eq!(used, most, "it does not come round to marks that are used");
         let last = u32::try_from(most - 1).unwrap();
         assert_eq!((marks.page(0), marks.page(last)), (Some(7), Some(most + 6)));
         assert_eq!(marks.page(last + 1), None);

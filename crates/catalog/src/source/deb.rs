@@ -1,12 +1,14 @@
 //! A binary package, deb(5): `debian-binary`, `control.tar`, `data.tar`.
 
+use std::cell::Cell;
 use std::fs::File;
 use std::io::{self, Read};
 use std::os::unix::fs::FileExt;
 use std::sync::Arc;
 
 use crate::limits::{
-    MAX_CONTROL_BYTES, MAX_PACKAGE_BYTES, MAX_PACKAGE_MEMBERS, MAX_XZ_MEMORY, MAX_ZSTD_WINDOW_LOG,
+    MAX_CONTROL_BYTES, MAX_HEAD_BYTES, MAX_PACKAGE_BYTES, MAX_PACKAGE_MEMBERS, MAX_XZ_MEMORY,
+    MAX_ZSTD_WINDOW_LOG,
 };
 use crate::model::Package;
 
@@ -75,9 +77,12 @@ impl Deb {
     pub(crate) fn each(&self, each: &mut dyn FnMut(Entry<'_>) -> Result<(), String>) -> Result<(), String> {
         let name = &self.data.name;
         let bytes = unpack(Section::new(&self.file, &self.data), name).map_err(|e| format!("{name}: {e}"))?;
+        let head = Cell::new(MAX_HEAD_BYTES);
         let mut bytes = Bounded {
             inner: bytes,
-            left: self.max_bytes,
+            at: 0,
+            max: self.max_bytes,
+            head: &head,
         };
         let mut archive = tar::Archive::new(&mut bytes);
         let entries = archive.entries().map_err(|e| format!("{name}: {e}"))?;
@@ -91,6 +96,13 @@ impl Deb {
             let path = entry.path_bytes().into_owned();
             let len = entry.size();
             let kind = entry.header().entry_type();
+            let stored = if kind.is_gnu_sparse() {
+                entry.header().entry_size().map_err(|e| format!("{name}: {e}"))?
+            } else {
+                len
+            };
+            let end = entry.raw_file_position().saturating_add(stored);
+            head.set(end.saturating_add(MAX_HEAD_BYTES));
             if kind.is_file() || kind.is_contiguous() || kind.is_gnu_sparse() {
                 each(Entry::File {
                     path: &path,
@@ -114,6 +126,7 @@ impl Deb {
                 each(Entry::Device)?;
             }
         }
+        head.set(u64::MAX);
         // The archive may end before the compressed data does; only its end proves that all of it is whole.
         io::copy(&mut bytes, &mut io::sink())
             .map(drop)
@@ -123,9 +136,13 @@ impl Deb {
 
 fn read_control(file: &Arc<File>, member: &Member) -> Result<Package, String> {
     let bytes = unpack(Section::new(file, member), &member.name).map_err(|e| e.to_string())?;
+    // What is allowed in all is little enough.
+    let head = Cell::new(u64::MAX);
     let mut archive = tar::Archive::new(Bounded {
         inner: bytes,
-        left: MAX_CONTROL_BYTES * 64,
+        at: 0,
+        max: MAX_CONTROL_BYTES * 64,
+        head: &head,
     });
     for entry in archive.entries().map_err(|e| e.to_string())? {
         let entry = entry.map_err(|e| e.to_string())?;
@@ -209,19 +226,27 @@ impl Read for Section {
     }
 }
 
-/// Gives an error, and not an end, past its bound.
-struct Bounded<R> {
+/// Gives an error, and not an end, past its bounds.
+struct Bounded<'a, R> {
     inner: R,
-    left: u64,
+    at: u64,
+    /// Where it ends.
+    max: u64,
+    /// Where the next member must have begun.
+    head: &'a Cell<u64>,
 }
 
-impl<R: Read> Read for Bounded<R> {
+impl<R: Read> Read for Bounded<'_, R> {
     fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
         let n = self.inner.read(buffer)?;
-        self.left = self
-            .left
-            .checked_sub(n as u64)
-            .ok_or_else(|| io::Error::other("unpacks to more than is allowed"))?;
+        self.at = self.at.saturating_add(n as u64);
+        if self.at > self.max {
+            return Err(io::Error::other("unpacks to more than is allowed"));
+        }
+        if self.at > self.head.get() {
+            let error = format!("a member's head is longer than {MAX_HEAD_BYTES} bytes");
+            return Err(io::Error::other(error));
+        }
         Ok(n)
     }
 }
@@ -230,29 +255,36 @@ impl<R: Read> Read for Bounded<R> {
 mod tests {
     use super::*;
 
+    fn member(tar: &mut tar::Builder<Vec<u8>>, kind: tar::EntryType, name: &str, bytes: &[u8]) {
+        let mut header = tar::Header::new_gnu();
+        header.set_entry_type(kind);
+        header.set_size(bytes.len() as u64);
+        header.set_path(name).unwrap();
+        header.set_cksum();
+        tar.append(&header, bytes).unwrap();
+    }
+
     /// A package with so many empty files, whose archive is that and `padding` more bytes, all zeros.
     fn package(files: usize, padding: usize) -> Deb {
-        let tarball = |names: &[String], text: &[u8]| {
-            let mut tar = tar::Builder::new(Vec::new());
-            for name in names {
-                let mut header = tar::Header::new_gnu();
-                header.set_size(text.len() as u64);
-                tar.append_data(&mut header, name, text).unwrap();
-            }
-            tar.into_inner().unwrap()
-        };
-        let control = tarball(
-            &["control".to_owned()],
-            b"Package: a\nVersion: 1\nArchitecture: all\n",
-        );
-        let names: Vec<String> = (0..files).map(|n| n.to_string()).collect();
-        let mut data = tarball(&names, b"");
+        let mut tar = tar::Builder::new(Vec::new());
+        for number in 0..files {
+            member(&mut tar, tar::EntryType::Regular, &number.to_string(), b"");
+        }
+        let mut data = tar.into_inner().unwrap();
         data.resize(data.len() + padding, 0);
+        package_of(&data)
+    }
+
+    fn package_of(data: &[u8]) -> Deb {
+        let mut control = tar::Builder::new(Vec::new());
+        let text = b"Package: a\nVersion: 1\nArchitecture: all\n";
+        member(&mut control, tar::EntryType::Regular, "control", text);
+        let control = control.into_inner().unwrap();
         let mut ar = ar::Builder::new(tempfile::tempfile().unwrap());
         let members = [
             ("debian-binary", b"2.0\n".to_vec()),
             ("control.tar", control),
-            ("data.tar.zst", zstd::encode_all(data.as_slice(), 1).unwrap()),
+            ("data.tar.zst", zstd::encode_all(data, 1).unwrap()),
         ];
         for (name, bytes) in members {
             let header = ar::Header::new(name.into(), bytes.len() as u64);
@@ -296,5 +328,22 @@ mod tests {
         assert_eq!(read(&deb), (20, Ok(())));
         deb.max_members = 19;
         assert_eq!(read(&deb), (19, Err("more than 19 files".to_owned())));
+    }
+
+    #[test]
+    fn max_head_bytes_stops_a_name_of_gigabytes_that_packs_into_nothing() {
+        let most = usize::try_from(MAX_HEAD_BYTES).unwrap();
+        let named = |len: usize| {
+            let mut tar = tar::Builder::new(Vec::new());
+            // A file that is passed over is no head of the next.
+            member(&mut tar, tar::EntryType::Regular, "large", &vec![0; 3 * most]);
+            member(&mut tar, tar::EntryType::GNULongName, "name", &vec![b'a'; len]);
+            member(&mut tar, tar::EntryType::Regular, "named", b"");
+            read(&package_of(&tar.into_inner().unwrap()))
+        };
+        // Two headers besides.
+        assert_eq!(named(most - 1024), (2, Ok(())));
+        let refused = format!("data.tar.zst: a member's head is longer than {MAX_HEAD_BYTES} bytes");
+        assert_eq!(named(most - 1023), (1, Err(refused)));
     }
 }

@@ -19,7 +19,7 @@ const BOUNDS: Bounds = Bounds {
     tables: 4096,
     leaves: 1 << 16,
 };
-/// Pages read in one look; the next goes on with the rest.
+/// Pages read in one look; the next goes on with the rest, and what the last one leaves is counted.
 const MAX_PAGES: usize = 2048;
 /// Pages whose contents are remembered; then all are read anew.
 const MAX_KNOWN: usize = 64 << 10;
@@ -35,6 +35,7 @@ pub(super) struct KernelMapped {
     pending: Option<(Root, u8)>,
     looked: Instant,
     known: HashMap<Gva, [u8; 32]>,
+    left_out: u64,
 }
 
 impl Default for KernelMapped {
@@ -43,6 +44,7 @@ impl Default for KernelMapped {
             pending: None,
             looked: Instant::now(),
             known: HashMap::new(),
+            left_out: 0,
         }
     }
 }
@@ -76,7 +78,8 @@ impl KernelMapped {
             self.known.clear();
         }
         let mut left = MAX_PAGES;
-        for (va, gpa) in found {
+        let mut found = found.into_iter();
+        for (va, gpa) in found.by_ref() {
             let mut bytes = PageBytes::zeroed();
             if memory.read(gpa, &mut bytes[..]).is_err() {
                 continue;
@@ -88,8 +91,84 @@ impl KernelMapped {
             session.mapped_by_kernel(va, &bytes);
             left -= 1;
             if left == 0 {
-                return;
+                break;
             }
+        }
+        if self.pending.is_none() {
+            let unread = found.filter(|(va, _)| !self.known.contains_key(va)).count();
+            self.left_out = self.left_out.saturating_add(unread as u64);
+            session.count("kernel_pages_left_out", self.left_out);
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use nephoscope_guest::Gpa;
+
+    use super::*;
+    use crate::monitor::fixture::{Memory, PRESENT, given, long_mode, session};
+
+    /// A guest whose kernel has so many pages mapped executable, from the page of this number on.
+    fn kernel(first: usize, pages: usize) -> (Memory, Root) {
+        let mut memory = Memory::default();
+        let root = Root(memory.frame());
+        let text = Gpa(memory.frame());
+        for number in first..first + pages {
+            let va = Gva(FROM.0 + number as u64 * PAGE_SIZE as u64);
+            memory.map(root, va, text, PRESENT);
+        }
+        (memory, root)
+    }
+
+    /// Looks so often, and says how many pages were given in all after each look.
+    fn look(
+        mapped: &mut KernelMapped,
+        session: &mut Session,
+        (memory, root): &(Memory, Root),
+        looks: u8,
+    ) -> Vec<usize> {
+        mapped.pending = Some((*root, looks));
+        let mut all = Vec::new();
+        while mapped.pending.is_some() {
+            mapped.look(session, long_mode(), memory);
+            all.push(given(session));
+        }
+        all
+    }
+
+    #[test]
+    fn max_pages_bounds_one_look_and_what_is_left_after_the_last_is_counted() {
+        let (mut mapped, mut session) = (KernelMapped::default(), session());
+        let most = MAX_PAGES * usize::from(LOOKS);
+        let guest = kernel(0, most + 5);
+        let all = look(&mut mapped, &mut session, &guest, LOOKS);
+        assert_eq!(all, [MAX_PAGES, 2 * MAX_PAGES, most]);
+        let left = |session: &mut Session| session.report().counters.get("kernel_pages_left_out").copied();
+        assert_eq!(left(&mut session), Some(5));
+        let all = look(&mut mapped, &mut session, &guest, LOOKS);
+        assert_eq!(all, [most + 5; 3], "the next that lacks something goes on");
+        assert_eq!(left(&mut session), Some(5));
+    }
+
+    #[test]
+    fn max_known_bounds_what_is_remembered_and_what_is_forgotten_is_read_again() {
+        let (mut mapped, mut session) = (KernelMapped::default(), session());
+        let guests: Vec<_> = (0..=MAX_KNOWN)
+            .step_by(MAX_PAGES)
+            .map(|first| kernel(first, MAX_PAGES))
+            .collect();
+        let (last, full) = guests.split_last().unwrap();
+        let mut read = 0;
+        for guest in full {
+            read += MAX_PAGES;
+            assert_eq!(look(&mut mapped, &mut session, guest, 1), [read]);
+        }
+        assert_eq!(mapped.known.len(), MAX_KNOWN);
+        for guest in [last, &full[0]] {
+            read += MAX_PAGES;
+            assert_eq!(look(&mut mapped, &mut session, guest, 1), [read]);
+            assert!(mapped.known.len() <= 2 * MAX_PAGES);
         }
     }
 }

@@ -67,3 +67,34 @@ impl Mapped {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use nephoscope_guest::Root;
+
+    use super::*;
+    use crate::monitor::fixture::{Memory, PRESENT, USER, given, long_mode, session};
+
+    #[test]
+    fn max_pages_bounds_one_look_and_the_next_goes_on_with_the_rest() {
+        let mut memory = Memory::default();
+        let root = Root(memory.frame());
+        let constant = Gpa(memory.frame());
+        let wanted = [(1, 0x40_0000_u64, MAX_PAGES + 40), (2, 0x8000_0000, 7)];
+        let wanted = wanted.map(|(space, from, pages)| {
+            let end = from + pages as u64 * PAGE_SIZE as u64;
+            for va in (from..end).step_by(PAGE_SIZE) {
+                memory.map(root, Gva(va), constant, PRESENT | USER);
+            }
+            let (space, range) = (SpaceId(space), Gva(from)..Gva(end));
+            Ambiguous { space, root, range }
+        });
+        let (mut session, mut mapped) = (session(), Mapped::default());
+        let mut look = || {
+            mapped.look(&mut session, &wanted, long_mode(), &memory);
+            given(&mut session)
+        };
+        let all = MAX_PAGES + 40 + 7;
+        assert_eq!([look(), look(), look()], [MAX_PAGES, all, all]);
+    }
+}

@@ -2,6 +2,8 @@
 //! journal from which another watch goes on.
 
 mod evidence;
+#[cfg(test)]
+mod fixture;
 mod journal;
 mod kernel_mapped;
 mod liveness;

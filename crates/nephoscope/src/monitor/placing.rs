@@ -69,3 +69,55 @@ fn find<M: PhysicalMemory>(
     });
     found
 }
+
+#[cfg(test)]
+mod tests {
+    use nephoscope_guest::{CodeCaptured, Event, Executed, PageBytes, Privilege, Stamped};
+
+    use super::*;
+    use crate::monitor::fixture::{Memory, PRESENT, USER, long_mode, session};
+
+    #[test]
+    fn max_spaces_bounds_one_look_and_the_next_takes_the_others() {
+        let spaces = MAX_SPACES + 5;
+        let (mut memory, mut session) = (Memory::default(), session());
+        let gpa = Gpa(memory.frame());
+        // The address that is told is the one of a root that nobody else has.
+        let captured = CodeCaptured {
+            page: PageId(1),
+            gpa: Some(gpa),
+            frame: 1,
+            generation: 0,
+            vcpu: 0,
+            root: Root(0xdead_b000),
+            va: Gva(0x1000),
+            privilege: Privilege::User,
+            paging: true,
+            bits: 64,
+            start: 0,
+            end: 8,
+            replay: false,
+            bytes: PageBytes::zeroed(),
+        };
+        let mut events = vec![Event::CodeCaptured(Box::new(captured))];
+        for incarnation in 1..=u32::try_from(spaces).unwrap() {
+            let root = Root(memory.frame());
+            memory.map(root, Gva(0x40_0000), gpa, PRESENT | USER);
+            events.push(Event::Executed(Executed {
+                page: PageId(1),
+                root,
+                vcpu: 0,
+                incarnation,
+            }));
+        }
+        for event in events {
+            session.take(Stamped { at_ns: 1, event }, &|_| None, &mut []);
+        }
+        let mut placing = Placing::default();
+        for unplaced in [spaces, spaces - MAX_SPACES, 0] {
+            assert_eq!(session.unplaced().count(), unplaced);
+            assert_eq!(placing.is_due(&session), unplaced > 0);
+            placing.look(&mut session, long_mode(), &memory);
+        }
+    }
+}
