@@ -38,8 +38,7 @@ impl Watch {
             extra: Vec::new(),
         };
         let watched = Some(watched);
-        let mut guest = Guest::boot(&image, Options { watched, ..options }).unwrap();
-        guest.wait_ready().unwrap();
+        let guest = Guest::boot_ready(&image, Options { watched, ..options }).unwrap();
         Self { guest, name, folder }
     }
 
