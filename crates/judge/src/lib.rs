@@ -4,6 +4,7 @@ mod draft;
 #[cfg(test)]
 mod fixture;
 mod modified_code;
+mod pieces;
 mod unknown_code;
 
 pub use draft::{Draft, Judge};

@@ -15,26 +15,16 @@
 use std::collections::{BTreeMap, HashMap, HashSet, VecDeque};
 
 use nephoscope_finding::{Finding, Severity};
-use nephoscope_guest::{PAGE_SIZE, PageId};
+use nephoscope_guest::{Gpa, Gva, PAGE_SIZE, PageId, Root};
 use nephoscope_inventory::{
     AddressSpace, Change, Inventory, Names, SpaceId, SpaceKind, Verdict, program_path,
 };
 
 use crate::draft::{Draft, Judge};
+use crate::pieces::{Pieces, There};
 
 /// How long the kernel's pages may take to be decided: several looks at what it has mapped.
 const WAIT_NS: u64 = 250_000_000;
-
-/// Unknown pages of the kernel this near to each other are one piece of code: less than lies between two modules that are
-/// loaded one after the other, if anything does.
-const NEAR_PAGES: u64 = 2;
-
-/// Pages that change within this time of each other change together.
-const AT_ONCE_NS: u64 = 1_000_000_000;
-
-/// Pieces of unknown code that are spoken of per kernel. It stops a guest that makes its kernel run new code without end;
-/// the pages are in the report.
-const MAX_PIECES: usize = 1024;
 
 /// Pages of one program of the kernel's JIT: more than 4,096 classic instructions need.
 const MAX_PROGRAM_PAGES: u64 = 32;
@@ -50,31 +40,6 @@ pub struct UnknownCode {
     waiting: VecDeque<(u64, SpaceId, PageId)>,
     /// Pages that findings of an earlier part of the watch are about.
     told: HashMap<SpaceId, Vec<PageId>>,
-}
-
-/// Where a kernel's unknown code is.
-#[derive(Debug, Default)]
-struct Pieces {
-    /// Numbers of virtual pages, and when each was last new.
-    pages: BTreeMap<u64, u64>,
-    said: usize,
-}
-
-impl Pieces {
-    /// Whether a page that first ran at this time begins another piece. Beside a page that is known it does not; where
-    /// another page ran before it does, unless all of that is being rewritten at this moment.
-    fn is_new(&mut self, page: u64, at_ns: u64) -> bool {
-        if self.said >= MAX_PIECES {
-            return false;
-        }
-        let again = self.pages.contains_key(&page);
-        let near = page.saturating_sub(NEAR_PAGES)..=page.saturating_add(NEAR_PAGES);
-        let recent = |seen: u64| at_ns.abs_diff(seen) < AT_ONCE_NS;
-        let known = self.pages.range(near).any(|(_, seen)| !again || recent(*seen));
-        self.pages.insert(page, at_ns);
-        self.said += usize::from(!known);
-        !known
-    }
 }
 
 impl Judge for UnknownCode {
@@ -109,46 +74,70 @@ impl Judge for UnknownCode {
     }
 }
 
-/// An address space's pages by their virtual page number: `Some(true)` is unknown and laid out like the JIT's output,
-/// `Some(false)` is unknown otherwise. Where several were, it is the newest.
-fn by_address(space: &AddressSpace, inventory: &Inventory) -> BTreeMap<u64, Option<bool>> {
+/// What an address space is known to have at an address.
+#[derive(Clone, Copy, Debug)]
+struct Ran {
+    gpa: Option<Gpa>,
+    /// `Some(true)` is unknown and laid out like the JIT's output, `Some(false)` is unknown otherwise.
+    jit: Option<bool>,
+}
+
+/// An address space's pages by their virtual page number; where several were, the newest.
+fn by_address(space: &AddressSpace, inventory: &Inventory) -> BTreeMap<u64, Ran> {
     let pages = space.pages.iter().filter_map(|(page, va)| {
-        let jit = match &*inventory.page(*page)?.verdict {
+        let record = inventory.page(*page)?;
+        let jit = match &*record.verdict {
             Verdict::Unknown(unknown) => Some(unknown.jit),
             _ => None,
         };
-        Some(((*va)?.0 / PAGE_SIZE as u64, jit))
+        let gpa = record.gpa;
+        Some(((*va)?.0 / PAGE_SIZE as u64, Ran { gpa, jit }))
     });
     pages.collect()
 }
 
 /// Whether a page goes on with what the JIT made: only the first page of a long program (a seccomp filter, say) begins as the
-/// JIT lets programs begin. Unknown pages lead from it to this one.
-fn continues(pages: &BTreeMap<u64, Option<bool>>, page: u64) -> bool {
-    let before = (1..=MAX_PROGRAM_PAGES).map(|n| {
-        page.checked_sub(n)
-            .and_then(|page| pages.get(&page).copied().flatten())
+/// JIT lets programs begin. Unknown pages lead from it to this one, and all of them are where they were.
+fn continues(pages: &BTreeMap<u64, Ran>, page: u64, there: There<'_>) -> bool {
+    let before = (1..=MAX_PROGRAM_PAGES).map_while(|n| {
+        let page = page.checked_sub(n)?;
+        let ran = pages.get(&page)?;
+        let jit = ran.jit?;
+        let (gpa, _) = there(Gva(page.checked_mul(PAGE_SIZE as u64)?))?;
+        (ran.gpa == Some(gpa)).then_some(jit)
     });
-    before.take_while(Option::is_some).any(|jit| jit == Some(true))
+    before.into_iter().any(|jit| jit)
 }
 
 impl UnknownCode {
-    /// Speaks of the kernel's pages that had to be waited for. To be called every few milliseconds.
-    pub fn later(&mut self, now_ns: u64, inventory: &Inventory, names: &dyn Names, out: &mut Vec<Draft>) {
+    /// Whether pages of a kernel were waited for long enough.
+    #[must_use]
+    pub fn is_due(&self, now_ns: u64) -> bool {
+        self.waiting.front().is_some_and(|(due, ..)| *due <= now_ns)
+    }
+
+    /// Speaks of the kernel's pages that had to be waited for. `there` tells what the kernel has mapped executable now, as the
+    /// address space of this root sees it.
+    pub fn later(
+        &mut self,
+        now_ns: u64,
+        inventory: &Inventory,
+        names: &dyn Names,
+        there: &dyn Fn(Root, Gva) -> Option<(Gpa, [u8; 32])>,
+        out: &mut Vec<Draft>,
+    ) {
         while let Some((_, space, page)) = self.waiting.pop_front_if(|(due, ..)| *due <= now_ns) {
-            let Some(record) = inventory.page(page) else {
+            let (Some(record), Some(about)) = (inventory.page(page), inventory.space(space)) else {
                 continue;
             };
-            let is_unknown = matches!(*record.verdict, Verdict::Unknown(_));
-            if is_unknown
-                && !inventory.space(space).is_some_and(|space| {
-                    continues(&by_address(space, inventory), record.va.0 / PAGE_SIZE as u64)
-                })
-                && self
-                    .kernels
-                    .entry(space)
-                    .or_default()
-                    .is_new(record.va.0 / PAGE_SIZE as u64, record.at_ns)
+            if !matches!(*record.verdict, Verdict::Unknown(_)) {
+                continue;
+            }
+            let there = |va| there(record.root, va);
+            let number = record.va.0 / PAGE_SIZE as u64;
+            let pieces = self.kernels.entry(space).or_default();
+            if !continues(&by_address(about, inventory), number, &there)
+                && pieces.is_new(number, record.at_ns, record.digest, &there)
             {
                 self.one(space, page, inventory, names, out);
             }
@@ -168,7 +157,7 @@ impl UnknownCode {
                 if about.kind != SpaceKind::Kernel || jit {
                     self.said.insert(space);
                 } else {
-                    pieces.is_new(record.va.0 / PAGE_SIZE as u64, record.at_ns);
+                    pieces.remember(record.va.0 / PAGE_SIZE as u64, record.at_ns, record.digest);
                 }
             }
             if about.kind != SpaceKind::Kernel {
@@ -245,18 +234,22 @@ mod tests {
     use super::*;
     use crate::fixture::{NoNames, run};
 
-    const LATER: u64 = 10 * AT_ONCE_NS;
+    /// Pages that ran, each where it lies still.
+    fn ran(pages: impl IntoIterator<Item = (u64, Option<bool>)>) -> BTreeMap<u64, Ran> {
+        let gpa = |page| Some(Gpa(page << 12));
+        let pages = pages.into_iter();
+        pages
+            .map(|(page, jit)| (page, Ran { gpa: gpa(page), jit }))
+            .collect()
+    }
 
-    #[test]
-    fn pages_side_by_side_are_one_piece_of_code_and_others_are_not() {
-        let mut pieces = Pieces::default();
-        let new = [(100, 0), (101, 0), (103, LATER), (106, 0)].map(|(page, at)| pieces.is_new(page, at));
-        assert_eq!(new, [true, false, false, true]);
+    fn there(va: Gva) -> Option<(Gpa, [u8; 32])> {
+        Some((Gpa(va.0), [0; 32]))
     }
 
     #[test]
     fn pages_that_lead_on_from_the_jits_are_the_jits_and_no_others() {
-        let pages = BTreeMap::from([
+        let pages = ran([
             (100, Some(true)),
             (101, Some(false)),
             (102, Some(false)),
@@ -264,17 +257,25 @@ mod tests {
             (200, None),
             (201, Some(false)),
         ]);
-        let goes_on = [100, 101, 102, 104, 201].map(|page| continues(&pages, page));
+        let goes_on = [100, 101, 102, 104, 201].map(|page| continues(&pages, page, &there));
         assert_eq!(goes_on, [false, true, true, false, false]);
+    }
+
+    #[test]
+    fn what_is_loaded_behind_a_program_of_the_jit_that_is_gone_is_not_the_jits() {
+        let pages = ran([(100, Some(true)), (101, Some(false))]);
+        let elsewhere = |va: Gva| Some((Gpa(va.0 + 0x10_0000), [0; 32]));
+        assert!(continues(&pages, 101, &there));
+        assert!(!continues(&pages, 101, &|_| None) && !continues(&pages, 101, &elsewhere));
     }
 
     #[test]
     fn max_program_pages_is_how_long_a_program_of_the_jit_may_be() {
         let first = (100, Some(true));
         let rest = (1..=MAX_PROGRAM_PAGES + 1).map(|n| (100 + n, Some(false)));
-        let pages = std::iter::once(first).chain(rest).collect();
-        assert!(continues(&pages, 100 + MAX_PROGRAM_PAGES));
-        assert!(!continues(&pages, 101 + MAX_PROGRAM_PAGES));
+        let pages = ran(std::iter::once(first).chain(rest));
+        assert!(continues(&pages, 100 + MAX_PROGRAM_PAGES, &there));
+        assert!(!continues(&pages, 101 + MAX_PROGRAM_PAGES, &there));
     }
 
     #[test]
@@ -288,22 +289,5 @@ mod tests {
             }
         }
         assert_eq!((rule.waiting.len(), out.len()), (MAX_WAITING, 1));
-    }
-
-    #[test]
-    fn other_code_at_the_same_place_is_another_piece() {
-        let mut pieces = Pieces::default();
-        let new = [(100, 0), (101, 0), (100, LATER), (101, LATER), (100, LATER + 1)];
-        let new = new.map(|(page, at)| pieces.is_new(page, at));
-        assert_eq!(new, [true, false, true, false, false]);
-    }
-
-    #[test]
-    fn max_pieces_bounds_what_one_kernel_makes_us_say() {
-        let mut pieces = Pieces::default();
-        let said = (0..MAX_PIECES as u64 + 10)
-            .filter(|n| pieces.is_new(n * 100, 0))
-            .count();
-        assert_eq!((said, pieces.pages.len()), (MAX_PIECES, MAX_PIECES));
     }
 }

@@ -160,10 +160,27 @@ impl Session {
         }
         self.bound(&mut changes);
         self.judge(&changes, sinks);
+    }
+
+    /// Whether there is something to [`Session::speak`] of that had to be waited for.
+    #[must_use]
+    pub fn has_waited(&self) -> bool {
+        self.judges.unknown.is_due(self.now_ns)
+    }
+
+    /// Speaks of what is still unknown after it was waited for; of all that waits, at the end. `there` tells what is mapped
+    /// executable at an address in the address space of a root: where it lies, and the BLAKE3 of its bytes.
+    pub fn speak(
+        &mut self,
+        at_the_end: bool,
+        there: &dyn Fn(Root, Gva) -> Option<(Gpa, [u8; 32])>,
+        sinks: &mut [&mut dyn Sink],
+    ) {
+        let until_ns = if at_the_end { u64::MAX } else { self.now_ns };
         let mut drafts = Vec::new();
         self.judges
             .unknown
-            .later(self.now_ns, &self.inventory, &self.names, &mut drafts);
+            .later(until_ns, &self.inventory, &self.names, there, &mut drafts);
         for draft in drafts {
             self.emit(draft, sinks);
         }

@@ -6,7 +6,7 @@
 use std::collections::HashMap;
 use std::time::{Duration, Instant};
 
-use nephoscope_guest::{Gva, PAGE_SIZE, PageBytes, PhysicalMemory, Root};
+use nephoscope_guest::{Gpa, Gva, PAGE_SIZE, PageBytes, PhysicalMemory, Root};
 use nephoscope_isa::{Bounds, Mode, Walker, Want};
 use nephoscope_pipeline::Session;
 
@@ -102,10 +102,25 @@ impl KernelMapped {
     }
 }
 
+/// What is mapped executable at an address of the kernel: where it lies, and the BLAKE3 of its bytes.
+pub(super) fn there(
+    mode: &Mode,
+    memory: &impl PhysicalMemory,
+    root: Root,
+    va: Gva,
+) -> Option<(Gpa, [u8; 32])> {
+    let found = Walker::new(*mode, memory).translate(root, va).ok()?;
+    let mut bytes = PageBytes::zeroed();
+    memory.read(found.gpa, &mut bytes[..]).ok()?;
+    let digest = *blake3::hash(&bytes[..]).as_bytes();
+    found
+        .permissions
+        .execute_supervisor
+        .then_some((found.gpa, digest))
+}
+
 #[cfg(test)]
 mod tests {
-    use nephoscope_guest::Gpa;
-
     use super::*;
     use crate::monitor::fixture::{Memory, PRESENT, given, long_mode, session};
 

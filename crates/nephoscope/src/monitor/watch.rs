@@ -17,7 +17,7 @@ use nephoscope_pipeline::Session;
 
 use super::evidence;
 use super::journal::{Journal, Left, Of};
-use super::kernel_mapped::KernelMapped;
+use super::kernel_mapped::{self, KernelMapped};
 use super::liveness::Liveness;
 use super::machine::{Machine, Turn, away};
 use super::mapped::Mapped;
@@ -217,6 +217,7 @@ impl Watch {
             }
             if settled.elapsed() >= SETTLE {
                 self.session.settle(&mut sinks(&mut self.sinks));
+                self.speak();
                 settled = Instant::now();
             }
             if looked.elapsed() >= LOOK {
@@ -274,6 +275,8 @@ impl Watch {
             self.take(events);
         }
         self.session.settle(&mut sinks(&mut self.sinks));
+        self.session
+            .speak(true, &|_, _| None, &mut sinks(&mut self.sinks));
         Ok(())
     }
 
@@ -342,6 +345,20 @@ impl Watch {
         if let Some(ram) = memory.ram() {
             self.kernel_mapped.look(&mut self.session, mode, ram);
         }
+    }
+
+    /// Speaks of the kernel's unknown code that had to be waited for.
+    fn speak(&mut self) {
+        if !self.session.has_waited() {
+            return;
+        }
+        let mode = self.memory.as_mut().and_then(Memory::paging_mode);
+        let ram = self.memory.as_ref().and_then(Memory::ram);
+        let there = |root, va| {
+            let (mode, ram) = (mode.as_ref()?, ram?);
+            kernel_mapped::there(mode, ram, root, va)
+        };
+        self.session.speak(false, &there, &mut sinks(&mut self.sinks));
     }
 
     fn answer(&mut self) {
