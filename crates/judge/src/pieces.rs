@@ -112,7 +112,7 @@ mod tests {
         [u8::try_from(page).unwrap(); 32]
     }
 
-    fn new<const N: usize>(pieces: &mut Pieces, pages: [(u64, u64)], there: There<'_>) -> [bool; N] {
+    fn new<const N: usize>(pieces: &mut Pieces, pages: [(u64, u64); N], there: There<'_>) -> [bool; N] {
         pages.map(|(page, at)| pieces.is_new(page, at, digest(page), there))
     }
 
