@@ -66,6 +66,9 @@ pub struct Unknown {
     pub origin: String,
     /// Laid out as the kernel's own JIT lays out what it makes.
     pub jit: bool,
+    /// It may be known yet: code of a file agrees with it as far as that can be told now.
+    #[serde(default)]
+    pub undecided: bool,
 }
 
 impl Verdict {

@@ -118,6 +118,7 @@ fn report_after(more: impl FnOnce(&mut Inventory)) -> Value {
     let unknown = Verdict::Unknown(Unknown {
         origin: "user memory".into(),
         jit: false,
+        undecided: false,
     });
     let pages = [
         page(1, 0x5555_0000_1000, identified(&[100], 0x1000)),

@@ -71,6 +71,10 @@ impl Pieces {
         if self.pages.contains_key(&page) {
             return false;
         }
+        let near = page.saturating_sub(NEAR_PAGES)..=page.saturating_add(NEAR_PAGES);
+        if self.pages.range(near).next().is_none() {
+            return false;
+        }
         let leads_here = |known: u64, now: [u8; 32]| {
             let known = self.pages.get(&known);
             known.is_some_and(|known| known.digest == now || recent(known))

@@ -10,7 +10,8 @@
 //!
 //! The kernel is one address space, and its own JIT runs in it from the boot on. So what is laid out like that is spoken of
 //! once, and each other piece of unknown code for itself: a module, a trampoline. A page of a known module may be undecided
-//! until more of the module is seen; so the kernel's pages are spoken of only when they still are unknown after a moment.
+//! until more of the module is seen; so such a page is spoken of only when it still is unknown after everything that the kernel
+//! had mapped was looked at, or after a moment.
 
 use std::collections::{BTreeMap, HashMap, HashSet, VecDeque};
 
@@ -23,13 +24,14 @@ use nephoscope_inventory::{
 use crate::draft::{Draft, Judge};
 use crate::pieces::{Pieces, There};
 
-/// How long the kernel's pages may take to be decided: several looks at what it has mapped.
+/// How long an undecided page may take to be decided, if the look at what the kernel has mapped does not end before.
 const WAIT_NS: u64 = 250_000_000;
 
 /// Pages of one program of the kernel's JIT: more than 4,096 classic instructions need.
 const MAX_PROGRAM_PAGES: u64 = 32;
 
-/// Pages waited for: as many as a kernel with all its modules has. Those beyond are spoken of at once.
+/// Pages waited for, and pages that are ready: as many as a kernel with all its modules has. What is beyond does
+/// not wait, and what is beyond that is spoken of once.
 const MAX_WAITING: usize = 16 << 10;
 
 /// The rule.
@@ -37,7 +39,11 @@ const MAX_WAITING: usize = 16 << 10;
 pub struct UnknownCode {
     said: HashSet<SpaceId>,
     kernels: HashMap<SpaceId, Pieces>,
+    /// Undecided pages in the order in which they ran, and when.
     waiting: VecDeque<(u64, SpaceId, PageId)>,
+    /// What the kernel had mapped until then was looked at.
+    looked_ns: u64,
+    ready: VecDeque<(SpaceId, PageId)>,
     /// Pages that findings of an earlier part of the watch are about.
     told: HashMap<SpaceId, Vec<PageId>>,
 }
@@ -65,9 +71,11 @@ impl Judge for UnknownCode {
         let Verdict::Unknown(unknown) = &*record.verdict else {
             return;
         };
-        if about.kind == SpaceKind::Kernel && !unknown.jit && self.waiting.len() < MAX_WAITING {
-            self.waiting
-                .push_back((record.at_ns.saturating_add(WAIT_NS), *space, *page));
+        let piece = about.kind == SpaceKind::Kernel && !unknown.jit;
+        if piece && unknown.undecided && self.waiting.len() < MAX_WAITING {
+            self.waiting.push_back((record.at_ns, *space, *page));
+        } else if piece && self.ready.len() < MAX_WAITING {
+            self.ready.push_back((*space, *page));
         } else if !self.said.contains(space) {
             self.one(*space, *page, inventory, names, out);
         }
@@ -82,16 +90,18 @@ struct Ran {
     jit: Option<bool>,
 }
 
-/// An address space's pages by their virtual page number; where several were, the newest.
-fn by_address(space: &AddressSpace, inventory: &Inventory) -> BTreeMap<u64, Ran> {
-    let pages = space.pages.iter().filter_map(|(page, va)| {
-        let record = inventory.page(*page)?;
+/// An address space's pages before this one by their virtual page number; where several were, the newest.
+fn before(space: &AddressSpace, inventory: &Inventory, page: u64) -> BTreeMap<u64, Ran> {
+    let near = page.saturating_sub(MAX_PROGRAM_PAGES)..page;
+    let pages = space.pages.iter().filter_map(|(id, va)| {
+        let number = (*va)?.0 / PAGE_SIZE as u64;
+        let record = near.contains(&number).then(|| inventory.page(*id))??;
         let jit = match &*record.verdict {
             Verdict::Unknown(unknown) => Some(unknown.jit),
             _ => None,
         };
         let gpa = record.gpa;
-        Some(((*va)?.0 / PAGE_SIZE as u64, Ran { gpa, jit }))
+        Some((number, Ran { gpa, jit }))
     });
     pages.collect()
 }
@@ -110,14 +120,24 @@ fn continues(pages: &BTreeMap<u64, Ran>, page: u64, there: There<'_>) -> bool {
 }
 
 impl UnknownCode {
-    /// Whether pages of a kernel were waited for long enough.
-    #[must_use]
-    pub fn is_due(&self, now_ns: u64) -> bool {
-        self.waiting.front().is_some_and(|(due, ..)| *due <= now_ns)
+    /// Everything that the kernel had mapped at this time was looked at: pages that ran before are decided, or will not be.
+    pub fn looked(&mut self, at_ns: u64) {
+        self.looked_ns = self.looked_ns.max(at_ns);
     }
 
-    /// Speaks of the kernel's pages that had to be waited for. `there` tells what the kernel has mapped executable now, as the
-    /// address space of this root sees it.
+    fn has_waited(&self, ran_ns: u64, now_ns: u64) -> bool {
+        ran_ns < self.looked_ns || ran_ns.saturating_add(WAIT_NS) <= now_ns
+    }
+
+    /// Whether there are pages of a kernel to speak of.
+    #[must_use]
+    pub fn is_due(&self, now_ns: u64) -> bool {
+        let waiting = self.waiting.front();
+        !self.ready.is_empty() || waiting.is_some_and(|(ran_ns, ..)| self.has_waited(*ran_ns, now_ns))
+    }
+
+    /// Speaks of a kernel's pages that are ready or were waited for. `there` tells what the kernel has mapped executable now,
+    /// as the address space of this root sees it.
     pub fn later(
         &mut self,
         now_ns: u64,
@@ -126,7 +146,14 @@ impl UnknownCode {
         there: &dyn Fn(Root, Gva) -> Option<(Gpa, [u8; 32])>,
         out: &mut Vec<Draft>,
     ) {
-        while let Some((_, space, page)) = self.waiting.pop_front_if(|(due, ..)| *due <= now_ns) {
+        while let Some((ran_ns, space, page)) = self.waiting.pop_front() {
+            if !self.has_waited(ran_ns, now_ns) {
+                self.waiting.push_front((ran_ns, space, page));
+                break;
+            }
+            self.ready.push_back((space, page));
+        }
+        for (space, page) in std::mem::take(&mut self.ready) {
             let (Some(record), Some(about)) = (inventory.page(page), inventory.space(space)) else {
                 continue;
             };
@@ -136,7 +163,7 @@ impl UnknownCode {
             let there = |va| there(record.root, va);
             let number = record.va.0 / PAGE_SIZE as u64;
             let pieces = self.kernels.entry(space).or_default();
-            if !continues(&by_address(about, inventory), number, &there)
+            if !continues(&before(about, inventory, number), number, &there)
                 && pieces.is_new(number, record.at_ns, record.digest, &there)
             {
                 self.one(space, page, inventory, names, out);
@@ -170,8 +197,7 @@ impl UnknownCode {
             for record in space.pages.keys().filter_map(|page| inventory.page(*page)) {
                 let unknown = matches!(&*record.verdict, Verdict::Unknown(unknown) if !unknown.jit);
                 if unknown && self.waiting.len() < MAX_WAITING {
-                    self.waiting
-                        .push_back((record.at_ns.saturating_add(WAIT_NS), space.id, record.id));
+                    self.waiting.push_back((record.at_ns, space.id, record.id));
                 }
             }
         }
@@ -230,6 +256,7 @@ impl UnknownCode {
 #[cfg(test)]
 mod tests {
     use nephoscope_guest::Privilege;
+    use nephoscope_inventory::Unknown;
 
     use super::*;
     use crate::fixture::{NoNames, run};
@@ -279,15 +306,19 @@ mod tests {
     }
 
     #[test]
-    fn max_waiting_pages_wait_and_the_next_is_spoken_of_at_once() {
+    fn max_waiting_undecided_pages_wait_and_the_next_is_ready_at_once() {
         let (mut rule, mut inventory, mut out) = (UnknownCode::default(), Inventory::default(), Vec::new());
         for id in 0..=MAX_WAITING as u64 {
-            assert!(out.is_empty(), "{id}");
-            let unknown = Verdict::Unknown(nephoscope_inventory::Unknown::default());
+            assert!(!rule.is_due(WAIT_NS - 1), "{id}");
+            let unknown = Verdict::Unknown(Unknown {
+                undecided: true,
+                ..Unknown::default()
+            });
             for change in run(&mut inventory, id, Privilege::Supervisor, unknown) {
                 rule.judge(&change, &inventory, &NoNames, &mut out);
             }
         }
-        assert_eq!((rule.waiting.len(), out.len()), (MAX_WAITING, 1));
+        assert_eq!((rule.waiting.len(), rule.ready.len()), (MAX_WAITING, 1));
+        assert!(rule.is_due(WAIT_NS - 1) && out.is_empty());
     }
 }

@@ -195,6 +195,7 @@ impl Objects {
                     verdict.word()
                 ),
                 jit: false,
+                undecided: false,
             })
         };
         Arc::new(match &*verdict {

@@ -10,6 +10,7 @@ pub(crate) fn of(record: &PageRecord, bytes: &PageBytes, near_known: bool) -> Un
     Unknown {
         origin: line(record, jit, near_known),
         jit,
+        undecided: false,
     }
 }
 

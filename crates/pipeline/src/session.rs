@@ -162,13 +162,19 @@ impl Session {
         self.judge(&changes, sinks);
     }
 
-    /// Whether there is something to [`Session::speak`] of that had to be waited for.
+    /// Everything that the kernel had mapped executable at this time was given to [`Session::mapped_by_kernel`].
+    pub fn looked_in_kernel(&mut self, at_ns: u64, sinks: &mut [&mut dyn Sink]) {
+        self.settle(sinks);
+        self.judges.unknown.looked(at_ns);
+    }
+
+    /// Whether there is something to [`Session::speak`] of.
     #[must_use]
-    pub fn has_waited(&self) -> bool {
+    pub fn has_to_speak(&self) -> bool {
         self.judges.unknown.is_due(self.now_ns)
     }
 
-    /// Speaks of what is still unknown after it was waited for; of all that waits, at the end. `there` tells what is mapped
+    /// Speaks of a kernel's unknown code, and of what is still undecided after it was waited for; of all that waits, at the end. `there` tells what is mapped
     /// executable at an address in the address space of a root: where it lies, and the BLAKE3 of its bytes.
     pub fn speak(
         &mut self,
@@ -564,6 +570,7 @@ impl Session {
                 let unknown = Unknown {
                     origin: format!("not looked up: {error}"),
                     jit: false,
+                    undecided: false,
                 };
                 Answer {
                     verdict: Arc::new(Verdict::Unknown(unknown)),

@@ -15,7 +15,7 @@ use std::sync::Arc;
 
 use nephoscope_catalog::{ObjectId, ObjectInfo, PartInfo, ReadError};
 use nephoscope_guest::{Gva, PageBytes};
-use nephoscope_inventory::{Identified, Place, Verdict};
+use nephoscope_inventory::{Identified, Place, Unknown, Verdict};
 use nephoscope_recipe::{Comparison, Part, PartKind, Placement, compare};
 
 use crate::best::Best;
@@ -61,6 +61,8 @@ impl Identifier {
             .pointers
             .of(&self.catalog, &question.digest, question.bytes)?;
         let pointed = self.pointed_to(&pointers, question.va, |_, _| true)?;
+        // What windows that are everywhere point to was not compared, or is not even in the catalog.
+        lacking |= pointers.len() > MAX_COMPARED || pointers.iter().any(|pointed| pointed.unseen > 0);
         if let Some(answer) = self.one_of(question, pointed, &pointers, &mut best, &mut lacking)? {
             return Ok(answer);
         }
@@ -72,14 +74,16 @@ impl Identifier {
         let verdict = match (floating, nearest) {
             (Some(identified @ Verdict::Identified(_)), _) => identified,
             (_, Some(modified)) | (Some(modified), None) => modified,
-            (None, None) => Verdict::Unknown(question.unknown.clone()),
+            (None, None) => Verdict::Unknown(Unknown {
+                undecided: lacking,
+                ..question.unknown.clone()
+            }),
         };
-        let known = matches!(verdict, Verdict::Identified(_));
         Ok(Answer {
             verdict: Arc::new(verdict),
             placed: false,
             open: true,
-            lacking: lacking || !known && question.paging && question.va.is_high_half(),
+            lacking,
         })
     }
 
@@ -312,6 +316,7 @@ impl Identifier {
         }
         let alike = self.alike(question)?;
         let Some((first, sites)) = alike.places.first().zip(alike.sites.clone()) else {
+            *lacking |= alike.undecided > 0;
             return Ok(None);
         };
         let several = alike.places.len() > 1 || alike.undecided > 0;

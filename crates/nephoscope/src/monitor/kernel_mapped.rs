@@ -6,6 +6,7 @@
 use std::collections::HashMap;
 use std::time::{Duration, Instant};
 
+use nephoscope_finding::Sink;
 use nephoscope_guest::{Gpa, Gva, PAGE_SIZE, PageBytes, PhysicalMemory, Root};
 use nephoscope_isa::{Bounds, Mode, Walker, Want};
 use nephoscope_pipeline::Session;
@@ -19,29 +20,44 @@ const BOUNDS: Bounds = Bounds {
     tables: 4096,
     leaves: 1 << 16,
 };
-/// Pages read in one look; the next goes on with the rest, and what the last one leaves is counted.
-const MAX_PAGES: usize = 2048;
+/// Pages given to the session before others have their turn.
+const MAX_AT_ONCE: usize = 64;
+/// Pages given in one look; the next goes on with the rest, and what the last one leaves is counted.
+const MAX_PAGES: usize = 4096;
 /// Pages whose contents are remembered; then all are read anew.
 const MAX_KNOWN: usize = 64 << 10;
-/// A module is there before its first instruction runs and may be gone soon after; one whose loading is under way comes
-/// soon. So the first look is at once, and two follow.
-const LOOKS: u8 = 3;
-/// Between two looks.
-const PAUSE: Duration = Duration::from_millis(60);
+/// A module is there before its first instruction runs and may be gone soon after, so the first look is at once. Another follows
+/// for what was being changed meanwhile.
+const LOOKS: u8 = 2;
+/// Between a look and the next for another page.
+const PAUSE: Duration = Duration::from_millis(5);
+/// Between a look and the next for the same page.
+const AGAIN: Duration = Duration::from_millis(60);
 
 /// When to look, and what was there.
 #[derive(Debug)]
 pub(super) struct KernelMapped {
+    /// Where, and how many looks are left.
     pending: Option<(Root, u8)>,
+    under_way: Option<Look>,
     looked: Instant,
     known: HashMap<Gva, [u8; 32]>,
     left_out: u64,
+}
+
+/// A look that is under way.
+#[derive(Debug)]
+struct Look {
+    began_ns: u64,
+    leaves: std::vec::IntoIter<(Gva, Gpa)>,
+    given: usize,
 }
 
 impl Default for KernelMapped {
     fn default() -> Self {
         Self {
             pending: None,
+            under_way: None,
             looked: Instant::now(),
             known: HashMap::new(),
             left_out: 0,
@@ -50,25 +66,56 @@ impl Default for KernelMapped {
 }
 
 impl KernelMapped {
-    /// Whether it is time to look.
+    /// Whether it is time to look, or to go on with it.
     pub(super) fn is_due(&mut self, session: &mut Session) -> bool {
         if let Some(root) = session.lacking() {
             self.pending = Some((root, LOOKS));
         }
-        self.pending.is_some() && self.looked.elapsed() >= PAUSE
+        let pause = match self.pending {
+            Some((_, LOOKS)) => PAUSE,
+            _ => AGAIN,
+        };
+        self.under_way.is_some() || self.pending.is_some() && self.looked.elapsed() >= pause
     }
 
-    /// Gives the session pages that it has not had with these contents.
-    pub(super) fn look(&mut self, session: &mut Session, mode: Mode, memory: &impl PhysicalMemory) {
-        let Some((root, looks)) = self.pending else { return };
-        self.looked = Instant::now();
+    /// Gives the session pages that it has not had with these contents, a few at once, until all were looked at.
+    pub(super) fn look(
+        &mut self,
+        session: &mut Session,
+        mode: Mode,
+        memory: &impl PhysicalMemory,
+        now_ns: u64,
+        sinks: &mut [&mut dyn Sink],
+    ) {
+        let Some(mut look) = self.under_way.take().or_else(|| self.begin(mode, memory, now_ns)) else {
+            return;
+        };
+        for _ in 0..MAX_AT_ONCE {
+            if look.given == MAX_PAGES {
+                break;
+            }
+            let Some((va, bytes)) = self.next_of(&mut look, memory) else {
+                session.looked_in_kernel(look.began_ns, sinks);
+                return self.end(look, session);
+            };
+            look.given += 1;
+            session.mapped_by_kernel(va, &bytes);
+        }
+        if look.given == MAX_PAGES {
+            self.end(look, session);
+        } else {
+            self.under_way = Some(look);
+        }
+    }
+
+    fn begin(&mut self, mode: Mode, memory: &impl PhysicalMemory, now_ns: u64) -> Option<Look> {
+        let (root, looks) = self.pending?;
         self.pending = looks
             .checked_sub(1)
             .filter(|left| *left > 0)
             .map(|left| (root, left));
-        let walker = Walker::new(mode, memory);
         let mut found = Vec::new();
-        walker.leaves(root, &(FROM..=TO), Want::Executable, BOUNDS, |leaf| {
+        Walker::new(mode, memory).leaves(root, &(FROM..=TO), Want::Executable, BOUNDS, |leaf| {
             // What is mapped in large pages is the kernel itself, and what it makes at run time.
             if !leaf.permissions.user && leaf.size_bytes == PAGE_SIZE as u64 {
                 found.push((leaf.va, leaf.gpa));
@@ -77,25 +124,28 @@ impl KernelMapped {
         if self.known.len() >= MAX_KNOWN {
             self.known.clear();
         }
-        let mut left = MAX_PAGES;
-        let mut found = found.into_iter();
-        for (va, gpa) in found.by_ref() {
+        Some(Look {
+            began_ns: now_ns,
+            leaves: found.into_iter(),
+            given: 0,
+        })
+    }
+
+    /// The next page with contents that are news.
+    fn next_of(&mut self, look: &mut Look, memory: &impl PhysicalMemory) -> Option<(Gva, PageBytes)> {
+        look.leaves.find_map(|(va, gpa)| {
             let mut bytes = PageBytes::zeroed();
-            if memory.read(gpa, &mut bytes[..]).is_err() {
-                continue;
-            }
+            memory.read(gpa, &mut bytes[..]).ok()?;
             let digest = *blake3::hash(&bytes[..]).as_bytes();
-            if self.known.insert(va, digest) == Some(digest) {
-                continue;
-            }
-            session.mapped_by_kernel(va, &bytes);
-            left -= 1;
-            if left == 0 {
-                break;
-            }
-        }
+            let is_known = self.known.insert(va, digest) == Some(digest);
+            (!is_known).then_some((va, bytes))
+        })
+    }
+
+    fn end(&mut self, look: Look, session: &mut Session) {
+        self.looked = Instant::now();
         if self.pending.is_none() {
-            let unread = found.filter(|(va, _)| !self.known.contains_key(va)).count();
+            let unread = look.leaves.filter(|(va, _)| !self.known.contains_key(va)).count();
             self.left_out = self.left_out.saturating_add(unread as u64);
             session.count("kernel_pages_left_out", self.left_out);
         }
@@ -146,10 +196,25 @@ mod tests {
         mapped.pending = Some((*root, looks));
         let mut all = Vec::new();
         while mapped.pending.is_some() {
-            mapped.look(session, long_mode(), memory);
+            mapped.look(session, long_mode(), memory, 0, &mut []);
+            while mapped.under_way.is_some() {
+                mapped.look(session, long_mode(), memory, 0, &mut []);
+            }
             all.push(given(session));
         }
         all
+    }
+
+    #[test]
+    fn max_at_once_pages_are_given_before_others_have_their_turn() {
+        let (mut mapped, mut session) = (KernelMapped::default(), session());
+        let (memory, root) = kernel(0, 2 * MAX_AT_ONCE + 1);
+        mapped.pending = Some((root, 1));
+        for pages in [MAX_AT_ONCE, 2 * MAX_AT_ONCE, 2 * MAX_AT_ONCE + 1] {
+            mapped.look(&mut session, long_mode(), &memory, 0, &mut []);
+            assert_eq!(given(&mut session), pages);
+        }
+        assert!(mapped.under_way.is_none());
     }
 
     #[test]
@@ -158,11 +223,11 @@ mod tests {
         let most = MAX_PAGES * usize::from(LOOKS);
         let guest = kernel(0, most + 5);
         let all = look(&mut mapped, &mut session, &guest, LOOKS);
-        assert_eq!(all, [MAX_PAGES, 2 * MAX_PAGES, most]);
+        assert_eq!(all, [MAX_PAGES, most]);
         let left = |session: &mut Session| session.report().counters.get("kernel_pages_left_out").copied();
         assert_eq!(left(&mut session), Some(5));
         let all = look(&mut mapped, &mut session, &guest, LOOKS);
-        assert_eq!(all, [most + 5; 3], "the next that lacks something goes on");
+        assert_eq!(all, [most + 5; 2], "the next that lacks something goes on");
         assert_eq!(left(&mut session), Some(5));
     }
 

@@ -1,5 +1,6 @@
 //! The loop of one watch.
 
+use std::cell::{OnceCell, RefCell};
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -217,9 +218,9 @@ impl Watch {
             }
             if settled.elapsed() >= SETTLE {
                 self.session.settle(&mut sinks(&mut self.sinks));
-                self.speak();
                 settled = Instant::now();
             }
+            self.speak();
             if looked.elapsed() >= LOOK {
                 self.look();
                 looked = Instant::now();
@@ -340,23 +341,27 @@ impl Watch {
 
     /// Reads what the kernel has mapped, where it may explain what ran.
     fn look_in_kernel(&mut self) {
+        let now = self.elapsed_ns();
         let Some(memory) = &mut self.memory else { return };
         let Some(mode) = memory.paging_mode() else { return };
         if let Some(ram) = memory.ram() {
-            self.kernel_mapped.look(&mut self.session, mode, ram);
+            self.kernel_mapped
+                .look(&mut self.session, mode, ram, now, &mut sinks(&mut self.sinks));
         }
     }
 
     /// Speaks of the kernel's unknown code that had to be waited for.
     fn speak(&mut self) {
-        if !self.session.has_waited() {
+        if !self.session.has_to_speak() {
             return;
         }
-        let mode = self.memory.as_mut().and_then(Memory::paging_mode);
-        let ram = self.memory.as_ref().and_then(Memory::ram);
+        // QEMU is only asked how the guest's CPUs translate when something depends on it.
+        let (memory, mode) = (RefCell::new(self.memory.as_mut()), OnceCell::new());
         let there = |root, va| {
-            let (mode, ram) = (mode.as_ref()?, ram?);
-            kernel_mapped::there(mode, ram, root, va)
+            let mut memory = memory.borrow_mut();
+            let memory = memory.as_deref_mut()?;
+            let mode = mode.get_or_init(|| memory.paging_mode()).as_ref()?;
+            kernel_mapped::there(mode, memory.ram()?, root, va)
         };
         self.session.speak(false, &there, &mut sinks(&mut self.sinks));
     }
