@@ -9,6 +9,7 @@ mod latency;
 pub(crate) mod machine;
 mod memory;
 mod overhead;
+mod plot;
 mod ratio;
 mod record;
 mod sheet;
@@ -26,6 +27,7 @@ pub(crate) enum Bench {
     Catalog(ingest::CatalogArgs),
     Latency(latency::LatencyArgs),
     Memory(memory::MemoryArgs),
+    Plot(plot::PlotArgs),
 }
 
 /// Runs it.
@@ -36,5 +38,6 @@ pub(crate) fn run(bench: &Bench) -> Result<()> {
         Bench::Catalog(arguments) => ingest::run(arguments),
         Bench::Latency(arguments) => latency::run(arguments),
         Bench::Memory(arguments) => memory::run(arguments),
+        Bench::Plot(arguments) => plot::run(arguments),
     }
 }

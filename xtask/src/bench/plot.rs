@@ -1,0 +1,276 @@
+//! `cargo xtask bench plot`: pictures for `docs/benchmarks.md`, from what the benchmarks wrote with `--json`.
+
+use std::fs;
+use std::path::{Path, PathBuf};
+
+use anyhow::{Context, Result, anyhow};
+use clap::Args;
+use plotters::prelude::*;
+use serde_json::Value;
+
+use super::tool::numbers;
+
+/// Draw what was measured.
+#[derive(Debug, Args)]
+pub(crate) struct PlotArgs {
+    /// What `bench overhead --json` wrote.
+    #[arg(long, value_name = "FILE")]
+    overhead: Option<PathBuf>,
+    /// What `bench identify --json` wrote.
+    #[arg(long, value_name = "FILE")]
+    identify: Option<PathBuf>,
+    /// What `bench latency --json` wrote.
+    #[arg(long, value_name = "FILE")]
+    latency: Option<PathBuf>,
+    /// What `bench memory --json` wrote.
+    #[arg(long, value_name = "FILE")]
+    memory: Option<PathBuf>,
+    /// Where the pictures go.
+    #[arg(long, value_name = "DIR", default_value = "docs/benchmarks")]
+    out: PathBuf,
+}
+
+const SIZE: (u32, u32) = (820, 400);
+const FONT: (&str, u32) = ("sans-serif", 14);
+const TITLE: (&str, u32) = ("sans-serif", 18);
+/// Told apart by lightness too.
+const COLOURS: [RGBColor; 3] = [
+    RGBColor(30, 90, 160),
+    RGBColor(220, 130, 40),
+    RGBColor(90, 160, 90),
+];
+
+/// Draws what was given.
+pub(crate) fn run(arguments: &PlotArgs) -> Result<()> {
+    fs::create_dir_all(&arguments.out)?;
+    let read = |path: &PathBuf| -> Result<Value> {
+        let text = fs::read(path).with_context(|| format!("cannot read {}", path.display()))?;
+        Ok(serde_json::from_slice(&text)?)
+    };
+    let drawn = |name: &str| arguments.out.join(name);
+    if let Some(path) = &arguments.overhead {
+        overhead(&read(path)?, &drawn("overhead.svg"))?;
+    }
+    if let Some(path) = &arguments.identify {
+        resident(&read(path)?, &drawn("resident.svg"))?;
+    }
+    if let Some(path) = &arguments.latency {
+        latency(&read(path)?, &drawn("latency.svg"))?;
+    }
+    if let Some(path) = &arguments.memory {
+        memory(&read(path)?, &drawn("memory.svg"))?;
+    }
+    Ok(())
+}
+
+/// The library's errors borrow the drawing.
+fn told<E: std::fmt::Display>(error: E) -> anyhow::Error {
+    anyhow!("the plot cannot be drawn: {error}")
+}
+
+/// For each job the ratios of all pairs, and their median.
+fn overhead(found: &Value, path: &Path) -> Result<()> {
+    let jobs: Vec<(&String, &Value)> = found.as_object().context("no jobs")?.iter().collect();
+    let value = |job: &Value, name: &str| job[name].as_f64();
+    let most = jobs
+        .iter()
+        .filter_map(|(_, job)| value(job, "ratio_max"))
+        .fold(1.05, f64::max);
+    let least = jobs
+        .iter()
+        .filter_map(|(_, job)| value(job, "ratio_min"))
+        .fold(0.98, f64::min);
+    let area = SVGBackend::new(path, SIZE).into_drawing_area();
+    area.fill(&WHITE).map_err(told)?;
+    let count = i32::try_from(jobs.len())?;
+    let mut chart = ChartBuilder::on(&area)
+        .caption("User CPU time of QEMU and the monitor, over QEMU alone", TITLE)
+        .margin(12)
+        .x_label_area_size(36)
+        .y_label_area_size(56)
+        .build_cartesian_2d((0..count - 1).into_segmented(), (least - 0.01)..(most + 0.01))
+        .map_err(told)?;
+    let name = |at: &SegmentValue<i32>| match at {
+        SegmentValue::CenterOf(nth) => {
+            let job = usize::try_from(*nth).ok().and_then(|nth| jobs.get(nth));
+            job.map(|(name, _)| (*name).clone()).unwrap_or_default()
+        }
+        _ => String::new(),
+    };
+    chart
+        .configure_mesh()
+        .disable_x_mesh()
+        .x_label_formatter(&name)
+        .y_desc("ratio; dots: median, bars: least to greatest")
+        .label_style(FONT)
+        .draw()
+        .map_err(told)?;
+    let [colour, limit, _] = COLOURS;
+    let ends = [SegmentValue::Exact(0), SegmentValue::Exact(count)];
+    chart
+        .draw_series(std::iter::once(PathElement::new(
+            ends.map(|x| (x, 1.03)).to_vec(),
+            limit,
+        )))
+        .map_err(told)?;
+    for (nth, (_, job)) in (0..).zip(&jobs) {
+        let (Some(median), Some(min), Some(max)) = (
+            value(job, "ratio_median"),
+            value(job, "ratio_min"),
+            value(job, "ratio_max"),
+        ) else {
+            continue;
+        };
+        let at = || SegmentValue::CenterOf(nth);
+        chart
+            .draw_series(std::iter::once(PathElement::new(
+                vec![(at(), min), (at(), max)],
+                colour.stroke_width(2),
+            )))
+            .map_err(told)?;
+        chart
+            .draw_series(std::iter::once(Circle::new((at(), median), 5, colour.filled())))
+            .map_err(told)?;
+    }
+    area.present().map_err(told)
+}
+
+/// Resident memory over look-ups, both logarithmic.
+fn resident(found: &Value, path: &Path) -> Result<()> {
+    let catalogs = found["lookups"]["catalogs"].as_array().context("no catalogs")?;
+    let area = SVGBackend::new(path, SIZE).into_drawing_area();
+    area.fill(&WHITE).map_err(told)?;
+    let mut chart = ChartBuilder::on(&area)
+        .caption("Resident memory after look-ups of different pages", TITLE)
+        .margin(12)
+        .x_label_area_size(44)
+        .y_label_area_size(64)
+        .build_cartesian_2d((100.0..1e6_f64).log_scale(), (0.1..10_000.0_f64).log_scale())
+        .map_err(told)?;
+    chart
+        .configure_mesh()
+        .x_desc("look-ups")
+        .y_desc("MiB")
+        .label_style(FONT)
+        .draw()
+        .map_err(told)?;
+    for (catalog, colour) in catalogs.iter().zip(COLOURS) {
+        let rows = catalog["resident"].as_array().context("no readings")?;
+        let points: Vec<(f64, f64)> = rows
+            .iter()
+            .filter_map(|row| Some((row["lookups"].as_f64()?, row["resident_kib"].as_f64()? / 1024.0)))
+            .filter(|(lookups, _)| *lookups > 0.0)
+            .collect();
+        let label = format!("{} pages", catalog["pages"]);
+        chart
+            .draw_series(LineSeries::new(points, colour.stroke_width(2)).point_size(3))
+            .map_err(told)?
+            .label(label)
+            .legend(move |(x, y)| PathElement::new(vec![(x, y), (x + 16, y)], colour));
+    }
+    chart
+        .configure_series_labels()
+        .position(SeriesLabelPosition::UpperLeft)
+        .background_style(WHITE)
+        .border_style(BLACK)
+        .label_font(FONT)
+        .draw()
+        .map_err(told)?;
+    area.present().map_err(told)
+}
+
+/// Which share of the findings came within so many milliseconds.
+fn latency(found: &Value, path: &Path) -> Result<()> {
+    let conditions = found["conditions"].as_array().context("no conditions")?;
+    let area = SVGBackend::new(path, SIZE).into_drawing_area();
+    area.fill(&WHITE).map_err(told)?;
+    let mut chart = ChartBuilder::on(&area)
+        .caption("From the first execution of new code to its finding", TITLE)
+        .margin(12)
+        .x_label_area_size(44)
+        .y_label_area_size(56)
+        .build_cartesian_2d((0.1..1000.0_f64).log_scale(), 0.0..100.0_f64)
+        .map_err(told)?;
+    chart
+        .configure_mesh()
+        .x_desc("milliseconds")
+        .y_desc("% of findings")
+        .label_style(FONT)
+        .draw()
+        .map_err(told)?;
+    for (condition, colour) in conditions.iter().zip(COLOURS) {
+        let late = numbers(&condition["all_ms"]);
+        let count = f64::from(u32::try_from(late.len())?);
+        let points = late
+            .iter()
+            .zip(1_u32..)
+            .map(|(ms, nth)| (ms.max(0.1), 100.0 * f64::from(nth) / count));
+        let label = condition["condition"].as_str().unwrap_or_default().to_owned();
+        chart
+            .draw_series(LineSeries::new(points, colour.stroke_width(2)))
+            .map_err(told)?
+            .label(label)
+            .legend(move |(x, y)| PathElement::new(vec![(x, y), (x + 16, y)], colour));
+    }
+    chart
+        .configure_series_labels()
+        .position(SeriesLabelPosition::LowerRight)
+        .background_style(WHITE)
+        .border_style(BLACK)
+        .label_font(FONT)
+        .draw()
+        .map_err(told)?;
+    area.present().map_err(told)
+}
+
+/// The monitor's memory over the minutes of fork-heavy work, below its bound.
+fn memory(found: &Value, path: &Path) -> Result<()> {
+    let readings = found["readings"].as_array().context("no readings")?;
+    let curve = |name: &str| -> Vec<(f64, f64)> {
+        let points = readings.iter();
+        points
+            .filter_map(|row| Some((row["s"].as_f64()? / 60.0, row[name].as_f64()? / 1024.0)))
+            .collect()
+    };
+    let own = curve("private_kib");
+    let last = own.last().map_or(1.0, |(minutes, _)| *minutes);
+    let area = SVGBackend::new(path, SIZE).into_drawing_area();
+    area.fill(&WHITE).map_err(told)?;
+    let mut chart = ChartBuilder::on(&area)
+        .caption("The monitor's resident memory under fork-heavy work", TITLE)
+        .margin(12)
+        .x_label_area_size(44)
+        .y_label_area_size(56)
+        .build_cartesian_2d(0.0..last, 0.0..280.0_f64)
+        .map_err(told)?;
+    chart
+        .configure_mesh()
+        .x_desc("minutes")
+        .y_desc("MiB")
+        .label_style(FONT)
+        .draw()
+        .map_err(told)?;
+    let bound = vec![(0.0, 256.0), (last, 256.0)];
+    let [colour, limit, files] = COLOURS;
+    let curves = [
+        ("its own", own, colour),
+        ("mapped of files", curve("files_kib"), files),
+        ("bound", bound, limit),
+    ];
+    for (label, points, colour) in curves {
+        chart
+            .draw_series(LineSeries::new(points, colour.stroke_width(2)))
+            .map_err(told)?
+            .label(label)
+            .legend(move |(x, y)| PathElement::new(vec![(x, y), (x + 16, y)], colour));
+    }
+    chart
+        .configure_series_labels()
+        .position(SeriesLabelPosition::UpperLeft)
+        .background_style(WHITE)
+        .border_style(BLACK)
+        .label_font(FONT)
+        .draw()
+        .map_err(told)?;
+    area.present().map_err(told)
+}
