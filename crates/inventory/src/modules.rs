@@ -7,6 +7,8 @@
 //!  every page with an address: each of its places gives (file, bias)
 //!  repeat: take the bias and the set of files that explain the most pages still unexplained
 //!          files that explain exactly those pages are the candidates; all others are contradicted
+//!  pages that stand in more files than are listed join the module that is there, and narrow nothing; alone, they are a
+//!  module of which it is said that not all it can be is listed
 //!  pages without an address join a module whose candidates they all can be of; they narrow nothing
 //! ```
 
@@ -59,6 +61,8 @@ pub trait ObjectFacts {
 pub struct Module {
     /// The files that explain all its pages; at least one.
     pub candidates: Vec<ObjectId>,
+    /// How many more files may, at least: its pages stand in more than are listed.
+    pub left_out: u64,
     /// Load address minus link address, if any page's address is known.
     pub bias: Option<u64>,
     /// The executed pages that it explains.
@@ -74,8 +78,9 @@ pub struct Module {
 /// Finds the modules of one address space. Pages that nothing explains are left out.
 #[must_use]
 pub fn resolve(uses: &[Use<'_>], facts: &(impl ObjectFacts + ?Sized)) -> Vec<Module> {
-    let mut modules = with_addresses(uses);
+    let mut modules = with_addresses(uses, |usage| usage.verdict.left_out() == 0);
     modules.retain_mut(|module| is_there(module, uses, facts));
+    in_many_files(uses, &mut modules, facts);
     without_addresses(uses, &mut modules);
     // What is only mapped tells versions of what runs apart, and is no module by itself.
     modules.retain(|module| !module.pages.is_empty() || !module.modified.is_empty());
@@ -109,6 +114,7 @@ pub(crate) fn by_file(modules: Vec<Module>) -> Vec<Module> {
             Some(other) => {
                 other.pages.extend(module.pages);
                 other.modified.extend(module.modified);
+                other.left_out = other.left_out.max(module.left_out);
                 other.bias = other.bias.filter(|bias| module.bias == Some(*bias));
             }
             None => joined.push(module),
@@ -170,9 +176,38 @@ fn bias(va: Gva, place: &Place) -> u64 {
     va.0.wrapping_sub(place.link)
 }
 
-fn with_addresses(uses: &[Use<'_>]) -> Vec<Module> {
+/// Pages of which not all files are listed: they are of the module where they lie, or of any file at all.
+fn in_many_files(uses: &[Use<'_>], modules: &mut Vec<Module>, facts: &(impl ObjectFacts + ?Sized)) {
+    let is_of = |module: &Module, va: Gva, verdict: &Verdict| {
+        let link = module.bias.map(|bias| va.0.wrapping_sub(bias));
+        let listed = |object: &ObjectId| {
+            let mut places = verdict.places().iter();
+            places.any(|place| place.object == *object && Some(place.link) == link)
+        };
+        let within = |object: &ObjectId| {
+            let code = facts.code(*object);
+            code.zip(link).is_some_and(|(code, link)| code.contains(&link))
+        };
+        module
+            .candidates
+            .iter()
+            .any(|object| listed(object) || within(object))
+    };
+    let is_alone = |usage: &Use<'_>| usage.verdict.left_out() > 0 && usage.va.is_some();
+    let mut alone = Vec::new();
+    for usage in uses.iter().filter(|usage| is_alone(usage)) {
+        let Some(va) = usage.va else { continue };
+        match modules.iter_mut().find(|module| is_of(module, va, usage.verdict)) {
+            Some(module) => add(module, usage),
+            None => alone.push(*usage),
+        }
+    }
+    modules.extend(with_addresses(&alone, |_| true));
+}
+
+fn with_addresses(uses: &[Use<'_>], may_narrow: impl Fn(&Use<'_>) -> bool) -> Vec<Module> {
     let mut explained: Explained = BTreeMap::new();
-    for (number, usage) in uses.iter().enumerate() {
+    for (number, usage) in uses.iter().enumerate().filter(|(_, usage)| may_narrow(usage)) {
         let Some(va) = usage.va else { continue };
         for place in usage.verdict.places() {
             explained
@@ -224,6 +259,7 @@ fn join_by_bias(modules: Vec<Module>) -> Vec<Module> {
                 other
                     .candidates
                     .retain(|object| module.candidates.contains(object));
+                other.left_out = other.left_out.max(module.left_out);
                 other.pages.extend(module.pages);
                 other.modified.extend(module.modified);
             }
@@ -260,6 +296,7 @@ fn module(
 ) -> Module {
     let mut module = Module {
         candidates,
+        left_out: 0,
         bias,
         pages: Vec::new(),
         modified: Vec::new(),
@@ -268,6 +305,7 @@ fn module(
     };
     for number in numbers {
         if let Some(usage) = uses.get(*number) {
+            module.left_out = module.left_out.max(usage.verdict.left_out());
             add(&mut module, usage);
         }
     }
@@ -321,6 +359,14 @@ mod tests {
         })
     }
 
+    /// The same, in so many more files.
+    fn in_more(places: &[(u32, u64)], left_out: u64) -> Verdict {
+        match identified(places) {
+            Verdict::Identified(known) => Verdict::Identified(Identified { left_out, ..known }),
+            other => other,
+        }
+    }
+
     fn run(pages: &[(u64, Option<u64>, Verdict)]) -> Vec<Module> {
         let uses: Vec<Use<'_>> = pages
             .iter()
@@ -344,6 +390,35 @@ mod tests {
             (modules[0].candidates.as_slice(), modules[0].pages.len()),
             (&[ObjectId(2)][..], 2)
         );
+    }
+
+    #[test]
+    fn a_page_of_more_files_than_are_listed_contradicts_no_file() {
+        // The file is among those that are not listed.
+        let modules = run(&[
+            (1, Some(0x7f00_1000), identified(&[(1, 0x1000)])),
+            (2, Some(0x7f00_2000), in_more(&[(7, 0x2000), (8, 0x2000)], 5)),
+        ]);
+        assert_eq!(modules.len(), 1, "{modules:?}");
+        assert_eq!(
+            (modules[0].candidates.as_slice(), modules[0].left_out),
+            (&[ObjectId(1)][..], 0)
+        );
+        assert_eq!(modules[0].pages, [PageId(1), PageId(2)]);
+    }
+
+    #[test]
+    fn where_nothing_else_ran_it_is_said_that_not_all_files_are_listed() {
+        let modules = run(&[
+            (1, Some(0x7f00_1000), in_more(&[(7, 0x1000), (8, 0x1000)], 5)),
+            (2, Some(0x7f00_2000), in_more(&[(7, 0x2000), (8, 0x2000)], 9)),
+            (3, None, in_more(&[(9, 0x2000)], 2)),
+        ]);
+        let told: Vec<_> = modules
+            .iter()
+            .map(|m| (m.candidates.len(), m.left_out, m.pages.len()))
+            .collect();
+        assert_eq!(told, [(1, 2, 1), (2, 9, 2)]);
     }
 
     #[test]

@@ -191,6 +191,9 @@ pub struct ProgramReport {
     pub path: String,
     /// What it may be of.
     pub candidates: Vec<CandidateReport>,
+    /// More files than the candidates are of may be meant, at least so many: the code stands in more than are listed.
+    #[serde(default, skip_serializing_if = "is_zero")]
+    pub left_out: u64,
 }
 
 /// A file that an address space executes.
@@ -200,6 +203,9 @@ pub struct ModuleReport {
     pub path: String,
     /// What it may be of.
     pub candidates: Vec<CandidateReport>,
+    /// More files than the candidates are of may be meant, at least so many: the code stands in more than are listed.
+    #[serde(default, skip_serializing_if = "is_zero")]
+    pub left_out: u64,
     /// The build ID, in hexadecimal, if the candidates agree.
     pub build_id: Option<String>,
     /// Its pages that this address space executed.
@@ -373,7 +379,16 @@ pub fn modules_of(
 #[must_use]
 pub fn program_path(space: &AddressSpace, inventory: &Inventory, names: &dyn Names) -> Option<String> {
     let module = program_of(&modules_of(space, inventory, names), space.kind)?.clone();
-    Some(name(&module.candidates, space.kind, module.kind, names).0)
+    Some(
+        name(
+            &module.candidates,
+            module.left_out,
+            space.kind,
+            module.kind,
+            names,
+        )
+        .0,
+    )
 }
 
 /// The module that is the program.
@@ -388,8 +403,13 @@ fn program_of(modules: &[Module], kind: SpaceKind) -> Option<&Module> {
 pub(crate) fn space_report(space: &AddressSpace, inventory: &Inventory, names: &dyn Names) -> SpaceReport {
     let modules = modules_of(space, inventory, names);
     let program = program_of(&modules, space.kind).map(|module| {
-        let (path, candidates) = name(&module.candidates, space.kind, module.kind, names);
-        ProgramReport { path, candidates }
+        let left_out = module.left_out;
+        let (path, candidates) = name(&module.candidates, left_out, space.kind, module.kind, names);
+        ProgramReport {
+            path,
+            candidates,
+            left_out,
+        }
     });
     let user = space.kind == SpaceKind::User;
     SpaceReport {
@@ -425,14 +445,14 @@ fn pages<'a>(
 }
 
 fn module_report(module: &Module, kind: SpaceKind, names: &dyn Names) -> ModuleReport {
-    let (path, candidates) = name(&module.candidates, kind, module.kind, names);
+    let (path, candidates) = name(&module.candidates, module.left_out, kind, module.kind, names);
     let ids: BTreeSet<Option<Vec<u8>>> = module
         .candidates
         .iter()
         .map(|object| names.build_id(*object))
         .collect();
     let build_id = match ids.into_iter().collect::<Vec<_>>().as_slice() {
-        [Some(id)] => Some(hex(id)),
+        [Some(id)] if module.left_out == 0 => Some(hex(id)),
         _ => None,
     };
     let verdict = if module.modified.is_empty() {
@@ -443,15 +463,17 @@ fn module_report(module: &Module, kind: SpaceKind, names: &dyn Names) -> ModuleR
     ModuleReport {
         path,
         candidates,
+        left_out: module.left_out,
         build_id,
         pages_executed: (module.pages.len() + module.modified.len()) as u64,
         verdict: verdict.to_owned(),
     }
 }
 
-/// The path and the package versions of a set of files that cannot be told apart.
+/// The path and the package versions of a set of files that cannot be told apart, `left_out` more of which are not listed.
 pub(crate) fn name(
     objects: &[ObjectId],
+    left_out: u64,
     space: SpaceKind,
     kind: Option<ObjectKind>,
     names: &dyn Names,
@@ -471,12 +493,14 @@ pub(crate) fn name(
         .min_by_key(|(path, files)| (std::cmp::Reverse(files.len()), path.len(), (*path).clone()));
     let path = match (space, kind, best) {
         (SpaceKind::User, Some(ObjectKind::Kernel), _) => "[vdso]".to_owned(),
-        (_, _, Some((path, files))) => match objects.iter().filter(|object| !files.contains(*object)).count()
-        {
-            0 => path.clone(),
-            // A name alone would say more than is known.
-            others => format!("{path} (or {others} others)"),
-        },
+        (_, _, Some((path, files))) => {
+            let elsewhere = objects.iter().filter(|object| !files.contains(*object)).count() as u64;
+            match elsewhere.saturating_add(left_out) {
+                0 => path.clone(),
+                // A name alone would say more than is known.
+                others => format!("{path} (or {others} others)"),
+            }
+        }
         (_, _, None) => String::new(),
     };
     (path, candidates.into_iter().collect())
@@ -487,7 +511,7 @@ fn modified_report(page: &PageRecord, va: Option<String>, names: &dyn Names) -> 
         return None;
     };
     let kind = names.kind(modified.nearest.object);
-    let (path, _) = name(&[modified.nearest.object], SpaceKind::Kernel, kind, names);
+    let (path, _) = name(&[modified.nearest.object], 0, SpaceKind::Kernel, kind, names);
     let differences = modified
         .differences
         .iter()
@@ -519,6 +543,11 @@ fn unknown_report(page: &PageRecord, va: Option<String>) -> Option<UnknownReport
         digest: hex(&page.digest),
         origin: unknown.origin.clone(),
     })
+}
+
+#[expect(clippy::trivially_copy_pass_by_ref, reason = "serde calls it so")]
+fn is_zero(number: &u64) -> bool {
+    *number == 0
 }
 
 /// Bytes in hexadecimal.

@@ -93,6 +93,8 @@ fn told((kind, named): &Key, summary: &Summary) -> SummaryReport {
         program: named.as_ref().map(|(path, candidates)| ProgramReport {
             path: path.clone(),
             candidates: candidates.clone(),
+            // The path says it.
+            left_out: 0,
         }),
         count: summary.count,
         first_ns: summary.first_ns,

@@ -72,6 +72,15 @@ pub struct Unknown {
 }
 
 impl Verdict {
+    /// How many more files a page may be of than are listed, at least.
+    #[must_use]
+    pub fn left_out(&self) -> u64 {
+        match self {
+            Self::Identified(found) => found.left_out,
+            _ => 0,
+        }
+    }
+
     /// The word for it.
     #[must_use]
     pub fn word(&self) -> &'static str {

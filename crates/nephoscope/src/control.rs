@@ -77,6 +77,9 @@ pub(crate) struct PageEvidence {
     pub(crate) executed: Vec<(u16, u16)>,
     /// Where these bytes stand, or the nearest place for a modified page.
     pub(crate) places: Vec<PlaceEvidence>,
+    /// In how many more files they stand, at least.
+    #[serde(default)]
+    pub(crate) left_out: u64,
     /// Bytes that differ from the file where they may: kind, sites, bytes.
     pub(crate) sites: Vec<(String, u32, u32)>,
     /// Only the executed bytes were compared, because the page holds data too.

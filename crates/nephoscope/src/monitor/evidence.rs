@@ -30,6 +30,7 @@ pub(super) fn of(session: &Session, page: PageId) -> Option<PageEvidence> {
             .iter()
             .flat_map(|place| places(session.names(), place))
             .collect(),
+        left_out: record.verdict.left_out(),
         spaces: session
             .inventory()
             .spaces()

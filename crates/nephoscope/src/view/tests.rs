@@ -40,6 +40,7 @@ fn module() -> impl Strategy<Value = ModuleReport> {
         |(path, candidates, build_id, pages_executed, verdict)| ModuleReport {
             path,
             candidates,
+            left_out: 0,
             build_id,
             pages_executed,
             verdict,
@@ -84,7 +85,11 @@ fn space() -> impl Strategy<Value = SpaceReport> {
             first_ns,
             last_ns,
             ended,
-            program: program.map(|(path, candidates)| ProgramReport { path, candidates }),
+            program: program.map(|(path, candidates)| ProgramReport {
+                path,
+                candidates,
+                left_out: 0,
+            }),
             modules,
             modified,
             unknown,

@@ -33,7 +33,11 @@ impl View<'_> {
         let page = self.page;
         let mut out = self.verdict();
         out.push('\n');
-        let places = places::lines(&page.places, self.all, self.columns - MARGIN);
+        let mut places = places::lines(&page.places, self.all, self.columns - MARGIN);
+        if page.left_out > 0 {
+            let files = plural(page.left_out, "more file");
+            places.push(format!("and at least {files}, which are not listed"));
+        }
         let title = if page.verdict == "modified" {
             "nearest"
         } else {
@@ -319,6 +323,7 @@ mod tests {
                 executed: ran.0,
                 spaces: ran.1,
                 first: ran.2,
+                left_out: va % 3,
                 bytes: code.0,
                 nearest_bytes: code.1,
                 ..PageEvidence::default()
