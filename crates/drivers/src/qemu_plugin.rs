@@ -80,10 +80,10 @@ const MAX_BATCH: usize = 16 << 10;
 
 /// While frames come, the rings are looked at so often, and nobody has to wake anybody: a wake-up is a system call on the
 /// vCPU that sends the frame, and under a hypervisor an interrupt to another CPU. A boot sends some hundred thousand frames.
-const BUSY_PAUSE: Duration = Duration::from_millis(1);
+const BUSY_PAUSE: Duration = Duration::from_millis(2);
 
 /// After so long without a frame the next one wakes. A quiet guest costs no looking, and what it does is known at once.
-const QUIET: Duration = Duration::from_millis(4);
+const QUIET: Duration = Duration::from_millis(6);
 
 /// A plugin that this monitor is attached to.
 #[derive(Debug)]
