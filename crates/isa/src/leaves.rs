@@ -89,6 +89,14 @@ pub struct Census {
     pub ended: Ended,
 }
 
+impl Census {
+    /// Whether something may be mapped that was not given: a bound stopped the walk, or a table could not be read.
+    #[must_use]
+    pub fn is_cut_short(&self) -> bool {
+        self.ended != Ended::Complete || self.unreadable > 0
+    }
+}
+
 impl<M: PhysicalMemory> Walker<M> {
     /// Gives every present leaf that maps a part of `range` to `visit`, in ascending order of address. A range may
     /// reach over addresses that do not exist.

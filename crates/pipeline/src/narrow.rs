@@ -32,6 +32,8 @@ const MAX_LOOKED_AT: usize = 64;
 #[derive(Debug, Default)]
 pub(crate) struct Narrow {
     found: HashMap<SpaceId, (u32, Vec<Range<Gva>>)>,
+    /// The last that was looked at. The next look begins behind it: who changes all the time keeps nobody from a turn.
+    last: Option<SpaceId>,
 }
 
 impl Narrow {
@@ -44,16 +46,17 @@ impl Narrow {
         let mut all = Vec::new();
         let mut living = HashMap::new();
         let mut left = MAX_LOOKED_AT;
-        for space in inventory
-            .spaces()
-            .filter(|s| s.is_living() && s.kind == SpaceKind::User)
-        {
+        let users = |s: &&AddressSpace| s.is_living() && s.kind == SpaceKind::User;
+        let spaces: Vec<&AddressSpace> = inventory.spaces().filter(users).collect();
+        let (had, next) = spaces.split_at(spaces.partition_point(|space| Some(space.id) <= self.last));
+        for space in next.iter().chain(had) {
             let known = self.found.remove(&space.id);
             let (version, ranges) = match known {
                 Some((at, ranges)) if at == space.version || left == 0 => (at, ranges),
                 None if left == 0 => continue,
                 _ => {
                     left -= 1;
+                    self.last = Some(space.id);
                     (space.version, ranges(space, inventory, facts))
                 }
             };

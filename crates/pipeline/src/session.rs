@@ -237,6 +237,11 @@ impl Session {
         }
     }
 
+    /// Page tables of the guest were walked; whether not all of what they map was seen.
+    pub fn walked(&mut self, cut_short: bool) {
+        self.counters.add("walks_cut_short", u64::from(cut_short));
+    }
+
     /// Living address spaces with pages whose address in them is not known: a translation that serves several address
     /// spaces tells the address of the first. With each, its root, and how often it changed.
     pub fn unplaced(&self) -> impl Iterator<Item = (SpaceId, Root, u32)> {

@@ -87,7 +87,11 @@ impl KernelMapped {
         now_ns: u64,
         sinks: &mut [&mut dyn Sink],
     ) {
-        let Some(mut look) = self.under_way.take().or_else(|| self.begin(mode, memory, now_ns)) else {
+        let Some(mut look) = self
+            .under_way
+            .take()
+            .or_else(|| self.begin(session, mode, memory, now_ns))
+        else {
             return;
         };
         for _ in 0..MAX_AT_ONCE {
@@ -108,19 +112,27 @@ impl KernelMapped {
         }
     }
 
-    fn begin(&mut self, mode: Mode, memory: &impl PhysicalMemory, now_ns: u64) -> Option<Look> {
+    fn begin(
+        &mut self,
+        session: &mut Session,
+        mode: Mode,
+        memory: &impl PhysicalMemory,
+        now_ns: u64,
+    ) -> Option<Look> {
         let (root, looks) = self.pending?;
         self.pending = looks
             .checked_sub(1)
             .filter(|left| *left > 0)
             .map(|left| (root, left));
         let mut found = Vec::new();
-        Walker::new(mode, memory).leaves(root, &(FROM..=TO), Want::Executable, BOUNDS, |leaf| {
+        let walker = Walker::new(mode, memory);
+        let census = walker.leaves(root, &(FROM..=TO), Want::Executable, BOUNDS, |leaf| {
             // What is mapped in large pages is the kernel itself, and what it makes at run time.
             if !leaf.permissions.user && leaf.size_bytes == PAGE_SIZE as u64 {
                 found.push((leaf.va, leaf.gpa));
             }
         });
+        session.walked(census.is_cut_short());
         if self.known.len() >= MAX_KNOWN {
             self.known.clear();
         }

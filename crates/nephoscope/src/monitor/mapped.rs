@@ -19,6 +19,8 @@ const BOUNDS: Bounds = Bounds {
 #[derive(Debug, Default)]
 pub(super) struct Mapped {
     read: HashMap<SpaceId, HashMap<Gva, Gpa>>,
+    /// Whose pages were read when the last look ended. The next begins behind it: who changes all the time keeps nobody from a turn.
+    last: Option<SpaceId>,
 }
 
 impl Mapped {
@@ -34,11 +36,13 @@ impl Mapped {
             .retain(|space, _| wanted.iter().any(|w| w.space == *space));
         let walker = Walker::new(mode, memory);
         let mut left = MAX_PAGES;
+        let mut wanted: Vec<&Ambiguous> = wanted.iter().collect();
+        wanted.sort_by_key(|w| (Some(w.space) <= self.last, w.space));
         for ambiguous in wanted {
             let read = self.read.entry(ambiguous.space).or_default();
             let mut found = Vec::new();
             let last = Gva(ambiguous.range.end.0.saturating_sub(1));
-            walker.leaves(
+            let census = walker.leaves(
                 ambiguous.root,
                 &(ambiguous.range.start..=last),
                 Want::Everything,
@@ -53,8 +57,10 @@ impl Mapped {
                     }
                 },
             );
+            session.walked(census.is_cut_short());
             for (va, gpa) in found {
                 if left == 0 {
+                    self.last = Some(ambiguous.space);
                     return;
                 }
                 left -= 1;

@@ -22,15 +22,20 @@ const MAX_SPACES: usize = 64;
 #[derive(Debug, Default)]
 pub(super) struct Placing {
     walked: HashMap<SpaceId, u32>,
+    /// The last that was walked. The next look begins behind it: who changes all the time keeps nobody from a turn.
+    last: Option<SpaceId>,
 }
 
 impl Placing {
     fn open(&self, session: &Session) -> Vec<(SpaceId, Root, u32)> {
-        session
-            .unplaced()
+        let spaces = session.unplaced();
+        let mut open: Vec<_> = spaces
             .filter(|(space, _, version)| self.walked.get(space) != Some(version))
-            .take(MAX_SPACES)
-            .collect()
+            .collect();
+        let had = open.partition_point(|(space, ..)| Some(*space) <= self.last);
+        open.rotate_left(had);
+        open.truncate(MAX_SPACES);
+        open
     }
 
     /// Whether there is something to look for.
@@ -45,8 +50,13 @@ impl Placing {
         let walker = Walker::new(mode, memory);
         let Some(user) = mode.spaces().next() else { return };
         for (space, root, version) in self.open(session) {
-            session.place(space, |unplaced| find(&walker, root, &user, unplaced));
+            let mut cut_short = false;
+            session.place(space, |unplaced| {
+                find(&walker, root, &user, unplaced, &mut cut_short)
+            });
+            session.walked(cut_short);
             self.walked.insert(space, version);
+            self.last = Some(space);
         }
     }
 }
@@ -56,9 +66,10 @@ fn find<M: PhysicalMemory>(
     root: Root,
     user: &std::ops::RangeInclusive<Gva>,
     unplaced: &HashMap<Gpa, PageId>,
+    cut_short: &mut bool,
 ) -> Vec<(PageId, Gva)> {
     let mut found = Vec::new();
-    walker.leaves(root, user, Want::Executable, BOUNDS, |leaf| {
+    let census = walker.leaves(root, user, Want::Executable, BOUNDS, |leaf| {
         let reaches = leaf.gpa.0..leaf.gpa.0.saturating_add(leaf.size_bytes);
         if leaf.size_bytes == PAGE_SIZE as u64 {
             found.extend(unplaced.get(&leaf.gpa).map(|page| (*page, leaf.va)));
@@ -67,6 +78,7 @@ fn find<M: PhysicalMemory>(
             found.extend(inside.map(|(gpa, page)| (*page, Gva(leaf.va.0 + (gpa.0 - reaches.start)))));
         }
     });
+    *cut_short = census.is_cut_short();
     found
 }
 
@@ -77,9 +89,9 @@ mod tests {
     use super::*;
     use crate::monitor::fixture::{Memory, PRESENT, USER, long_mode, session};
 
-    #[test]
-    fn max_spaces_bounds_one_look_and_the_next_takes_the_others() {
-        let spaces = MAX_SPACES + 5;
+    /// A session with so many address spaces that ran one page and do not know where they see it. Their page tables do, if it
+    /// is mapped still.
+    fn unplaced(spaces: usize, mapped: bool) -> (Memory, Session) {
         let (mut memory, mut session) = (Memory::default(), session());
         let gpa = Gpa(memory.frame());
         // The address that is told is the one of a root that nobody else has.
@@ -102,7 +114,9 @@ mod tests {
         let mut events = vec![Event::CodeCaptured(Box::new(captured))];
         for incarnation in 1..=u32::try_from(spaces).unwrap() {
             let root = Root(memory.frame());
-            memory.map(root, Gva(0x40_0000), gpa, PRESENT | USER);
+            if mapped {
+                memory.map(root, Gva(0x40_0000), gpa, PRESENT | USER);
+            }
             events.push(Event::Executed(Executed {
                 page: PageId(1),
                 root,
@@ -113,11 +127,31 @@ mod tests {
         for event in events {
             session.take(Stamped { at_ns: 1, event }, &|_| None, &mut []);
         }
+        (memory, session)
+    }
+
+    #[test]
+    fn max_spaces_bounds_one_look_and_the_next_takes_the_others() {
+        let spaces = MAX_SPACES + 5;
+        let (memory, mut session) = unplaced(spaces, true);
         let mut placing = Placing::default();
         for unplaced in [spaces, spaces - MAX_SPACES, 0] {
             assert_eq!(session.unplaced().count(), unplaced);
             assert_eq!(placing.is_due(&session), unplaced > 0);
             placing.look(&mut session, long_mode(), &memory);
+        }
+    }
+    #[test]
+    fn those_that_change_all_the_time_keep_no_other_from_a_turn() {
+        let (memory, mut session) = unplaced(3 * MAX_SPACES, false);
+        let mut placing = Placing::default();
+        for turn in 1..=3 {
+            placing.look(&mut session, long_mode(), &memory);
+            assert_eq!(placing.walked.len(), turn * MAX_SPACES);
+            // As if the first had changed since.
+            for version in placing.walked.values_mut() {
+                *version = u32::MAX;
+            }
         }
     }
 }
