@@ -62,7 +62,7 @@ impl Floating {
         question: &Question<'_>,
         pointed_to: &[Pointed],
     ) -> Result<Option<Verdict>, ReadError> {
-        let candidates = self.candidates(catalog, question, pointed_to)?;
+        let (candidates, left_out) = self.candidates(catalog, question, pointed_to)?;
         let mut copies = Vec::new();
         let explained = explain(&candidates, question).or_else(|| {
             copies = self.copies(&candidates, question.va);
@@ -80,18 +80,19 @@ impl Floating {
         let sites = explained.first().map(|found| tally(&found.comparison));
         Ok(Some(Verdict::Identified(Identified {
             places,
+            left_out,
             sites: sites.unwrap_or_default(),
             executed_only: true,
-            ..Identified::default()
         })))
     }
 
+    /// What the page is compared with, and how many more parts it may be of.
     fn candidates(
         &self,
         catalog: &Catalog,
         question: &Question<'_>,
         pointed_to: &[Pointed],
-    ) -> Result<Vec<Candidate>, ReadError> {
+    ) -> Result<(Vec<Candidate>, u64), ReadError> {
         let mut found: Vec<Candidate> = Vec::new();
         // The latest first: what was copied over something else is what lies there now.
         for placed in self.placed.iter().rev() {
@@ -116,16 +117,18 @@ impl Floating {
                 break;
             }
         }
+        let mut left_out = 0_u64;
         for pointed in pointed_to {
-            if found.len() >= MAX_COMPARED.saturating_mul(2) {
-                break;
-            }
             let known = found
                 .iter()
                 .any(|c| (c.object, c.number, c.at) == (pointed.object, pointed.part, pointed.at));
             let info = catalog.object(pointed.object)?;
             let about = info.parts.get(usize::from(pointed.part));
             if known || about.is_none_or(|about| about.placement != Placement::Anywhere) {
+                continue;
+            }
+            if found.len() >= MAX_COMPARED.saturating_mul(2) {
+                left_out = left_out.saturating_add(1);
                 continue;
             }
             let part = catalog.part(pointed.object, pointed.part)?;
@@ -144,7 +147,7 @@ impl Floating {
                 fields: None,
             });
         }
-        Ok(found)
+        Ok((found, left_out))
     }
 
     /// The candidates with the fields of the same part where it was found elsewhere.

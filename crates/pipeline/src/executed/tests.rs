@@ -236,11 +236,12 @@ fn max_compared_bounds_the_parts_that_a_page_is_compared_with_and_the_latest_com
         });
     }
     let offsets = |pointed: &[Pointed]| {
-        let found = floating.candidates(&catalog, &question, pointed).unwrap();
-        found.iter().map(|candidate| candidate.at).collect::<Vec<_>>()
+        let (found, left_out) = floating.candidates(&catalog, &question, pointed).unwrap();
+        let at: Vec<i64> = found.iter().map(|candidate| candidate.at).collect();
+        (at, left_out)
     };
     let latest: Vec<i64> = (9..most + 9).rev().collect();
-    assert_eq!(offsets(&[]), latest);
+    assert_eq!(offsets(&[]), (latest.clone(), 0));
     // As many again may be those that its windows point to, the best first.
     let pointed: Vec<Pointed> = (1000..1000 + 2 * most)
         .map(|at| Pointed {
@@ -252,7 +253,12 @@ fn max_compared_bounds_the_parts_that_a_page_is_compared_with_and_the_latest_com
         })
         .collect();
     let best = 1000..1000 + most;
-    assert_eq!(offsets(&pointed), [latest, best.collect()].concat());
+    let left_out = most as u64;
+    assert_eq!(
+        offsets(&pointed),
+        ([latest, best.collect()].concat(), left_out),
+        "and the rest is counted"
+    );
 }
 
 #[test]
