@@ -7,6 +7,7 @@ mod deleted;
 mod disguise;
 mod flash;
 mod hollow;
+mod huge;
 mod inject;
 mod jit;
 mod kernel;
@@ -105,6 +106,7 @@ pub fn all() -> Vec<&'static dyn Attack> {
         &selfmod::SelfModifying,
         &aliased::Aliased,
         &hollow::Hollow,
+        &huge::Huge,
         &patched_library::PatchedLibrary,
         &jit::Php,
         &jit::Ebpf,

@@ -11,6 +11,7 @@
 
 use anyhow::{Context, Result, ensure};
 use nephoscope_e2e::arrivals::Arrival;
+use serde_json::Value;
 
 use super::{Attack, Seen};
 use crate::group::{Group, KERNEL};
@@ -82,8 +83,9 @@ impl Attack for ByFtrace {
 
 fn attack(scene: &mut Scene, patch: bool) -> Result<Seen> {
     let module = Modules::ensure(&scene.image, scene.kernel)?.bytes("umbra")?;
+    let since = scene.now_ns();
     begin(scene, &module, patch)?;
-    let seen = judge(scene, &module, patch);
+    let seen = judge(scene, &module, patch, since);
     end(scene)?;
     seen
 }
@@ -120,7 +122,7 @@ pub(super) fn end(scene: &mut Scene) -> Result<()> {
     Ok(())
 }
 
-fn judge(scene: &mut Scene, module: &[u8], patch: bool) -> Result<Seen> {
+fn judge(scene: &mut Scene, module: &[u8], patch: bool, since: u64) -> Result<Seen> {
     let pid = scene.guest.start("sleep 600")?;
     scene.guest.run_ok(&format!("echo there > {FOLDER}/umbra-file"))?;
     hide(scene, pid)?;
@@ -135,7 +137,7 @@ fn judge(scene: &mut Scene, module: &[u8], patch: bool) -> Result<Seen> {
 
     let text = section(scene, "umbra", ".text")?;
     let pages = own_pages(scene, PATIENCE, module, ".text", text)?;
-    let found = unknown_in_kernel(scene, text)?;
+    let found = unknown_in_kernel(scene, text, since)?;
     let (site, change) = expected(scene, patch)?;
     let report = scene.control.report()?;
     let (path, changes) =
@@ -156,7 +158,7 @@ fn judge(scene: &mut Scene, module: &[u8], patch: bool) -> Result<Seen> {
             "the trampoline at {trampoline:#x} is not unknown"
         );
     }
-    let arrival = modified_finding(scene, site, &change)?;
+    let arrival = modified_finding(scene, site, &change, since)?;
     let time = scene.to_finding(&arrival)?.max(scene.to_finding(&found)?);
     Ok(Seen::right(
         format!(
@@ -167,22 +169,27 @@ fn judge(scene: &mut Scene, module: &[u8], patch: bool) -> Result<Seen> {
     ))
 }
 
+/// Whether a finding is about what ran since the rootkit was loaded: it is loaded twice, maybe where it was before.
+fn is_since(finding: &Value, since: u64) -> bool {
+    finding["at_ns"].as_u64().is_some_and(|at| at >= since)
+}
+
 /// The finding about the kernel's unknown code in the page of this address.
-fn unknown_in_kernel(scene: &mut Scene, address: u64) -> Result<Arrival> {
+fn unknown_in_kernel(scene: &mut Scene, address: u64, since: u64) -> Result<Arrival> {
     let found = scene.finding(PATIENCE, |_, finding| {
         let at = finding["evidence"]["va"].as_str().map(hexadecimal).transpose()?;
         let wanted = finding["rule"] == "unknown-code" && at == Some(page_of(address));
-        Ok(wanted.then_some(()))
+        Ok((wanted && is_since(finding, since)).then_some(()))
     })?;
     let (arrival, ()) = found.with_context(|| format!("no finding about the code at {address:#x}"))?;
     Ok(arrival)
 }
 
 /// The finding about the kernel's page of this address, with these changes.
-fn modified_finding(scene: &mut Scene, address: u64, changes: &[Change]) -> Result<Arrival> {
+fn modified_finding(scene: &mut Scene, address: u64, changes: &[Change], since: u64) -> Result<Arrival> {
     let found = scene.finding(PATIENCE, |_, finding| {
         let wanted = finding["rule"] == "modified-code" && told(&finding["evidence"])? == changes;
-        Ok(wanted.then_some(()))
+        Ok((wanted && is_since(finding, since)).then_some(()))
     })?;
     let (arrival, ()) = found.with_context(|| format!("no finding about the page of {address:#x}"))?;
     Ok(arrival)
