@@ -1,0 +1,81 @@
+//! What is looked up in the guest's page tables beside what ran.
+
+use std::collections::HashMap;
+
+use nephoscope_finding::Sink;
+use nephoscope_guest::{Gpa, Gva, PageBytes, PageId, Root};
+use nephoscope_inventory::{SpaceId, SpaceKind};
+
+use super::Session;
+use crate::narrow::Ambiguous;
+
+impl Session {
+    /// Everything that the kernel had mapped executable at this time was given to [`Session::mapped_by_kernel`].
+    pub fn looked_in_kernel(&mut self, at_ns: u64, sinks: &mut [&mut dyn Sink]) {
+        self.settle(sinks);
+        self.judges.unknown.looked(at_ns);
+    }
+
+    /// The root to look in for what else the kernel has mapped executable, if a page ran since the last time that this
+    /// may explain.
+    pub fn lacking(&mut self) -> Option<Root> {
+        self.lacking.take()
+    }
+
+    /// The kernel has this page mapped executable.
+    pub fn mapped_by_kernel(&mut self, va: Gva, bytes: &PageBytes) {
+        self.counters.count("mapped_pages_read");
+        match self.identifier.mapped_by_kernel(va, bytes) {
+            Ok(true) => self.touched.extend(self.open.keys().copied()),
+            Ok(false) => {}
+            Err(_) => self.counters.count("catalog_errors"),
+        }
+    }
+
+    /// Page tables of the guest were walked; whether not all of what they map was seen.
+    pub fn walked(&mut self, cut_short: bool) {
+        self.counters.add("walks_cut_short", u64::from(cut_short));
+    }
+
+    /// Living address spaces with pages whose address in them is not known: a translation that serves several address
+    /// spaces tells the address of the first. With each, its root, and how often it changed.
+    pub fn unplaced(&self) -> impl Iterator<Item = (SpaceId, Root, u32)> {
+        self.inventory
+            .spaces()
+            .filter(|s| s.is_living() && s.kind == SpaceKind::User && s.pages.values().any(Option::is_none))
+            .map(|s| (s.id, s.root, s.version))
+    }
+
+    /// Says where an address space sees pages that it executed: `at` gives it for pages by where they lie.
+    pub fn place(&mut self, space: SpaceId, at: impl FnOnce(&HashMap<Gpa, PageId>) -> Vec<(PageId, Gva)>) {
+        let unplaced = self.inventory.unplaced(space);
+        for (page, va) in at(&unplaced) {
+            self.inventory.place(space, page, va);
+        }
+    }
+
+    /// Where pages that are mapped and did not execute would tell which of several files a module is.
+    pub fn ambiguous(&mut self) -> Vec<Ambiguous> {
+        self.narrow.look(&self.inventory, &self.names)
+    }
+
+    /// An address space maps this page, which nobody may write to.
+    pub fn mapped(&mut self, space: SpaceId, va: Gva, bytes: &PageBytes) {
+        self.counters.count("mapped_pages_read");
+        match self.identifier.mapped(bytes) {
+            Ok(Some(verdict)) => {
+                self.inventory.mapped(space, va, verdict);
+            }
+            Ok(None) => {}
+            Err(_) => self.counters.count("catalog_errors"),
+        }
+    }
+
+    /// Living user address spaces with their roots.
+    pub fn living(&self) -> impl Iterator<Item = (SpaceId, Root)> {
+        self.inventory
+            .spaces()
+            .filter(|s| s.is_living() && s.root.0 != 0)
+            .map(|s| (s.id, s.root))
+    }
+}
