@@ -1,4 +1,4 @@
-//! `cargo xtask test`: sets everything up, then every test there is, real guests included.
+//! `cargo xtask test`: sets everything up, then every test there is, real guests and the fuzz targets' inputs included.
 
 use std::process::Command;
 
@@ -13,6 +13,10 @@ pub(crate) fn run(filter: &[String]) -> Result<()> {
     let built = build::run(false)?;
     crate::qemu11::run()?;
     Image::ensure()?;
+    if filter.is_empty() {
+        // First: what the test runner sums up stands at the end.
+        crate::fuzz::check()?;
+    }
     let status = Command::new(std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into()))
         .args(["test", "--workspace", "--no-fail-fast", "--"])
         .args(filter)

@@ -97,7 +97,7 @@ pub(crate) fn run(arguments: &FuzzArgs) -> Result<()> {
 }
 
 /// Every target over its committed inputs, and a fixed number of executions beyond.
-fn check() -> Result<()> {
+pub(crate) fn check() -> Result<()> {
     let engine = engine::build()?;
     let mut outcomes = Vec::new();
     for target in TARGETS {
