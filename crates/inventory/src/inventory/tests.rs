@@ -3,6 +3,7 @@
 use super::*;
 use crate::early::{EARLY_NS, MAX_EARLY, MAX_WAIT_NS};
 use crate::fixture::{NoNames, page, ran};
+use crate::summary::MAX_ENDED;
 use crate::verdict::Unknown;
 
 #[test]
