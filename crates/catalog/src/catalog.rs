@@ -75,6 +75,15 @@ impl Catalog {
         Self::open(&self.dir).map(Some)
     }
 
+    /// Lets go of the parts of its files that are in this process's memory: they stay in the kernel's cache as long as there is
+    /// room, and come back when they are asked for.
+    ///
+    /// # Errors
+    /// The system does not do it.
+    pub fn let_go(&self) -> std::io::Result<()> {
+        self.segments.iter().try_for_each(Segment::let_go)
+    }
+
     /// The directory it was opened from.
     #[must_use]
     pub fn dir(&self) -> &Path {

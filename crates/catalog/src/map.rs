@@ -37,6 +37,18 @@ impl Map {
         self.0.get(at..at.checked_add(len)?)
     }
 
+    /// Lets go of what is mapped of the file. The kernel's cache keeps it as long as there is room, and what is asked for again is
+    /// mapped again.
+    pub(crate) fn let_go(&self) -> io::Result<()> {
+        #[cfg(unix)]
+        // SAFETY: the mapping is of a file and read-only, so nothing is lost: the same bytes come back from the file, which
+        // nobody writes to any more (see `open`; references into the mapping do not outlive a copy either way).
+        unsafe {
+            self.0.unchecked_advise(memmap2::UncheckedAdvice::DontNeed)?;
+        }
+        Ok(())
+    }
+
     /// The file's length.
     pub(crate) fn len(&self) -> u64 {
         self.0.len() as u64

@@ -144,3 +144,35 @@ fn an_adder_that_is_dropped_leaves_nothing() {
     drop(adder);
     assert!(contents(&catalog) == before);
 }
+
+/// KiB of a file that are mapped into this process and in memory (proc(5), `smaps`).
+fn resident_kib(path: &std::path::Path) -> u64 {
+    let maps = std::fs::read_to_string("/proc/self/smaps").unwrap();
+    let name = path.file_name().unwrap().to_str().unwrap();
+    let of_it = maps.split_once(name).unwrap().1;
+    let rss = of_it.lines().find_map(|line| line.strip_prefix("Rss:")).unwrap();
+    rss.trim().trim_end_matches(" kB").parse().unwrap()
+}
+
+#[test]
+fn what_is_let_go_of_is_no_longer_resident_and_comes_back() {
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join("catalog");
+    add(&path, &[simple(dir.path(), "a", "1", program(1))]);
+    let catalog = Catalog::open(&path).unwrap();
+    let digest = blake3::hash(&program(1));
+    let before = catalog.by_digest(digest.as_bytes()).unwrap();
+    assert!(before.is_some());
+    let files = std::fs::read_dir(&path)
+        .unwrap()
+        .map(|entry| entry.unwrap().path());
+    let segment = files
+        .into_iter()
+        .find(|file| file.extension().is_some_and(|end| end == "segment"))
+        .unwrap();
+    assert!(resident_kib(&segment) > 0);
+    catalog.let_go().unwrap();
+    assert_eq!(resident_kib(&segment), 0);
+    assert_eq!(catalog.by_digest(digest.as_bytes()).unwrap(), before);
+    assert!(resident_kib(&segment) > 0);
+}

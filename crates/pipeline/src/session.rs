@@ -212,6 +212,15 @@ impl Session {
         self.counters.set(name, value);
     }
 
+    /// The monitor has much of the catalog in its memory: it is let go of.
+    pub fn let_go_of_catalog(&mut self) {
+        self.counters.count(if self.catalog.let_go().is_ok() {
+            "catalog_let_go"
+        } else {
+            "catalog_errors"
+        });
+    }
+
     /// An earlier part of the watch was restored, and this one begins now.
     pub fn goes_on(&mut self, at_ns: u64) {
         self.now_ns = self.now_ns.max(at_ns);

@@ -135,6 +135,11 @@ impl Segment {
             .is_some_and(|nth| nth < self.count())
     }
 
+    /// Lets go of what is mapped of the file.
+    pub(crate) fn let_go(&self) -> std::io::Result<()> {
+        self.map.let_go()
+    }
+
     /// Adds the places of a page to `found`; returns how many more there were.
     pub(crate) fn pages(&self, digest: &[u8; 32], found: &mut Vec<PageRef>) -> Result<u64, ReadError> {
         let mut more = 0u64;

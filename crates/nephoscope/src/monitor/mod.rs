@@ -12,6 +12,7 @@ mod mapped;
 mod memory;
 mod placing;
 mod report;
+mod resident;
 pub(crate) mod server;
 mod sinks;
 mod vm;

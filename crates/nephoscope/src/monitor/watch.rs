@@ -24,6 +24,7 @@ use super::machine::{Machine, Turn, away};
 use super::mapped::Mapped;
 use super::memory::Memory;
 use super::placing::Placing;
+use super::resident::Resident;
 use super::server::{Request, listen, serve};
 use super::sinks::Terminal;
 use crate::control::{Answer, Ask};
@@ -70,6 +71,7 @@ pub(crate) struct Watch {
     refused: Arc<AtomicU64>,
     sinks: Vec<Terminal>,
     journal: Option<Journal>,
+    resident: Resident,
     looked_ns: u64,
     stopped: bool,
 }
@@ -119,6 +121,7 @@ impl Watch {
         };
         let owner = rustix::process::getuid();
         let listener = listen(&setup.dir.control())?;
+        let resident = Resident::open();
         // Everything is open that a watch needs. What an earlier watch left is read by whom it belongs to.
         let in_force = privilege::drop(setup.keep)?;
         in_force.tell();
@@ -177,6 +180,7 @@ impl Watch {
             refused,
             sinks,
             journal,
+            resident,
             looked_ns: attached_ns,
             stopped: false,
         };
@@ -223,6 +227,7 @@ impl Watch {
             self.speak();
             if looked.elapsed() >= LOOK {
                 self.look();
+                self.resident.look(&mut self.session);
                 looked = Instant::now();
             }
             if narrowed.elapsed() >= NARROW {
