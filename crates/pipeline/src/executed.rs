@@ -62,7 +62,7 @@ impl Floating {
         question: &Question<'_>,
         pointed_to: &[Pointed],
     ) -> Result<Option<Verdict>, ReadError> {
-        let (candidates, left_out) = self.candidates(catalog, question, pointed_to)?;
+        let (candidates, beyond) = self.candidates(catalog, question, pointed_to)?;
         let mut copies = Vec::new();
         let explained = explain(&candidates, question).or_else(|| {
             copies = self.copies(&candidates, question.va);
@@ -80,19 +80,20 @@ impl Floating {
         let sites = explained.first().map(|found| tally(&found.comparison));
         Ok(Some(Verdict::Identified(Identified {
             places,
-            left_out,
+            left_out: left_out(&explained, pointed_to, &beyond),
             sites: sites.unwrap_or_default(),
             executed_only: true,
         })))
     }
 
-    /// What the page is compared with, and how many more parts it may be of.
+    /// What the page is compared with; and for each part that it is not compared with, though it floats too, how many of the
+    /// page's windows point to that.
     fn candidates(
         &self,
         catalog: &Catalog,
         question: &Question<'_>,
         pointed_to: &[Pointed],
-    ) -> Result<(Vec<Candidate>, u64), ReadError> {
+    ) -> Result<(Vec<Candidate>, Vec<u32>), ReadError> {
         let mut found: Vec<Candidate> = Vec::new();
         // The latest first: what was copied over something else is what lies there now.
         for placed in self.placed.iter().rev() {
@@ -117,7 +118,7 @@ impl Floating {
                 break;
             }
         }
-        let mut left_out = 0_u64;
+        let mut beyond = Vec::new();
         for pointed in pointed_to {
             let known = found
                 .iter()
@@ -128,7 +129,7 @@ impl Floating {
                 continue;
             }
             if found.len() >= MAX_COMPARED.saturating_mul(2) {
-                left_out = left_out.saturating_add(1);
+                beyond.push(pointed.votes);
                 continue;
             }
             let part = catalog.part(pointed.object, pointed.part)?;
@@ -147,7 +148,7 @@ impl Floating {
                 fields: None,
             });
         }
-        Ok((found, left_out))
+        Ok((found, beyond))
     }
 
     /// The candidates with the fields of the same part where it was found elsewhere.
@@ -197,6 +198,21 @@ impl Floating {
         }
         self.placed.push(placed);
     }
+}
+
+/// How many more parts may be what was found: as many windows point to them as to that.
+fn left_out(explained: &[Explained<'_>], pointed_to: &[Pointed], beyond: &[u32]) -> u64 {
+    let led = |pointed: &&Pointed| {
+        let to = |found: &Explained<'_>| {
+            (found.by.object, found.by.number, found.by.at) == (pointed.object, pointed.part, pointed.at)
+        };
+        explained.iter().any(to)
+    };
+    let votes = pointed_to.iter().filter(led).map(|pointed| pointed.votes).min();
+    votes.map_or(0, |votes| {
+        let as_many = beyond.iter().filter(|other| **other >= votes);
+        as_many.count() as u64
+    })
 }
 
 /// At a kernel's addresses whole pages of the kernel are known; of what floats, only firmware is called there.

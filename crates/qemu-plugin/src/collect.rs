@@ -241,8 +241,12 @@ impl Plugin {
         lost_since
     }
 
-    /// The machine was reset: whoever has a root from now on is another address space.
+    /// The machine was reset: whoever has a root from now on is another address space. What ran in the last moments before is
+    /// still marked, and is not the next root's.
     pub(crate) fn forget_roots(&self) {
+        for vcpu in &self.vcpus {
+            self.collect_now(vcpu, &mut vcpu.lock());
+        }
         self.roots.forget();
         for vcpu in &self.vcpus {
             let mut local = vcpu.lock();

@@ -16,6 +16,8 @@ const MAX_MAPPED_BYTES: u64 = 96 << 20;
 pub(super) struct Resident {
     /// proc(5): sizes in pages; the third is what is mapped of files, and shared.
     statm: Option<File>,
+    /// The host's; the system is not to be asked for it later.
+    page_bytes: u64,
     most: u64,
 }
 
@@ -24,6 +26,7 @@ impl Resident {
     pub(super) fn open() -> Self {
         Self {
             statm: File::open("/proc/self/statm").ok(),
+            page_bytes: rustix::param::page_size() as u64,
             most: MAX_MAPPED_BYTES,
         }
     }
@@ -34,16 +37,16 @@ impl Resident {
         let read = self.statm.as_ref().map(|statm| statm.read_at(&mut text, 0));
         let Some(Ok(len)) = read else { return };
         let text = text.get(..len).unwrap_or_default();
-        if shared_bytes(&String::from_utf8_lossy(text)).is_some_and(|bytes| bytes > self.most) {
+        let bytes = shared_pages(&String::from_utf8_lossy(text)).map(|n| n.saturating_mul(self.page_bytes));
+        if bytes.is_some_and(|bytes| bytes > self.most) {
             session.let_go_of_catalog();
         }
     }
 }
 
-/// What a line of `statm` says is mapped of files and shared.
-fn shared_bytes(statm: &str) -> Option<u64> {
-    let pages: u64 = statm.split(' ').nth(2)?.parse().ok()?;
-    Some(pages.saturating_mul(rustix::param::page_size() as u64))
+/// What a line of `statm` says is mapped of files and shared, in pages.
+fn shared_pages(statm: &str) -> Option<u64> {
+    statm.split(' ').nth(2)?.parse().ok()
 }
 
 #[cfg(test)]
@@ -65,8 +68,7 @@ mod tests {
 
     #[test]
     fn the_third_number_is_what_is_mapped_of_files_in_pages() {
-        let page = rustix::param::page_size() as u64;
-        assert_eq!(shared_bytes("5000 900 70 12 0 300 0\n"), Some(70 * page));
-        assert_eq!((shared_bytes("5000"), shared_bytes("1 2 x 4")), (None, None));
+        assert_eq!(shared_pages("5000 900 70 12 0 300 0\n"), Some(70));
+        assert_eq!((shared_pages("5000"), shared_pages("1 2 x 4")), (None, None));
     }
 }

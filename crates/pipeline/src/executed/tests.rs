@@ -236,9 +236,9 @@ fn max_compared_bounds_the_parts_that_a_page_is_compared_with_and_the_latest_com
         });
     }
     let offsets = |pointed: &[Pointed]| {
-        let (found, left_out) = floating.candidates(&catalog, &question, pointed).unwrap();
+        let (found, beyond) = floating.candidates(&catalog, &question, pointed).unwrap();
         let at: Vec<i64> = found.iter().map(|candidate| candidate.at).collect();
-        (at, left_out)
+        (at, beyond.len())
     };
     let latest: Vec<i64> = (9..most + 9).rev().collect();
     assert_eq!(offsets(&[]), (latest.clone(), 0));
@@ -253,10 +253,10 @@ fn max_compared_bounds_the_parts_that_a_page_is_compared_with_and_the_latest_com
         })
         .collect();
     let best = 1000..1000 + most;
-    let left_out = most as u64;
+    let beyond = usize::try_from(most).unwrap();
     assert_eq!(
         offsets(&pointed),
-        ([latest, best.collect()].concat(), left_out),
+        ([latest, best.collect()].concat(), beyond),
         "and the rest is counted"
     );
 }
