@@ -7,8 +7,8 @@
 //!  every page with an address: each of its places gives (file, bias)
 //!  repeat: take the bias and the set of files that explain the most pages still unexplained
 //!          files that explain exactly those pages are the candidates; all others are contradicted
-//!  pages that stand in more files than are listed join the module that is there, and narrow nothing; alone, they are a
-//!  module of which it is said that not all it can be is listed
+//!  pages that stand in more files than are listed join a module of one of those, and narrow nothing; the others are modules
+//!  of which it is said that not all they can be is listed
 //!  pages without an address join a module whose candidates they all can be of; they narrow nothing
 //! ```
 
@@ -80,7 +80,7 @@ pub struct Module {
 pub fn resolve(uses: &[Use<'_>], facts: &(impl ObjectFacts + ?Sized)) -> Vec<Module> {
     let mut modules = with_addresses(uses, |usage| usage.verdict.left_out() == 0);
     modules.retain_mut(|module| is_there(module, uses, facts));
-    in_many_files(uses, &mut modules, facts);
+    in_many_files(uses, &mut modules);
     without_addresses(uses, &mut modules);
     // What is only mapped tells versions of what runs apart, and is no module by itself.
     modules.retain(|module| !module.pages.is_empty() || !module.modified.is_empty());
@@ -176,26 +176,14 @@ fn bias(va: Gva, place: &Place) -> u64 {
     va.0.wrapping_sub(place.link)
 }
 
-/// Pages of which not all files are listed: they are of the module where they lie, or of any file at all.
-fn in_many_files(uses: &[Use<'_>], modules: &mut Vec<Module>, facts: &(impl ObjectFacts + ?Sized)) {
+/// Pages of which not all files are listed: they are of the module whose file is among the listed ones, or of any file at all.
+fn in_many_files(uses: &[Use<'_>], modules: &mut Vec<Module>) {
     let is_of = |module: &Module, va: Gva, verdict: &Verdict| {
-        let link = module.bias.map(|bias| va.0.wrapping_sub(bias));
-        let listed = |object: &ObjectId| {
-            let mut places = verdict.places().iter();
-            places.any(|place| place.object == *object && Some(place.link) == link)
-        };
-        let within = |object: &ObjectId| {
-            let code = facts.code(*object);
-            code.zip(link).is_some_and(|(code, link)| code.contains(&link))
-        };
-        module
-            .candidates
-            .iter()
-            .any(|object| listed(object) || within(object))
+        let mut places = verdict.places().iter();
+        places.any(|place| module.bias == Some(bias(va, place)) && module.candidates.contains(&place.object))
     };
-    let is_alone = |usage: &Use<'_>| usage.verdict.left_out() > 0 && usage.va.is_some();
     let mut alone = Vec::new();
-    for usage in uses.iter().filter(|usage| is_alone(usage)) {
+    for usage in uses.iter().filter(|usage| usage.verdict.left_out() > 0) {
         let Some(va) = usage.va else { continue };
         match modules.iter_mut().find(|module| is_of(module, va, usage.verdict)) {
             Some(module) => add(module, usage),
@@ -394,17 +382,18 @@ mod tests {
 
     #[test]
     fn a_page_of_more_files_than_are_listed_contradicts_no_file() {
-        // The file is among those that are not listed.
         let modules = run(&[
-            (1, Some(0x7f00_1000), identified(&[(1, 0x1000)])),
-            (2, Some(0x7f00_2000), in_more(&[(7, 0x2000), (8, 0x2000)], 5)),
+            (1, Some(0x7f00_1000), identified(&[(1, 0x1000), (2, 0x1000)])),
+            (2, Some(0x7f00_2000), in_more(&[(2, 0x2000), (8, 0x2000)], 5)),
+            // The file may be among those that are not listed, and may be another.
+            (3, Some(0x7f00_3000), in_more(&[(7, 0x3000), (8, 0x3000)], 5)),
         ]);
-        assert_eq!(modules.len(), 1, "{modules:?}");
-        assert_eq!(
-            (modules[0].candidates.as_slice(), modules[0].left_out),
-            (&[ObjectId(1)][..], 0)
-        );
-        assert_eq!(modules[0].pages, [PageId(1), PageId(2)]);
+        let told: Vec<_> = modules
+            .iter()
+            .map(|m| (m.candidates.clone(), m.left_out, m.pages.len()))
+            .collect();
+        let files = |ids: [u32; 2]| ids.map(ObjectId).to_vec();
+        assert_eq!(told, [(files([1, 2]), 0, 2), (files([7, 8]), 5, 1)]);
     }
 
     #[test]

@@ -16,7 +16,7 @@ pub(crate) type There<'a> = &'a dyn Fn(Gva) -> Option<(Gpa, [u8; 32])>;
 const NEAR_PAGES: u64 = 16;
 
 /// Pages that change within this time of each other change together.
-pub(crate) const AT_ONCE_NS: u64 = 1_000_000_000;
+const AT_ONCE_NS: u64 = 1_000_000_000;
 
 /// Pieces of unknown code that are spoken of per kernel. It stops a guest that makes its kernel run new code without end;
 /// the pages are in the report.

@@ -141,6 +141,7 @@ mod tests {
             placing.look(&mut session, long_mode(), &memory);
         }
     }
+
     #[test]
     fn those_that_change_all_the_time_keep_no_other_from_a_turn() {
         let (memory, mut session) = unplaced(3 * MAX_SPACES, false);
