@@ -5,6 +5,7 @@ use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result, anyhow};
 use clap::Args;
+use plotters::coord::ranged1d::{AsRangedCoord, ValueFormatter};
 use plotters::prelude::*;
 use serde_json::Value;
 
@@ -135,70 +136,95 @@ fn overhead(found: &Value, path: &Path) -> Result<()> {
     area.present().map_err(told)
 }
 
+/// A picture of curves.
+struct Curves<'a> {
+    title: &'a str,
+    x: &'a str,
+    y: &'a str,
+    legend: SeriesLabelPosition,
+    /// By name; each gets a colour.
+    curves: Vec<(String, Vec<(f64, f64)>)>,
+}
+
+impl Curves<'_> {
+    /// Draws them between these bounds.
+    fn draw<X, Y>(self, path: &Path, x: X, y: Y) -> Result<()>
+    where
+        X: AsRangedCoord<Value = f64>,
+        Y: AsRangedCoord<Value = f64>,
+        X::CoordDescType: ValueFormatter<f64>,
+        Y::CoordDescType: ValueFormatter<f64>,
+    {
+        let area = SVGBackend::new(path, SIZE).into_drawing_area();
+        area.fill(&WHITE).map_err(told)?;
+        let mut chart = ChartBuilder::on(&area)
+            .caption(self.title, TITLE)
+            .margin(12)
+            .x_label_area_size(44)
+            .y_label_area_size(64)
+            .build_cartesian_2d(x, y)
+            .map_err(told)?;
+        chart
+            .configure_mesh()
+            .x_desc(self.x)
+            .y_desc(self.y)
+            .label_style(FONT)
+            .draw()
+            .map_err(told)?;
+        for ((label, points), colour) in self.curves.into_iter().zip(COLOURS) {
+            chart
+                .draw_series(LineSeries::new(points, colour.stroke_width(2)))
+                .map_err(told)?
+                .label(label)
+                .legend(move |(x, y)| PathElement::new(vec![(x, y), (x + 16, y)], colour));
+        }
+        chart
+            .configure_series_labels()
+            .position(self.legend)
+            .background_style(WHITE)
+            .border_style(BLACK)
+            .label_font(FONT)
+            .draw()
+            .map_err(told)?;
+        area.present().map_err(told)
+    }
+}
+
+/// Points of the rows that have both numbers.
+fn points(rows: &[Value], (x, in_x): (&str, f64), (y, in_y): (&str, f64)) -> Vec<(f64, f64)> {
+    let both = |row: &Value| Some((row[x].as_f64()? / in_x, row[y].as_f64()? / in_y));
+    rows.iter().filter_map(both).collect()
+}
+
 /// Resident memory over look-ups, both logarithmic.
 fn resident(found: &Value, path: &Path) -> Result<()> {
     let catalogs = found["lookups"]["catalogs"].as_array().context("no catalogs")?;
-    let area = SVGBackend::new(path, SIZE).into_drawing_area();
-    area.fill(&WHITE).map_err(told)?;
-    let mut chart = ChartBuilder::on(&area)
-        .caption("Resident memory after look-ups of different pages", TITLE)
-        .margin(12)
-        .x_label_area_size(44)
-        .y_label_area_size(64)
-        .build_cartesian_2d((100.0..1e6_f64).log_scale(), (0.1..10_000.0_f64).log_scale())
-        .map_err(told)?;
-    chart
-        .configure_mesh()
-        .x_desc("look-ups")
-        .y_desc("MiB")
-        .label_style(FONT)
-        .draw()
-        .map_err(told)?;
-    for (catalog, colour) in catalogs.iter().zip(COLOURS) {
+    let mut curves = Vec::new();
+    for catalog in catalogs {
         let rows = catalog["resident"].as_array().context("no readings")?;
-        let points: Vec<(f64, f64)> = rows
-            .iter()
-            .filter_map(|row| Some((row["lookups"].as_f64()?, row["resident_kib"].as_f64()? / 1024.0)))
-            .filter(|(lookups, _)| *lookups > 0.0)
-            .collect();
-        let label = format!("{} pages", catalog["pages"]);
-        chart
-            .draw_series(LineSeries::new(points, colour.stroke_width(2)).point_size(3))
-            .map_err(told)?
-            .label(label)
-            .legend(move |(x, y)| PathElement::new(vec![(x, y), (x + 16, y)], colour));
+        let mut points = points(rows, ("lookups", 1.0), ("resident_kib", 1024.0));
+        points.retain(|(lookups, _)| *lookups > 0.0);
+        curves.push((format!("{} pages", catalog["pages"]), points));
     }
-    chart
-        .configure_series_labels()
-        .position(SeriesLabelPosition::UpperLeft)
-        .background_style(WHITE)
-        .border_style(BLACK)
-        .label_font(FONT)
-        .draw()
-        .map_err(told)?;
-    area.present().map_err(told)
+    let picture = Curves {
+        title: "Resident memory after look-ups of different pages",
+        x: "look-ups",
+        y: "MiB",
+        legend: SeriesLabelPosition::UpperLeft,
+        curves,
+    };
+    picture.draw(
+        path,
+        (100.0..1e6_f64).log_scale(),
+        (0.1..10_000.0_f64).log_scale(),
+    )
 }
 
 /// Which share of the findings came within so many milliseconds.
 fn latency(found: &Value, path: &Path) -> Result<()> {
     let conditions = found["conditions"].as_array().context("no conditions")?;
-    let area = SVGBackend::new(path, SIZE).into_drawing_area();
-    area.fill(&WHITE).map_err(told)?;
-    let mut chart = ChartBuilder::on(&area)
-        .caption("From the first execution of new code to its finding", TITLE)
-        .margin(12)
-        .x_label_area_size(44)
-        .y_label_area_size(56)
-        .build_cartesian_2d((0.1..1000.0_f64).log_scale(), 0.0..100.0_f64)
-        .map_err(told)?;
-    chart
-        .configure_mesh()
-        .x_desc("milliseconds")
-        .y_desc("% of findings")
-        .label_style(FONT)
-        .draw()
-        .map_err(told)?;
-    for (condition, colour) in conditions.iter().zip(COLOURS) {
+    let mut curves = Vec::new();
+    for condition in conditions {
         let late = numbers(&condition["all_ms"]);
         let count = f64::from(u32::try_from(late.len())?);
         let points = late
@@ -206,71 +232,34 @@ fn latency(found: &Value, path: &Path) -> Result<()> {
             .zip(1_u32..)
             .map(|(ms, nth)| (ms.max(0.1), 100.0 * f64::from(nth) / count));
         let label = condition["condition"].as_str().unwrap_or_default().to_owned();
-        chart
-            .draw_series(LineSeries::new(points, colour.stroke_width(2)))
-            .map_err(told)?
-            .label(label)
-            .legend(move |(x, y)| PathElement::new(vec![(x, y), (x + 16, y)], colour));
+        curves.push((label, points.collect()));
     }
-    chart
-        .configure_series_labels()
-        .position(SeriesLabelPosition::LowerRight)
-        .background_style(WHITE)
-        .border_style(BLACK)
-        .label_font(FONT)
-        .draw()
-        .map_err(told)?;
-    area.present().map_err(told)
+    let picture = Curves {
+        title: "From the first execution of new code to its finding",
+        x: "milliseconds",
+        y: "% of findings",
+        legend: SeriesLabelPosition::LowerRight,
+        curves,
+    };
+    picture.draw(path, (0.1..1000.0_f64).log_scale(), 0.0..100.0_f64)
 }
 
 /// The monitor's memory over the minutes of fork-heavy work, below its bound.
 fn memory(found: &Value, path: &Path) -> Result<()> {
     let readings = found["readings"].as_array().context("no readings")?;
-    let curve = |name: &str| -> Vec<(f64, f64)> {
-        let points = readings.iter();
-        points
-            .filter_map(|row| Some((row["s"].as_f64()? / 60.0, row[name].as_f64()? / 1024.0)))
-            .collect()
-    };
+    let curve = |name| points(readings, ("s", 60.0), (name, 1024.0));
     let own = curve("private_kib");
     let last = own.last().map_or(1.0, |(minutes, _)| *minutes);
-    let area = SVGBackend::new(path, SIZE).into_drawing_area();
-    area.fill(&WHITE).map_err(told)?;
-    let mut chart = ChartBuilder::on(&area)
-        .caption("The monitor's resident memory under fork-heavy work", TITLE)
-        .margin(12)
-        .x_label_area_size(44)
-        .y_label_area_size(56)
-        .build_cartesian_2d(0.0..last, 0.0..280.0_f64)
-        .map_err(told)?;
-    chart
-        .configure_mesh()
-        .x_desc("minutes")
-        .y_desc("MiB")
-        .label_style(FONT)
-        .draw()
-        .map_err(told)?;
-    let bound = vec![(0.0, 256.0), (last, 256.0)];
-    let [colour, limit, files] = COLOURS;
-    let curves = [
-        ("its own", own, colour),
-        ("mapped of files", curve("files_kib"), files),
-        ("bound", bound, limit),
-    ];
-    for (label, points, colour) in curves {
-        chart
-            .draw_series(LineSeries::new(points, colour.stroke_width(2)))
-            .map_err(told)?
-            .label(label)
-            .legend(move |(x, y)| PathElement::new(vec![(x, y), (x + 16, y)], colour));
-    }
-    chart
-        .configure_series_labels()
-        .position(SeriesLabelPosition::MiddleLeft)
-        .background_style(WHITE)
-        .border_style(BLACK)
-        .label_font(FONT)
-        .draw()
-        .map_err(told)?;
-    area.present().map_err(told)
+    let picture = Curves {
+        title: "The monitor's resident memory under fork-heavy work",
+        x: "minutes",
+        y: "MiB",
+        legend: SeriesLabelPosition::MiddleLeft,
+        curves: vec![
+            ("its own".to_owned(), own),
+            ("bound".to_owned(), vec![(0.0, 256.0), (last, 256.0)]),
+            ("mapped of files".to_owned(), curve("files_kib")),
+        ],
+    };
+    picture.draw(path, 0.0..last, 0.0..280.0_f64)
 }
