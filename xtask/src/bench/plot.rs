@@ -48,21 +48,25 @@ pub(crate) fn run(arguments: &PlotArgs) -> Result<()> {
         let text = fs::read(path).with_context(|| format!("cannot read {}", path.display()))?;
         Ok(serde_json::from_slice(&text)?)
     };
-    let drawn = |name: &str| arguments.out.join(name);
-    if let Some(path) = &arguments.overhead {
-        overhead(&read(path)?, &drawn("overhead.svg"))?;
-    }
-    if let Some(path) = &arguments.identify {
-        resident(&read(path)?, &drawn("resident.svg"))?;
-    }
-    if let Some(path) = &arguments.latency {
-        latency(&read(path)?, &drawn("latency.svg"))?;
-    }
-    if let Some(path) = &arguments.memory {
-        memory(&read(path)?, &drawn("memory.svg"))?;
+    let pictures: [(&Option<PathBuf>, &str, Draw); 4] = [
+        (&arguments.overhead, "overhead", overhead),
+        (&arguments.identify, "identify", resident),
+        (&arguments.latency, "latency", latency),
+        (&arguments.memory, "memory", memory),
+    ];
+    for (from, bench, draw) in pictures {
+        let Some(from) = from else { continue };
+        let name = if bench == "identify" { "resident" } else { bench };
+        draw(&read(from)?, &arguments.out.join(format!("{name}.svg"))).with_context(|| {
+            let from = from.display();
+            format!("{from} is not what `cargo xtask bench {bench} --json FILE` writes")
+        })?;
     }
     Ok(())
 }
+
+/// Draws what was read to a file.
+type Draw = fn(&Value, &Path) -> Result<()>;
 
 /// The library's errors borrow the drawing.
 fn told<E: std::fmt::Display>(error: E) -> anyhow::Error {
@@ -160,6 +164,7 @@ impl Curves<'_> {
         let mut chart = ChartBuilder::on(&area)
             .caption(self.title, TITLE)
             .margin(12)
+            .margin_right(36)
             .x_label_area_size(44)
             .y_label_area_size(64)
             .build_cartesian_2d(x, y)
