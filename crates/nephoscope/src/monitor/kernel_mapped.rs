@@ -78,6 +78,12 @@ impl KernelMapped {
         self.under_way.is_some() || self.pending.is_some() && self.looked.elapsed() >= pause
     }
 
+    /// The machine was reset: what was read was of before, and the session knows nothing of it any more.
+    pub(super) fn forget(&mut self) {
+        (self.pending, self.under_way) = (None, None);
+        self.known.clear();
+    }
+
     /// Gives the session pages that it has not had with these contents, a few at once, until all were looked at.
     pub(super) fn look(
         &mut self,
@@ -227,6 +233,15 @@ mod tests {
             assert_eq!(given(&mut session), pages);
         }
         assert!(mapped.under_way.is_none());
+    }
+
+    #[test]
+    fn after_a_reset_everything_is_given_again() {
+        let (mut mapped, mut session) = (KernelMapped::default(), session());
+        let guest = kernel(0, 7);
+        assert_eq!(look(&mut mapped, &mut session, &guest, 2), [7, 7]);
+        mapped.forget();
+        assert_eq!(look(&mut mapped, &mut session, &guest, 2), [14, 14]);
     }
 
     #[test]

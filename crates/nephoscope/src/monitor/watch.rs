@@ -314,6 +314,7 @@ impl Watch {
                     let event = Event::Lifecycle(Lifecycle::Reset);
                     let reset = Stamped { at_ns: now, event };
                     self.session.take(reset, &|_| None, &mut sinks(&mut self.sinks));
+                    self.kernel_mapped.forget();
                     // It fails with the connection only, which ends the watch.
                     let _ = self.driver.reset();
                 }
