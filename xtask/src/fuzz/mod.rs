@@ -3,7 +3,7 @@
 //! ```text
 //!  fuzz/src/bin/TARGET.rs ─► built with coverage (libFuzzer) ─► run from fuzz/corpus/TARGET and what was found before
 //!                                                              ├─► a table; a crash, a hang or too much memory fails
-//!                                                              └─► the tally: executions so far, kept in the cache
+//!                                                              └─► the tally: executions so far, beside the record
 //! ```
 
 mod campaign;
@@ -21,12 +21,13 @@ use clap::Args;
 use nephoscope_e2e::Step;
 
 use campaign::{Effort, Outcome};
+use tally::Tally;
 use targets::{TARGETS, Target};
 
 /// Fuzz everything that reads hostile bytes.
 ///
-/// Each target is run for a time, one after the other, from its committed inputs and from what earlier runs found. Its
-/// executions are added to a tally in the cache. A crash, a hang or more memory than the target may have is an error, and
+/// Each target is run for a time, one after the other, from its committed inputs and from what earlier runs found. With
+/// `--record`, its executions are added to the tally beside the record. A crash, a hang or more memory than the target may have is an error, and
 /// the input is kept.
 #[derive(Debug, Args)]
 pub(crate) struct FuzzArgs {
@@ -36,10 +37,10 @@ pub(crate) struct FuzzArgs {
     /// Only this target; may be given several times.
     #[arg(long, value_name = "TARGET", value_parser = target)]
     only: Vec<Target>,
-    /// Until a target has so many executions behind it, earlier runs included; those that have are left out.
+    /// Until a target has so many executions behind it, those in the record included; targets that have are left out.
     #[arg(long, value_name = "N")]
     executions: Option<u64>,
-    /// Write what the tally says there, as it stands in `bench/record`.
+    /// Add the runs to the record there, as it stands in `bench/record`: FILE.md, and FILE.tsv for the runs.
     #[arg(long, value_name = "FILE")]
     record: Option<PathBuf>,
     /// Take what was found into the committed inputs: few, small ones that reach the same code.
@@ -68,9 +69,13 @@ pub(crate) fn run(arguments: &FuzzArgs) -> Result<()> {
         .into_iter()
         .filter(|target| arguments.only.is_empty() || arguments.only.contains(target))
         .collect();
+    let tally = arguments.record.as_deref().map(Tally::beside);
     let mut outcomes = Vec::new();
     for target in &chosen {
-        let done = tally::of(target)?.executions;
+        let done = match &tally {
+            Some(tally) => tally.of(target)?.executions,
+            None => 0,
+        };
         let left = arguments.executions.map(|wanted| wanted.saturating_sub(done));
         if left == Some(0) || arguments.seconds == 0 {
             continue;
@@ -81,7 +86,9 @@ pub(crate) fn run(arguments: &FuzzArgs) -> Result<()> {
             fixed: false,
         };
         let outcome = campaign::run(&engine, *target, effort)?;
-        tally::add(&outcome)?;
+        if let Some(tally) = &tally {
+            tally.add(&outcome)?;
+        }
         outcomes.push(outcome);
     }
     table::print(&outcomes);

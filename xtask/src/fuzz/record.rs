@@ -6,7 +6,7 @@ use std::path::Path;
 
 use anyhow::{Context, Result};
 
-use super::tally;
+use super::tally::{self, Tally};
 use super::targets::{HANG_SECONDS, PROCESS_MIB, TARGETS};
 use crate::bench::machine;
 
@@ -17,6 +17,7 @@ const FOUND: &str = "\n## What was found on the way\n";
 pub(crate) fn write(file: &Path) -> Result<()> {
     let old = fs::read_to_string(file).unwrap_or_default();
     let below = old.find(FOUND).and_then(|at| old.get(at..)).unwrap_or(FOUND);
+    let tally = Tally::beside(file);
     let mut text = String::from("# Hostile bytes\n\n");
     text.push_str(
         "What each fuzz target has behind it, all runs together. Every edge of the code that an input reaches steers the \
@@ -32,8 +33,9 @@ pub(crate) fn write(file: &Path) -> Result<()> {
     )?;
     writeln!(
         text,
-        "- Command: `cargo xtask fuzz --executions 10000000`. Each run goes on from where the last one stopped. Other \
-         work ran\n  on the machine meanwhile, so seconds are an upper bound."
+        "- Command: `cargo xtask fuzz --executions 10000000 --seconds 7200 --record bench/record/fuzz.md`. Each run and its\n  \
+         commit stand in `fuzz.tsv`; the next goes on from there. Other work ran on the machines meanwhile, so seconds\n  are \
+         an upper bound."
     )?;
     writeln!(
         text,
@@ -42,7 +44,7 @@ pub(crate) fn write(file: &Path) -> Result<()> {
     )?;
     text.push_str("| target | what it reads | executions | seconds | runs that found something |\n|---|---|---:|---:|---:|\n");
     for target in TARGETS {
-        let sum = tally::of(&target)?;
+        let sum = tally.of(&target)?;
         writeln!(
             text,
             "| {} | {} | {} | {} | {} |",

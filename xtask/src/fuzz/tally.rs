@@ -1,4 +1,5 @@
-//! What all runs so far come to: one line for each, in the cache, never rewritten.
+//! What all runs so far come to: one line for each, beside the record (`fuzz.tsv` beside `fuzz.md`), never rewritten. It
+//! is committed, so that the next machine goes on from where the last one stopped.
 //!
 //! ```text
 //! target ⇥ executions ⇥ seconds ⇥ commit ⇥ what was found, or -
@@ -6,11 +7,10 @@
 
 use std::fs::File;
 use std::io::Write;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::Command;
 
 use anyhow::{Context, Result};
-use nephoscope_e2e::cache;
 use nephoscope_e2e::command::output_of;
 
 use super::campaign::Outcome;
@@ -26,42 +26,53 @@ pub(crate) struct Sum {
     pub(crate) found: u64,
 }
 
-fn file() -> Result<PathBuf> {
-    Ok(cache::folder()?.join("fuzz/tally.tsv"))
+/// The runs behind a record.
+#[derive(Debug)]
+pub(crate) struct Tally {
+    file: PathBuf,
 }
 
-/// Adds a run.
-pub(crate) fn add(outcome: &Outcome) -> Result<()> {
-    let file = file()?;
-    let mut lines = File::options()
-        .create(true)
-        .append(true)
-        .open(&file)
-        .with_context(|| format!("cannot write {}", file.display()))?;
-    writeln!(
-        lines,
-        "{}\t{}\t{:.0}\t{}\t{}",
-        outcome.target,
-        outcome.executions,
-        outcome.seconds,
-        commit()?,
-        outcome
-            .harmful
-            .as_deref()
-            .unwrap_or("-")
-            .replace(['\t', '\n'], " ")
-    )?;
-    Ok(())
-}
-
-/// What a target has behind it.
-pub(crate) fn of(target: &Target) -> Result<Sum> {
-    let file = file()?;
-    if !file.exists() {
-        return Ok(Sum::default());
+impl Tally {
+    /// That of the record in this file.
+    pub(crate) fn beside(record: &Path) -> Self {
+        Self {
+            file: record.with_extension("tsv"),
+        }
     }
-    let text = std::fs::read_to_string(&file).with_context(|| format!("cannot read {}", file.display()))?;
-    Ok(sum(&text, target.name))
+
+    /// Adds a run.
+    pub(crate) fn add(&self, outcome: &Outcome) -> Result<()> {
+        let cannot = || format!("cannot write {}", self.file.display());
+        let mut lines = File::options()
+            .create(true)
+            .append(true)
+            .open(&self.file)
+            .with_context(cannot)?;
+        // One write: two campaigns may add to it.
+        let line = format!(
+            "{}\t{}\t{:.0}\t{}\t{}\n",
+            outcome.target,
+            outcome.executions,
+            outcome.seconds,
+            commit()?,
+            outcome
+                .harmful
+                .as_deref()
+                .unwrap_or("-")
+                .replace(['\t', '\n'], " ")
+        );
+        lines.write_all(line.as_bytes()).with_context(cannot)
+    }
+
+    /// What a target has behind it.
+    pub(crate) fn of(&self, target: &Target) -> Result<Sum> {
+        if !self.file.exists() {
+            return Ok(Sum::default());
+        }
+        let text = std::fs::read_to_string(&self.file)
+            .with_context(|| format!("cannot read {}", self.file.display()))?;
+        Ok(sum(&text, target.name))
+    }
 }
 
 fn sum(text: &str, target: &str) -> Sum {
@@ -97,6 +108,31 @@ pub(crate) fn commit() -> Result<String> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn runs_are_kept_beside_the_record() {
+        let folder = tempfile::tempdir().unwrap();
+        let tally = Tally::beside(&folder.path().join("fuzz.md"));
+        let [first, second, ..] = crate::fuzz::targets::TARGETS;
+        assert_eq!(tally.of(&first).unwrap(), Sum::default());
+        let mut outcome = Outcome {
+            target: first.name,
+            executions: 40,
+            seconds: 2.2,
+            ..Outcome::default()
+        };
+        tally.add(&outcome).unwrap();
+        outcome.harmful = Some("crash\t1".into());
+        tally.add(&outcome).unwrap();
+        let expected = Sum {
+            executions: 80,
+            seconds: 4,
+            found: 1,
+        };
+        assert_eq!(tally.of(&first).unwrap(), expected);
+        assert_eq!(tally.of(&second).unwrap(), Sum::default());
+        assert!(folder.path().join("fuzz.tsv").exists());
+    }
 
     #[test]
     fn runs_of_one_target_are_summed_and_those_of_others_are_not() {
