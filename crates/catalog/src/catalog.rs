@@ -5,6 +5,7 @@ use std::sync::Arc;
 
 use nephoscope_guest::{PAGE_SIZE, PageBytes};
 use nephoscope_recipe::{ObjectKind, Part, PartKind};
+use smallvec::SmallVec;
 
 use crate::cache::Cache;
 use crate::error::{OpenError, ReadError};
@@ -96,7 +97,7 @@ impl Catalog {
     /// # Errors
     /// The records are damaged.
     pub fn pages(&self, digest: &[u8; 32]) -> Result<Vec<PageRef>, ReadError> {
-        self.pages_counted(digest).map(|found| found.refs)
+        self.pages_counted(digest).map(|found| found.refs.into_vec())
     }
 
     /// The same, and how many places were left out because the page stands nearly everywhere.
@@ -105,7 +106,7 @@ impl Catalog {
     /// The records are damaged.
     pub fn pages_counted(&self, digest: &[u8; 32]) -> Result<Found<PageRef>, ReadError> {
         let mut found = Found {
-            refs: Vec::new(),
+            refs: SmallVec::new(),
             left_out: 0,
         };
         for segment in &self.segments {
@@ -121,7 +122,7 @@ impl Catalog {
     /// # Errors
     /// The records are damaged.
     pub fn windows(&self, hash: u64) -> Result<Vec<WindowRef>, ReadError> {
-        self.windows_counted(hash).map(|found| found.refs)
+        self.windows_counted(hash).map(|found| found.refs.into_vec())
     }
 
     /// The same, and how many places were left out.
@@ -130,7 +131,7 @@ impl Catalog {
     /// The records are damaged.
     pub fn windows_counted(&self, hash: u64) -> Result<Found<WindowRef>, ReadError> {
         let mut found = Found {
-            refs: Vec::new(),
+            refs: SmallVec::new(),
             left_out: 0,
         };
         for segment in &self.segments {

@@ -2,6 +2,7 @@
 
 use nephoscope_recipe::{Facts, Load, ObjectKind, PartKind};
 use serde::{Deserialize, Serialize};
+use smallvec::SmallVec;
 
 /// An object of one opened catalog. A catalog keeps the numbers of its objects when more are added.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug, Serialize, Deserialize)]
@@ -35,8 +36,8 @@ pub struct WindowRef {
 /// What was found under a key, at most so many; the rest only counted.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct Found<T> {
-    /// The places, sorted.
-    pub refs: Vec<T>,
+    /// The places, sorted. Nearly all pages stand in one: no look-up of these asks for memory.
+    pub refs: SmallVec<[T; 2]>,
     /// How many more there were when the catalog was made.
     pub left_out: u64,
 }

@@ -4,6 +4,7 @@ use std::path::Path;
 use std::sync::Arc;
 
 use serde::{Deserialize, Serialize};
+use smallvec::SmallVec;
 
 use crate::block::{BLOCK, holds};
 use crate::error::ReadError;
@@ -141,7 +142,11 @@ impl Segment {
     }
 
     /// Adds the places of a page to `found`; returns how many more there were.
-    pub(crate) fn pages(&self, digest: &[u8; 32], found: &mut Vec<PageRef>) -> Result<u64, ReadError> {
+    pub(crate) fn pages(
+        &self,
+        digest: &[u8; 32],
+        found: &mut SmallVec<[PageRef; 2]>,
+    ) -> Result<u64, ReadError> {
         let mut more = 0u64;
         self.table(Kind::Pages)
             .find(digest, |bytes| match record::read_page(bytes) {
@@ -152,7 +157,7 @@ impl Segment {
     }
 
     /// The same for a window.
-    pub(crate) fn windows(&self, hash: u64, found: &mut Vec<WindowRef>) -> Result<u64, ReadError> {
+    pub(crate) fn windows(&self, hash: u64, found: &mut SmallVec<[WindowRef; 2]>) -> Result<u64, ReadError> {
         let mut more = 0u64;
         let key = record::mix(hash).to_be_bytes();
         self.table(Kind::Windows)

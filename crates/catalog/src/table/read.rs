@@ -1,6 +1,6 @@
 //! Looking up.
 
-use crate::block::{self, BLOCK, Payload};
+use crate::block::{self, BLOCK, PAYLOAD, Payload};
 use crate::error::ReadError;
 use crate::map::Map;
 
@@ -46,7 +46,7 @@ impl Table {
         let Some((first, last)) = self.range(self.shape.prefix(key))? else {
             return Ok(());
         };
-        let mut number = self.shape.guess(key, first, last);
+        let mut number = self.towards(key, self.shape.guess(key, first, last), first, last);
         let mut block = self.block(number)?;
         // Back to where the key, or the first of its copies, can start.
         while number > first
@@ -71,6 +71,30 @@ impl Table {
             }
             block = self.block(number)?;
         }
+    }
+
+    /// From a guess to the block in which a key, or the first of its copies, starts: by each block's first key, of which
+    /// nothing is checked. Damage makes it a worse guess and no more: the answer comes from blocks that were checked, and
+    /// from as many as it takes.
+    fn towards(&self, key: &[u8], guess: u64, first: u64, last: u64) -> u64 {
+        let mut number = guess;
+        while number > first && self.begins(number).get(..key.len()) >= Some(key) {
+            number -= 1;
+        }
+        if number == guess {
+            while number < last && self.begins(number + 1).get(..key.len()) < Some(key) {
+                number += 1;
+            }
+        }
+        number
+    }
+
+    /// A block's first bytes, as they are.
+    fn begins(&self, number: u64) -> &[u8] {
+        let at = number
+            .checked_mul(BLOCK as u64)
+            .and_then(|off| self.at.checked_add(off));
+        at.and_then(|at| self.map.get(at, PAYLOAD)).unwrap_or_default()
     }
 
     /// The blocks in which a key with this prefix can start: first and last. `None` if all keys are smaller.
