@@ -11,11 +11,13 @@
 //! of which five are used. Source: QEMU `docs/interop/qmp-spec.rst`.
 
 use std::collections::VecDeque;
-use std::io::{self, Read, Write};
+use std::io::{self, Write};
 use std::os::unix::net::UnixStream;
 use std::path::Path;
 use std::time::{Duration, Instant};
 
+use rustix::io::Errno;
+use rustix::net::RecvFlags;
 use serde_json::{Map, Value, json};
 use thiserror::Error;
 
@@ -24,6 +26,9 @@ const MAX_LINE_BYTES: usize = 16 << 20;
 
 /// Events kept until somebody takes them; then the oldest are dropped and counted.
 const MAX_EVENTS: usize = 1024;
+
+/// How often the socket is read before what came is looked at: a peer that never stops keeps nobody here.
+const MAX_CHUNKS: usize = 64;
 
 /// How often a socket that is not there yet is looked for.
 const CONNECT_POLL: Duration = Duration::from_millis(10);
@@ -221,6 +226,29 @@ impl Qmp {
         self.events.drain(..).collect()
     }
 
+    /// Takes the events that are there, oldest first, and waits for none: the shortest wait that a socket keeps is some
+    /// milliseconds long.
+    ///
+    /// # Errors
+    /// If the connection fails; events that came before stay for the next time.
+    pub fn events_so_far(&mut self) -> Result<Vec<QmpEvent>, QmpError> {
+        for _ in 0..MAX_CHUNKS {
+            if !self.receive(RecvFlags::DONTWAIT)? {
+                break;
+            }
+        }
+        while let Some(line) = self.whole_line() {
+            let message: Value = serde_json::from_slice(&line).map_err(QmpError::NotJson)?;
+            match message {
+                Value::Object(message) if message.contains_key("event") => self.keep(&message),
+                // The answer to a command that was given up.
+                Value::Object(_) => self.replies_late += 1,
+                _ => return Err(QmpError::Unexpected { expected: "object" }),
+            }
+        }
+        Ok(self.take_events())
+    }
+
     /// Waits up to `wait` for an event.
     ///
     /// # Errors
@@ -300,41 +328,51 @@ impl Qmp {
     }
 
     fn line(&mut self, deadline: Instant, what: &'static str) -> Result<Vec<u8>, QmpError> {
-        let mut chunk = [0; 1 << 14];
         loop {
-            let fresh = self.pending.iter().skip(self.scanned);
-            if let Some(end) = fresh
-                .clone()
-                .position(|&byte| byte == b'\n')
-                .map(|at| self.scanned + at)
-            {
-                let rest = self.pending.split_off(end + 1);
-                self.scanned = 0;
-                return Ok(std::mem::replace(&mut self.pending, rest));
-            }
-            self.scanned = self.pending.len();
-            if self.pending.len() > MAX_LINE_BYTES {
-                return Err(QmpError::LineTooLong);
+            if let Some(line) = self.whole_line() {
+                return Ok(line);
             }
             let left = deadline.saturating_duration_since(Instant::now());
-            let timed_out = || QmpError::TimedOut {
-                what,
-                after: self.timeout,
+            let in_time = !left.is_zero() && {
+                self.stream.set_read_timeout(Some(left)).map_err(QmpError::Io)?;
+                self.receive(RecvFlags::empty())?
             };
-            if left.is_zero() {
-                return Err(timed_out());
+            if !in_time {
+                return Err(QmpError::TimedOut {
+                    what,
+                    after: self.timeout,
+                });
             }
-            self.stream.set_read_timeout(Some(left)).map_err(QmpError::Io)?;
-            match self.stream.read(&mut chunk) {
-                Ok(0) => return Err(QmpError::Closed),
-                Ok(count) => self.pending.extend(chunk.iter().take(count)),
-                Err(error) => match error.kind() {
-                    io::ErrorKind::Interrupted => {}
-                    io::ErrorKind::WouldBlock | io::ErrorKind::TimedOut => return Err(timed_out()),
-                    io::ErrorKind::ConnectionReset => return Err(QmpError::Closed),
-                    _ => return Err(QmpError::Io(error)),
-                },
+        }
+    }
+
+    /// The first line of what was received, if all of it was.
+    fn whole_line(&mut self) -> Option<Vec<u8>> {
+        let mut fresh = self.pending.iter().skip(self.scanned);
+        let Some(end) = fresh.position(|&byte| byte == b'\n').map(|at| self.scanned + at) else {
+            self.scanned = self.pending.len();
+            return None;
+        };
+        let rest = self.pending.split_off(end + 1);
+        self.scanned = 0;
+        Some(std::mem::replace(&mut self.pending, rest))
+    }
+
+    /// Receives some more; `false` if there is nothing, at once or until the read timeout.
+    fn receive(&mut self, flags: RecvFlags) -> Result<bool, QmpError> {
+        if self.pending.len() > MAX_LINE_BYTES && !self.pending.contains(&b'\n') {
+            return Err(QmpError::LineTooLong);
+        }
+        let mut chunk = [0; 1 << 14];
+        match rustix::net::recv(&self.stream, &mut chunk[..], flags) {
+            Ok((_, 0)) | Err(Errno::CONNRESET) => Err(QmpError::Closed),
+            Ok((_, count)) => {
+                self.pending.extend(chunk.iter().take(count));
+                Ok(true)
             }
+            Err(Errno::INTR) => Ok(true),
+            Err(Errno::AGAIN) => Ok(false),
+            Err(error) => Err(QmpError::Io(error.into())),
         }
     }
 }

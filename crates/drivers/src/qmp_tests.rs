@@ -172,3 +172,53 @@ fn a_socket_that_is_not_there_is_an_error_at_once_or_after_waiting() {
     ));
     assert!(start.elapsed() >= Duration::from_millis(60));
 }
+
+#[test]
+fn events_are_taken_without_waiting_for_more() {
+    let (stream, mut peer) = UnixStream::pair().unwrap();
+    let thread = thread::spawn(move || {
+        writeln!(peer, "{GREETING}").unwrap();
+        let mut line = String::new();
+        BufReader::new(peer.try_clone().unwrap())
+            .read_line(&mut line)
+            .unwrap();
+        writeln!(peer, r#"{{"return": {{}}, "id": 0}}"#).unwrap();
+        peer
+    });
+    let mut qmp = Qmp::from_stream(stream, SECOND).unwrap();
+    let mut peer = thread.join().unwrap();
+    assert!(
+        qmp.events_so_far().unwrap().is_empty(),
+        "nothing came, nothing is waited for"
+    );
+    let late = r#"{"return": {}, "id": 77}"#;
+    write!(peer, "{{\"event\": \"STOP\"}}\n{late}\n{{\"event\": \"RES").unwrap();
+    let names = |qmp: &mut Qmp| -> Vec<String> {
+        let events = qmp.events_so_far().unwrap();
+        events.into_iter().map(|event| event.name).collect()
+    };
+    assert_eq!(names(&mut qmp), ["STOP"]);
+    writeln!(peer, "ET\"}}").unwrap();
+    assert_eq!(names(&mut qmp), ["RESET"]);
+    assert_eq!(qmp.replies_late(), 1);
+    drop(peer);
+    assert!(matches!(qmp.events_so_far(), Err(QmpError::Closed)));
+}
+
+#[test]
+fn max_chunks_bounds_what_is_read_of_a_peer_that_never_stops() {
+    let (stream, mut peer) = UnixStream::pair().unwrap();
+    let thread = thread::spawn(move || {
+        writeln!(peer, "{GREETING}").unwrap();
+        writeln!(peer, r#"{{"return": {{}}, "id": 0}}"#).unwrap();
+        let many = "{\"event\": \"STOP\"}\n".repeat(1000);
+        while peer.write_all(many.as_bytes()).is_ok() {}
+    });
+    let mut qmp = Qmp::from_stream(stream, SECOND).unwrap();
+    // It comes back, again and again.
+    while qmp.events_dropped() == 0 {
+        assert!(qmp.events_so_far().unwrap().len() <= MAX_EVENTS);
+    }
+    drop(qmp);
+    thread.join().unwrap();
+}

@@ -120,9 +120,10 @@ impl Identifier {
                 lacking: false,
             });
         }
-        if let Some(place) = self.vdso(question)? {
+        let (vdso, near_vdso) = self.vdso(question)?;
+        if let Some(verdict) = vdso {
             return Ok(Answer {
-                verdict: place,
+                verdict,
                 placed: false,
                 open: false,
                 lacking: false,
@@ -130,7 +131,7 @@ impl Identifier {
         }
         let modified = match nearest::user(&self.catalog, question.bytes, question.va, question.neighbours)? {
             Some(modified) => Some(modified),
-            None => self.near_vdso(question)?,
+            None => near_vdso,
         };
         let verdict = match modified {
             Some(modified) => Verdict::Modified(modified),
@@ -174,34 +175,29 @@ impl Identifier {
         Ok(Some(verdict))
     }
 
-    fn vdso(&self, question: &Question<'_>) -> Result<Option<Arc<Verdict>>, ReadError> {
-        let mut places = Vec::new();
-        let mut sites = Vec::new();
+    /// The page of a vDSO that it equals, and if it equals none, the nearest: a vDSO is mapped by the kernel and has no file
+    /// of its own next to it, so its neighbours tell nothing.
+    fn vdso(&self, question: &Question<'_>) -> Result<(Option<Arc<Verdict>>, Option<Modified>), ReadError> {
+        let (mut places, mut sites) = (Vec::new(), Vec::new());
+        let mut best = Best::default();
         self.each_vdso_page(|place, part, at| {
             let comparison = compare(part, at, None, question.bytes, &Solver::default(), &self.images);
             if comparison.is_equal() {
                 sites = tally(&comparison);
                 places.push(place);
+            } else {
+                best.consider(place, part, at, &comparison, question.bytes);
             }
         })?;
-        let found = !places.is_empty();
+        if places.is_empty() {
+            return Ok((None, best.modified()));
+        }
         let identified = Identified {
             places,
             sites,
             ..Identified::default()
         };
-        Ok(found.then(|| Arc::new(Verdict::Identified(identified))))
-    }
-
-    /// The nearest page of a vDSO, for one that equals none. It is mapped by the kernel and has no file of its own next to
-    /// it, so its neighbours tell nothing.
-    fn near_vdso(&self, question: &Question<'_>) -> Result<Option<Modified>, ReadError> {
-        let mut best = Best::default();
-        self.each_vdso_page(|place, part, at| {
-            let comparison = compare(part, at, None, question.bytes, &Solver::default(), &self.images);
-            best.consider(place, part, at, &comparison, question.bytes);
-        })?;
-        Ok(best.modified())
+        Ok((Some(Arc::new(Verdict::Identified(identified))), None))
     }
 
     /// The pages of the vDSOs of the kernels that run: where each stands, its part, and where it begins in that.

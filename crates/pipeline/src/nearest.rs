@@ -37,8 +37,18 @@ pub(crate) fn by_windows(
     most: usize,
     wanted: impl Fn(&Candidate) -> bool,
 ) -> Result<Vec<Candidate>, ReadError> {
+    by_these(catalog, windows::probes(&page[..]), most, wanted)
+}
+
+/// The parts that most of these windows point to, best first.
+fn by_these(
+    catalog: &Catalog,
+    probes: impl Iterator<Item = (u64, u32)>,
+    most: usize,
+    wanted: impl Fn(&Candidate) -> bool,
+) -> Result<Vec<Candidate>, ReadError> {
     let mut votes: HashMap<(ObjectId, u16, i64), (u32, u64)> = HashMap::new();
-    for (hash, offset) in windows::probes(&page[..]) {
+    for (hash, offset) in probes {
         let all = catalog.windows_counted(hash)?;
         for found in all.refs {
             let at = i64::from(found.offset) - i64::from(offset);
@@ -144,7 +154,8 @@ pub(crate) fn user(
         }
     }
     let page_aligned = |c: &Candidate| c.at >= 0 && c.at % 4096 == 0;
-    for candidate in by_windows(catalog, page, 8, page_aligned)? {
+    let probes = windows::probes_for(PartKind::UserText, &page[..]);
+    for candidate in by_these(catalog, probes, 8, page_aligned)? {
         let part = catalog.part(candidate.object, candidate.part)?;
         let at = u64::try_from(candidate.at).unwrap_or(u64::MAX);
         if part.kind == PartKind::UserText

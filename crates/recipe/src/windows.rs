@@ -55,9 +55,14 @@ pub fn sample<'a>(
     })
 }
 
-/// The windows a page is looked for with.
+/// The windows a page is looked for with, whatever it may be.
 pub fn probes(page: &[u8]) -> impl Iterator<Item = (u64, u32)> + '_ {
     sample(page, PROBES, &[])
+}
+
+/// Those of the probes that can point to a part of this kind: all that are kept of one.
+pub fn probes_for(kind: PartKind, page: &[u8]) -> impl Iterator<Item = (u64, u32)> + '_ {
+    sample(page, density(kind), &[])
 }
 
 const WINDOW_U32: u32 = 24;
@@ -197,6 +202,16 @@ mod tests {
         let code = noise(65_536, 3);
         let probes: Vec<_> = probes(&code).collect();
         assert!(sample(&code, 512, &[]).all(|window| probes.contains(&window)));
+    }
+
+    #[test]
+    fn a_page_is_probed_with_all_windows_that_a_part_of_that_kind_keeps() {
+        let code = noise(4096, 5);
+        for kind in [PartKind::UserText, PartKind::KernelText, PartKind::Firmware] {
+            let kept: Vec<_> = sample(&code, density(kind), &[]).collect();
+            assert_eq!(probes_for(kind, &code).collect::<Vec<_>>(), kept);
+        }
+        assert_eq!(probes(&code).count(), probes_for(PartKind::Firmware, &code).count());
     }
 
     #[test]

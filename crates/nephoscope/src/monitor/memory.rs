@@ -90,12 +90,10 @@ impl Memory {
 
     /// What QEMU said since the last time.
     pub(super) fn events(&mut self) -> Vec<QmpEvent> {
-        // Events come with answers; asking costs one round trip and finds those that are waiting.
-        let mut events = Vec::new();
-        while let Ok(event) = self.qmp.wait_event(Duration::from_micros(50)) {
-            events.push(event);
+        match self.qmp.events_so_far() {
+            Ok(events) => events,
+            // That QEMU is gone is seen elsewhere; what it said before still counts.
+            Err(_) => self.qmp.take_events(),
         }
-        events.extend(self.qmp.take_events());
-        events
     }
 }
