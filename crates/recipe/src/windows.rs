@@ -211,7 +211,10 @@ mod tests {
             let kept: Vec<_> = sample(&code, density(kind), &[]).collect();
             assert_eq!(probes_for(kind, &code).collect::<Vec<_>>(), kept);
         }
-        assert_eq!(probes(&code).count(), probes_for(PartKind::Firmware, &code).count());
+        assert_eq!(
+            probes(&code).count(),
+            probes_for(PartKind::Firmware, &code).count()
+        );
     }
 
     #[test]
