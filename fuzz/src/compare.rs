@@ -1,5 +1,7 @@
 //! A page against a part whose sites and values are anything: what is called equal can be made from the part.
 
+use std::sync::OnceLock;
+
 use arbitrary::Unstructured;
 use nephoscope_guest::PAGE_SIZE;
 use nephoscope_recipe::floating::Supposed;
@@ -36,10 +38,11 @@ fn check(input: &mut Unstructured<'_>) -> arbitrary::Result<()> {
     let va = input.arbitrary::<Option<u64>>()?;
     let env = Some3(input.arbitrary()?);
     let mut page = Box::new([0_u8; PAGE_SIZE]);
-    for (offset, byte) in page.iter_mut().enumerate() {
-        let from = usize::try_from(at + offset as i64).ok();
-        *byte = from.and_then(|from| part.bytes.get(from)).copied().unwrap_or(0);
-    }
+    // What the part has there; zeros before its beginning and behind its end.
+    let before = usize::try_from(-at).unwrap_or(0).min(PAGE_SIZE);
+    let own = part.bytes.get(usize::try_from(at).unwrap_or(0)..).unwrap_or_default();
+    let own = &own[..own.len().min(PAGE_SIZE - before)];
+    page[before..before + own.len()].copy_from_slice(own);
     let mut changed = Vec::new();
     for _ in 0..input.int_in_range(0..=5_u8)? {
         let offset = usize::from(input.arbitrary::<u16>()?) % PAGE_SIZE;
@@ -58,11 +61,9 @@ fn check(input: &mut Unstructured<'_>) -> arbitrary::Result<()> {
             .any(|site| (i64::from(site.at)..i64::from(site.at) + i64::from(site.len)).contains(&from))
     };
     if whole.is_equal() {
-        for offset in 0..PAGE_SIZE {
-            let from = usize::try_from(at + offset as i64).ok();
-            let own = from.and_then(|from| part.bytes.get(from));
+        for (offset, (shown, own)) in (before..).zip(page[before..].iter().zip(own)) {
             assert!(
-                own.is_none_or(|own| *own == page[offset]) || in_site(offset),
+                own == shown || in_site(offset),
                 "an unlisted byte is no identity"
             );
         }
@@ -94,12 +95,20 @@ fn check(input: &mut Unstructured<'_>) -> arbitrary::Result<()> {
     Ok(())
 }
 
+/// As many bytes as the largest part has.
+fn noise() -> &'static [u8] {
+    static NOISE: OnceLock<Vec<u8>> = OnceLock::new();
+    NOISE.get_or_init(|| {
+        (0..16 * 512 + 256_u32)
+            .map(|at| (at.wrapping_mul(2_654_435_761) >> 11) as u8)
+            .collect()
+    })
+}
+
 fn part(input: &mut Unstructured<'_>) -> arbitrary::Result<Part> {
     let len = 512 * usize::from(input.int_in_range(0..=16_u8)?) + usize::from(input.arbitrary::<u8>()?);
     let seed: u8 = input.arbitrary()?;
-    let bytes = (0..len as u32)
-        .map(|at| (at.wrapping_mul(2_654_435_761) >> 11) as u8 ^ seed)
-        .collect();
+    let bytes = noise().iter().take(len).map(|byte| byte ^ seed).collect();
     let mut sites = Vec::new();
     let mut at = 0_u32;
     for _ in 0..input.int_in_range(0..=8_u8)? {

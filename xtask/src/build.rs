@@ -14,8 +14,8 @@ const PLUGIN_APIS: [u32; 4] = [4, 5, 6, 7];
 pub(crate) struct Built {
     /// The program `nephoscope`.
     pub(crate) program: PathBuf,
-    /// A plugin that does nothing.
-    pub(crate) noop: PathBuf,
+    /// The plugin of benchmarks, which learns nothing.
+    pub(crate) bench: PathBuf,
 }
 
 /// Builds both; `release` as they are shipped.
@@ -39,7 +39,7 @@ pub(crate) fn run(release: bool) -> Result<Built> {
     }
     Ok(Built {
         program: folder.join("nephoscope"),
-        noop: folder.join("examples/libnephoscope_qemu_noop.so"),
+        bench: folder.join("examples/libnephoscope_qemu_bench.so"),
     })
 }
 

@@ -10,7 +10,7 @@ use nephoscope_e2e::{Catalog, Image, Options, Tools, Watched};
 use super::jobs::{JOBS, Job};
 use super::record::Record;
 use super::sheet::write;
-use super::turns::{Setting, Turn};
+use super::turns::{Mode, Setting, Turn};
 use crate::build;
 
 /// Compare a watched guest with the same guest under the same QEMU without the plugin.
@@ -27,9 +27,10 @@ pub(crate) struct OverheadArgs {
     /// Only these jobs: boot, processes, cpu, kernel, nginx, compile or smp4, with commas.
     #[arg(long, value_name = "NAME", value_parser = job, value_delimiter = ',')]
     only: Vec<Job>,
-    /// Measure QEMU with a plugin that does nothing too: what of the price is QEMU's own.
-    #[arg(long)]
-    with_noop: bool,
+    /// Measure QEMU with a plugin that learns nothing too: empty is QEMU's own part of the price, the others are ways to
+    /// learn which user code runs. With commas.
+    #[arg(long, value_name = "MODE", value_delimiter = ',')]
+    with: Vec<Mode>,
     /// Write all numbers there, after each run.
     #[arg(long, value_name = "FILE")]
     json: Option<PathBuf>,
@@ -82,7 +83,8 @@ pub(crate) fn run(arguments: &OverheadArgs) -> Result<()> {
             report: None,
             extra: Vec::new(),
         },
-        noop: arguments.with_noop.then(|| built.noop.display().to_string()),
+        plugin: built.bench.display().to_string(),
+        with: arguments.with.clone(),
         jobs,
         repeat: arguments.repeat,
     };
@@ -96,6 +98,7 @@ pub(crate) fn run(arguments: &OverheadArgs) -> Result<()> {
             guest: &guest,
             jobs: &setting.jobs,
             turns: &turns,
+            with: &setting.with,
         };
         if let Some(path) = &arguments.json {
             write(path, &format!("{:#}\n", record.json()?))?;
@@ -122,8 +125,9 @@ impl OverheadArgs {
             let names: Vec<&str> = self.only.iter().map(|job| job.name).collect();
             command.push_str(&format!(" --only {}", names.join(",")));
         }
-        if self.with_noop {
-            command.push_str(" --with-noop");
+        if !self.with.is_empty() {
+            let modes: Vec<&str> = self.with.iter().map(|mode| mode.word()).collect();
+            command.push_str(&format!(" --with {}", modes.join(",")));
         }
         command
     }

@@ -10,7 +10,7 @@ use super::cpu::{Cost, Used};
 use super::jobs::Job;
 use super::machine;
 use super::ratio::{Spread, geometric_mean};
-use super::turns::{Side, Turn};
+use super::turns::{Mode, Side, Turn};
 
 /// Everything there is to tell.
 #[derive(Debug)]
@@ -19,6 +19,8 @@ pub(crate) struct Record<'a> {
     pub(crate) guest: &'a str,
     pub(crate) jobs: &'a [Job],
     pub(crate) turns: &'a [Turn],
+    /// Other plugins that were measured.
+    pub(crate) with: &'a [Mode],
 }
 
 /// A time that is compared.
@@ -33,7 +35,6 @@ const WALL: Of = |cost| cost.wall;
 impl Record<'_> {
     /// As it stands in `bench/record`.
     pub(crate) fn markdown(&self) -> Result<String> {
-        let noop = self.turns.iter().any(|turn| turn.on(Side::Noop).is_some());
         let mut text = String::from("# What watching costs\n\n");
         text.push_str(
             "The same guest under the same QEMU, plain and behind `nephoscope run`, in alternating order; each pair's \
@@ -65,13 +66,12 @@ impl Record<'_> {
             stolen(Side::Watched)
         )?;
         text.push_str("| job | pairs | plain QEMU, s | QEMU | QEMU and monitor | wall |");
-        text.push_str(if noop {
-            " QEMU with an empty plugin |\n"
-        } else {
-            "\n"
-        });
-        text.push_str("|---|---:|---:|---|---|---|");
-        text.push_str(if noop { "---|\n" } else { "\n" });
+        for mode in self.with {
+            write!(text, " QEMU with {} |", mode.what())?;
+        }
+        text.push_str("\n|---|---:|---:|---|---|---|");
+        text.push_str(&"---|".repeat(self.with.len()));
+        text.push('\n');
         for job in self.jobs {
             let column = |of: Of, side: Side| self.ratios(job, of, side).map_or("–".into(), |s| shown(&s));
             write!(
@@ -85,11 +85,10 @@ impl Record<'_> {
                 column(USER, Side::Watched),
                 column(WALL, Side::Watched),
             )?;
-            text.push_str(&if noop {
-                format!(" {} |\n", column(QEMU_USER, Side::Noop))
-            } else {
-                "\n".to_owned()
-            });
+            for mode in self.with {
+                write!(text, " {} |", column(QEMU_USER, Side::Other(*mode)))?;
+            }
+            text.push('\n');
         }
         let mean = |of: Of, side: Side| {
             let medians = self
@@ -105,11 +104,10 @@ impl Record<'_> {
             mean(USER, Side::Watched),
             mean(WALL, Side::Watched)
         )?;
-        text.push_str(&if noop {
-            format!(" {} |\n", mean(QEMU_USER, Side::Noop))
-        } else {
-            "\n".to_owned()
-        });
+        for mode in self.with {
+            write!(text, " {} |", mean(QEMU_USER, Side::Other(*mode)))?;
+        }
+        text.push('\n');
         Ok(text)
     }
 
@@ -121,12 +119,16 @@ impl Record<'_> {
         let (machine, date, commit) = (machine::describe()?, machine::date()?, machine::commit()?);
         let jobs = self.jobs.iter().map(|job| {
             let mut value = self.compared(job, USER, Side::Watched);
+            let with = self.with.iter().map(|mode| {
+                let side = Side::Other(*mode);
+                (side.word().to_owned(), self.compared(job, QEMU_USER, side))
+            });
             let more = json!({
                 "unit": "seconds in user mode of QEMU and the monitor",
                 "what": job.what,
                 "qemu": self.compared(job, QEMU_USER, Side::Watched),
                 "wall": self.compared(job, WALL, Side::Watched),
-                "noop": self.compared(job, QEMU_USER, Side::Noop),
+                "with": with.collect::<serde_json::Map<_, _>>(),
                 "turns": self.of(job).map(turn_json).collect::<Vec<_>>(),
                 "machine": machine,
                 "date": date,

@@ -13,8 +13,8 @@ use super::jobs::Job;
 pub(crate) enum Side {
     /// QEMU alone.
     Plain,
-    /// QEMU with a plugin that does nothing.
-    Noop,
+    /// QEMU with a plugin that learns nothing, in one of its modes.
+    Other(Mode),
     /// QEMU behind `nephoscope run`.
     Watched,
 }
@@ -24,8 +24,47 @@ impl Side {
     pub(crate) fn word(self) -> &'static str {
         match self {
             Side::Plain => "plain",
-            Side::Noop => "noop",
+            Side::Other(mode) => mode.word(),
             Side::Watched => "watched",
+        }
+    }
+}
+
+/// What the plugin of benchmarks does (`crates/qemu-plugin/builds/bench.rs`).
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, clap::ValueEnum)]
+pub(crate) enum Mode {
+    /// Nothing: what QEMU's own machinery costs.
+    Empty,
+    /// User blocks store into a word of their page.
+    Inline,
+    /// User blocks call a function.
+    Callback,
+    /// User blocks call a function if their page's word is not set.
+    Conditional,
+    /// User blocks that may leave their page store into its word.
+    Exits,
+}
+
+impl Mode {
+    /// As the plugin and the command line have it.
+    pub(crate) fn word(self) -> &'static str {
+        match self {
+            Mode::Empty => "empty",
+            Mode::Inline => "inline",
+            Mode::Callback => "callback",
+            Mode::Conditional => "conditional",
+            Mode::Exits => "exits",
+        }
+    }
+
+    /// In a heading.
+    pub(crate) fn what(self) -> &'static str {
+        match self {
+            Mode::Empty => "an empty plugin",
+            Mode::Inline => "a store in each user block",
+            Mode::Callback => "a call in each user block",
+            Mode::Conditional => "a call in each user block whose word is not set",
+            Mode::Exits => "a store in user blocks that may leave their page",
         }
     }
 }
@@ -54,8 +93,9 @@ pub(crate) struct Setting {
     pub(crate) image: Image,
     pub(crate) options: Options,
     pub(crate) watch: Watched,
-    /// The plugin that does nothing, when it is to be measured too.
-    pub(crate) noop: Option<String>,
+    /// The plugin that learns nothing, and in which modes it is measured too.
+    pub(crate) plugin: String,
+    pub(crate) with: Vec<Mode>,
     pub(crate) jobs: Vec<Job>,
     /// How often each job is done in one boot.
     pub(crate) repeat: usize,
@@ -93,9 +133,7 @@ impl Setting {
     /// A, B, B, A, A, B: what drifts over time falls on all.
     fn order(&self, number: usize) -> Vec<Side> {
         let mut sides = vec![Side::Plain];
-        if self.noop.is_some() {
-            sides.push(Side::Noop);
-        }
+        sides.extend(self.with.iter().copied().map(Side::Other));
         sides.push(Side::Watched);
         if number % 2 == 1 {
             sides.reverse();
@@ -111,9 +149,11 @@ impl Setting {
             smp,
             ..self.options.clone()
         };
-        if side == Side::Noop {
+        if let Side::Other(mode) = side {
             options.extra.push("-plugin".into());
-            options.extra.extend(self.noop.clone());
+            options
+                .extra
+                .push(format!("{},mode={}", self.plugin, mode.word()));
         }
         let mut guest = Guest::boot(&self.image, options)?;
         let (machine, stolen) = cpu::machine()?;

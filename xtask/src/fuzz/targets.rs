@@ -58,7 +58,7 @@ pub(crate) const TARGETS: [Target; 26] = [
     target("messages", "control messages of the plugin and to it", 1024),
     target("qmp", "QMP answers and events", 1024),
     target("ram-map", "QEMU's tables of its memory", 1024),
-    target("escape", "text on its way to a terminal", 512),
+    target("escape", "text on its way to a terminal", 192),
     target("server", "questions to a watch", 512),
     target("client", "a watch's answers", 1024),
     target(
