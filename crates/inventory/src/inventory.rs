@@ -70,6 +70,7 @@ pub struct Inventory {
     presumed: BTreeSet<SpaceId>,
     last_id: u32,
     late: u64,
+    anchors_left_out: u64,
     spaces: BTreeMap<SpaceId, AddressSpace>,
     by_incarnation: HashMap<u32, SpaceId>,
     by_root: HashMap<Root, SpaceId>,
@@ -145,7 +146,7 @@ impl Inventory {
                 space.version += 1;
                 self.touched.add(Touched::Ran(space.id, page));
                 if let Some(record) = self.pages.get(page) {
-                    space.anchor(va, &record.verdict);
+                    self.anchors_left_out += space.anchor(va, &record.verdict);
                 }
             }
             return;
@@ -172,7 +173,7 @@ impl Inventory {
             space.version += 1;
             self.touched.add(Touched::Ran(space.id, page));
             if let Some(record) = self.pages.get(page) {
-                space.anchor(va, &record.verdict);
+                self.anchors_left_out += space.anchor(va, &record.verdict);
             }
         }
     }
@@ -311,7 +312,7 @@ impl Inventory {
                 self.touched.add(Touched::Ran(space, page));
                 self.pages.use_it(page);
                 if let (Some(va), Some(held)) = (va, self.pages.get(page)) {
-                    record.anchor(va, &held.verdict);
+                    self.anchors_left_out += record.anchor(va, &held.verdict);
                 }
                 changes.push(Change::Ran { space, page });
                 if record.pages.len() > MAX_LISTED {
@@ -324,7 +325,7 @@ impl Inventory {
                     record.version += 1;
                     self.touched.add(Touched::Ran(space, page));
                     if let (Some(va), Some(held)) = (va, self.pages.get(page)) {
-                        record.anchor(va, &held.verdict);
+                        self.anchors_left_out += record.anchor(va, &held.verdict);
                     }
                 }
             }

@@ -98,16 +98,19 @@ impl AddressSpace {
         anchors.map(|(anchor, _)| *anchor).take(most)
     }
 
-    /// Remembers what a page says of where files lie.
-    pub(crate) fn anchor(&mut self, va: Gva, verdict: &Verdict) {
+    /// Remembers what a page says of where files lie; how much of it there is no room for.
+    pub(crate) fn anchor(&mut self, va: Gva, verdict: &Verdict) -> u64 {
+        let mut left_out = 0;
         for place in verdict.places() {
             let anchor = (place.object, va.0.wrapping_sub(place.link));
             if self.anchors.len() >= MAX_ANCHORS && !self.anchors.contains_key(&anchor) {
+                left_out += 1;
                 continue;
             }
             let span = self.anchors.entry(anchor).or_insert((va, va));
             *span = (span.0.min(va), span.1.max(va));
         }
+        left_out
     }
 
     /// Whether it was still there when last looked at.

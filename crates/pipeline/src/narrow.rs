@@ -34,6 +34,8 @@ pub(crate) struct Narrow {
     found: HashMap<SpaceId, (u32, Vec<Range<Gva>>)>,
     /// The last that was looked at. The next look begins behind it: who changes all the time keeps nobody from a turn.
     last: Option<SpaceId>,
+    /// Files that are looked at in their first part only.
+    pub(crate) cut: u64,
 }
 
 impl Narrow {
@@ -57,7 +59,7 @@ impl Narrow {
                 _ => {
                     left -= 1;
                     self.last = Some(space.id);
-                    (space.version, ranges(space, inventory, facts))
+                    (space.version, ranges(space, inventory, facts, &mut self.cut))
                 }
             };
             all.extend(ranges.iter().map(|range| Ambiguous {
@@ -76,6 +78,7 @@ fn ranges(
     space: &AddressSpace,
     inventory: &Inventory,
     facts: &(impl ObjectFacts + ?Sized),
+    cut: &mut u64,
 ) -> Vec<Range<Gva>> {
     let modules = modules_of(space, inventory, facts);
     let ambiguous = modules.iter().filter(|module| module.candidates.len() > 1);
@@ -85,7 +88,9 @@ fn ranges(
             let images = || candidates.iter().map(|object| facts.read_only(*object));
             let start = images().map(|image| image.start).min().unwrap_or(0);
             let end = images().map(|image| image.end).max().unwrap_or(0);
-            let end = end.min(start.saturating_add(MAX_RANGE));
+            let most = start.saturating_add(MAX_RANGE);
+            *cut += u64::from(end > most);
+            let end = end.min(most);
             Gva(start.wrapping_add(bias))..Gva(end.wrapping_add(bias))
         })
         .filter(|range| range.start < range.end)
@@ -163,15 +168,16 @@ mod tests {
     #[test]
     fn max_range_stops_a_file_whose_headers_claim_all_addresses() {
         let look = |range| {
-            let found = Narrow::default().look(&spaces(1), &Files(range));
+            let mut narrow = Narrow::default();
+            let found = narrow.look(&spaces(1), &Files(range));
             let [only] = found.as_slice() else {
                 panic!("{found:?}");
             };
-            (only.range.start.0, only.range.end.0)
+            (only.range.start.0, only.range.end.0, narrow.cut)
         };
-        assert_eq!(look(0..MAX_RANGE), (VA - LINK, VA - LINK + MAX_RANGE));
-        assert_eq!(look(0..MAX_RANGE + 1), (VA - LINK, VA - LINK + MAX_RANGE));
-        assert_eq!(look(LINK..u64::MAX), (VA, VA + MAX_RANGE));
+        assert_eq!(look(0..MAX_RANGE), (VA - LINK, VA - LINK + MAX_RANGE, 0));
+        assert_eq!(look(0..MAX_RANGE + 1), (VA - LINK, VA - LINK + MAX_RANGE, 1));
+        assert_eq!(look(LINK..u64::MAX), (VA, VA + MAX_RANGE, 1));
     }
 
     #[test]

@@ -288,6 +288,7 @@ impl Session {
         let mut counters = self.counters.all();
         counters.insert("executions_dropped".into(), self.inventory.dropped());
         counters.insert("executions_late".into(), self.inventory.late());
+        counters.insert("anchors_left_out".into(), self.inventory.anchors_left_out());
         counters.insert("pages_forgotten".into(), self.inventory.pages_forgotten());
         counters.extend(sites::counters(&self.inventory));
         counters.insert("catalog_records_unreadable".into(), self.names.unreadable());
@@ -377,7 +378,11 @@ mod tests {
 
     #[test]
     fn max_neighbours_bounds_the_files_that_a_page_is_compared_with() {
-        for (files, neighbours) in [(3, 3), (MAX_NEIGHBOURS + 6, MAX_NEIGHBOURS)] {
+        for (files, expected) in [
+            (3, (3, false)),
+            (MAX_NEIGHBOURS, (MAX_NEIGHBOURS, false)),
+            (MAX_NEIGHBOURS + 6, (MAX_NEIGHBOURS, true)),
+        ] {
             let texts: Vec<Vec<u8>> = (0..).take(files).map(|seed| noise(PAGE_SIZE, seed)).collect();
             let programs = texts.iter().map(|text| program(text));
             let names = (0..files).map(|number| number.to_string());
@@ -398,7 +403,10 @@ mod tests {
                 session.take(Stamped { at_ns: 1, event }, &|_| None, &mut []);
             }
             let record = session.inventory.page(PageId(0)).unwrap();
-            assert_eq!(session.neighbours(record).len(), neighbours);
+            let (neighbours, more) = session.neighbours(record);
+            assert_eq!((neighbours.len(), more), expected);
+            let counted = session.report().counters.get("neighbours_left_out").copied();
+            assert_eq!(counted.is_some(), more);
         }
     }
 

@@ -32,6 +32,13 @@ impl Inventory {
         self.pages.forgotten()
     }
 
+    /// Places of files in an address space that are not remembered, because it has more than can be: pages near them are
+    /// compared with less.
+    #[must_use]
+    pub fn anchors_left_out(&self) -> u64 {
+        self.anchors_left_out
+    }
+
     /// Executions that were told after their page or their address space had been reduced to a number.
     #[must_use]
     pub fn late(&self) -> u64 {

@@ -120,7 +120,7 @@ impl Inventory {
                         self.pages.use_it(page);
                     }
                     if let (Some(va), Some(held)) = (va, self.pages.get(page)) {
-                        space.anchor(va, &held.verdict);
+                        self.anchors_left_out += space.anchor(va, &held.verdict);
                     }
                 }
             }

@@ -303,6 +303,7 @@ fn max_anchors_bounds_what_one_address_space_remembers_of_where_files_lie() {
     }
     let space = inventory.living_at(Root(0x1000)).unwrap();
     assert_eq!(space.anchors.len(), crate::space::MAX_ANCHORS);
+    assert_eq!(inventory.anchors_left_out(), crate::space::MAX_ANCHORS as u64);
 }
 
 #[test]

@@ -56,7 +56,10 @@ impl Session {
 
     /// Where pages that are mapped and did not execute would tell which of several files a module is.
     pub fn ambiguous(&mut self) -> Vec<Ambiguous> {
-        self.narrow.look(&self.inventory, &self.names)
+        let wanted = self.narrow.look(&self.inventory, &self.names);
+        let cut = std::mem::take(&mut self.narrow.cut);
+        self.counters.add("mapped_files_cut", cut);
+        wanted
     }
 
     /// An address space maps this page, which nobody may write to.

@@ -176,7 +176,8 @@ impl Session {
     }
 
     fn ask(&mut self, record: &PageRecord, bytes: &PageBytes) -> Answer {
-        let neighbours = self.neighbours(record);
+        let (neighbours, more) = self.neighbours(record);
+        self.counters.add("neighbours_left_out", u64::from(more));
         let question = Question {
             bytes,
             digest: record.digest,
@@ -207,16 +208,19 @@ impl Session {
         }
     }
 
-    /// Files that pages near this one are of, in the address space that has the same root now, and their bias.
-    pub(super) fn neighbours(&self, record: &PageRecord) -> Vec<(ObjectId, u64)> {
+    /// Files that pages near this one are of, in the address space that has the same root now, and their bias; and whether
+    /// there are more than a page is compared with.
+    pub(super) fn neighbours(&self, record: &PageRecord) -> (Vec<(ObjectId, u64)>, bool) {
         if record.privilege != Privilege::User {
-            return Vec::new();
+            return (Vec::new(), false);
         }
         let space = self.inventory.living_at(record.root);
-        space.map_or_else(Vec::new, |space| {
-            space
-                .files_near(record.va, NEIGHBOURHOOD, MAX_NEIGHBOURS)
-                .collect()
+        space.map_or_else(Default::default, |space| {
+            let mut near = space.files_near(record.va, NEIGHBOURHOOD, usize::MAX);
+            (
+                near.by_ref().take(MAX_NEIGHBOURS).collect(),
+                near.next().is_some(),
+            )
         })
     }
 }
