@@ -113,16 +113,23 @@ pub(crate) struct Meter {
 impl Meter {
     /// For a guest whose first process is `pid`: QEMU itself, or the monitor that started it.
     pub(crate) fn of(pid: u32, watched: bool) -> Result<Self> {
-        let qemu = if watched { child_of(pid)? } else { pid };
+        let (qemu, monitor) = if watched {
+            // In this order: a QEMU that is only asked for its version comes and goes before.
+            let watcher = nephoscope_e2e::guest::watcher_of(pid)?;
+            (child_of(pid)?, Some([pid, watcher]))
+        } else {
+            (pid, None)
+        };
         Ok(Meter {
             begun: Instant::now(),
             qemu,
-            monitor: if watched {
-                Some([pid, nephoscope_e2e::guest::watcher_of(pid)?])
-            } else {
-                None
-            },
+            monitor,
         })
+    }
+
+    /// QEMU's process.
+    pub(crate) fn qemu(&self) -> u32 {
+        self.qemu
     }
 
     /// Reads all the clocks.
@@ -177,8 +184,19 @@ pub(crate) fn children() -> Result<Duration> {
     Ok(ticks(user + system))
 }
 
-/// The QEMU that a monitor has started.
+/// The QEMU that a monitor starts.
 fn child_of(parent: u32) -> Result<u32> {
+    let deadline = Instant::now() + Duration::from_secs(20);
+    while Instant::now() < deadline {
+        if let Some(pid) = started_by(parent)? {
+            return Ok(pid);
+        }
+        std::thread::sleep(Duration::from_millis(5));
+    }
+    anyhow::bail!("process {parent} has started no QEMU")
+}
+
+fn started_by(parent: u32) -> Result<Option<u32>> {
     for entry in fs::read_dir("/proc")? {
         let name = entry?.file_name();
         let Some(pid) = name.to_str().and_then(|name| name.parse::<u32>().ok()) else {
@@ -187,10 +205,10 @@ fn child_of(parent: u32) -> Result<u32> {
         // It may end while we look.
         let text = fs::read_to_string(format!("/proc/{pid}/stat")).unwrap_or_default();
         if text.contains("(qemu-system") && field(&text, PPID) == Some(u64::from(parent)) {
-            return Ok(pid);
+            return Ok(Some(pid));
         }
     }
-    anyhow::bail!("process {parent} has started no QEMU")
+    Ok(None)
 }
 
 /// Fields of `/proc/PID/stat` as proc(5) counts them.

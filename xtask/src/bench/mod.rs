@@ -13,6 +13,7 @@ mod plot;
 mod ratio;
 mod record;
 mod sheet;
+mod slices;
 mod tool;
 mod turns;
 
