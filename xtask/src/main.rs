@@ -8,6 +8,7 @@ mod faults;
 mod fuzz;
 mod limits;
 mod lint;
+mod nested;
 mod qemu11;
 mod setup;
 mod test;
@@ -47,6 +48,7 @@ enum Task {
     /// Build the Debian guest, when the cache does not hold it.
     Guest,
     Demo(demo::DemoArgs),
+    Nested(nested::NestedArgs),
     Attacks(attacks::AttacksArgs),
     Faults(faults::FaultsArgs),
     Fuzz(fuzz::FuzzArgs),
@@ -72,6 +74,7 @@ fn run(task: Task) -> anyhow::Result<()> {
         Task::Build { release } => build::run(release).map(|built| println!("{}", built.program.display())),
         Task::Test { filter } => test::run(&filter),
         Task::Demo(arguments) => demo::run(&arguments),
+        Task::Nested(arguments) => std::process::exit(nested::run(&arguments)?),
         Task::Attacks(arguments) => attacks::run(&arguments),
         Task::Faults(arguments) => faults::run(&arguments),
         Task::Fuzz(arguments) => {

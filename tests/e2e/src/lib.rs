@@ -19,6 +19,7 @@ pub mod guest;
 pub mod image;
 pub mod initramfs;
 pub mod living;
+pub mod nested;
 pub mod packages;
 pub mod planted;
 mod program;

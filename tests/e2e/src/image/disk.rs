@@ -9,7 +9,7 @@ use crate::progress::Step;
 
 /// Makes a raw image of an ext4 file system at `image` with the content of `folder`, `spare_mib` of free room and
 /// the given label. The file is sparse; what nobody wrote takes no space.
-pub(super) fn build(
+pub(crate) fn build(
     step: &mut Step,
     folder: &Path,
     image: &Path,

@@ -4,7 +4,7 @@
 //! made of), the disk made from it, and the kernels with their initramfs beside it, for direct boot.
 
 mod contents;
-mod disk;
+pub(crate) mod disk;
 mod plants;
 mod root;
 mod tools;

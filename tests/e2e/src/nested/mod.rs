@@ -1,0 +1,220 @@
+//! A machine with KVM inside this one: QEMU's TCG emulates an AMD processor with SVM and nested paging, and a guest of
+//! it (L1) runs guests of its own (L2) under its own, unmodified KVM.
+//!
+//! ```text
+//!  this machine (L0) ── qemu, TCG, -cpu EPYC,+svm,+npt
+//!    └─ L1: a guest's kernel, busybox until the root is mounted, then a root of Debian's packages with QEMU
+//!         /host     a folder of this machine (9p): what is run, what comes out
+//!         /dev/vdb  the disk of the Debian guest, for L2
+//!         └─ L2: under L1's /dev/kvm
+//! ```
+
+mod modules;
+mod root;
+
+use std::fs::{self, File};
+use std::io::{BufRead, BufReader};
+use std::path::{Path, PathBuf};
+use std::process::{Command, Stdio};
+use std::time::{Duration, Instant};
+
+use anyhow::{Context, Result, bail, ensure};
+
+use crate::guest::Kernel;
+use crate::image::Image;
+use crate::initramfs::Archive;
+use crate::{cache, qemu};
+
+/// What L1 does first. The modules are in the order in which they need each other.
+const INIT: &str = include_str!("../../guest-files/nested-init");
+
+/// How L1 is started.
+#[derive(Debug, Clone)]
+pub struct Shape {
+    /// L1's kernel.
+    pub kernel: Kernel,
+    /// Its CPUs.
+    pub smp: u32,
+    /// Its memory in MiB.
+    pub memory_mib: u32,
+    /// Instructions are counted instead of time: `-icount` of QEMU, on one CPU.
+    pub counted: bool,
+    /// Appended to its kernel's command line.
+    pub cmdline: String,
+}
+
+impl Default for Shape {
+    fn default() -> Self {
+        Shape {
+            kernel: Kernel::K6_1,
+            smp: 2,
+            memory_mib: 4096,
+            counted: false,
+            cmdline: String::new(),
+        }
+    }
+}
+
+/// A machine that can be started.
+#[derive(Debug)]
+pub struct Nested {
+    root: PathBuf,
+    image: Image,
+}
+
+impl Nested {
+    /// Builds what the machine is made of, when the cache does not hold it.
+    ///
+    /// # Errors
+    /// When a package cannot be had or a tool fails.
+    pub fn ensure(image: &Image) -> Result<Self> {
+        Ok(Nested {
+            root: root::ensure()?,
+            image: image.clone(),
+        })
+    }
+
+    /// Starts it, runs a shell script in it as root, and gives the script's exit code when it has switched itself off. What the
+    /// script writes is given line by line; `share` is `/host` there.
+    ///
+    /// # Errors
+    /// When the machine does not come up, does not end in time, or ends without an exit code.
+    pub fn run(
+        &self,
+        shape: &Shape,
+        share: &Path,
+        script: &str,
+        limit: Duration,
+        mut line: impl FnMut(&str),
+    ) -> Result<i32> {
+        let work = tempfile::Builder::new().prefix("nephoscope-nested-").tempdir()?;
+        fs::write(share.join("run"), script)?;
+        let code = share.join("exit");
+        if code.exists() {
+            fs::remove_file(&code)?;
+        }
+        let initramfs = work.path().join("initramfs");
+        self.initramfs(shape.kernel, &initramfs)?;
+        let mut command = self.command(shape, share, &initramfs)?;
+        let log = work.path().join("emulator.log");
+        let mut child = command
+            .stdin(Stdio::null())
+            .stdout(Stdio::piped())
+            .stderr(File::create(&log)?)
+            .spawn()
+            .context("cannot start the emulator")?;
+        let console = child.stdout.take().context("no console")?;
+        let (sender, lines) = std::sync::mpsc::channel();
+        // It ends with the console.
+        std::thread::spawn(move || {
+            for text in BufReader::new(console).split(b'\n').map_while(Result::ok) {
+                if sender
+                    .send(String::from_utf8_lossy(&text).trim_end().to_owned())
+                    .is_err()
+                {
+                    break;
+                }
+            }
+        });
+        let deadline = Instant::now() + limit;
+        let mut last = Vec::new();
+        loop {
+            let left = deadline.saturating_duration_since(Instant::now());
+            match lines.recv_timeout(left) {
+                Ok(text) => {
+                    line(&text);
+                    if last.len() == 20 {
+                        last.remove(0);
+                    }
+                    last.push(text);
+                }
+                Err(std::sync::mpsc::RecvTimeoutError::Disconnected) => break,
+                Err(std::sync::mpsc::RecvTimeoutError::Timeout) => {
+                    child.kill()?;
+                    child.wait()?;
+                    bail!(
+                        "the nested machine did not end within {limit:?}:\n  {}",
+                        last.join("\n  ")
+                    );
+                }
+            }
+        }
+        let status = child.wait()?;
+        let said = fs::read_to_string(&log).unwrap_or_default();
+        ensure!(
+            status.success(),
+            "the emulator ended with {status}: {}",
+            said.trim()
+        );
+        let code = fs::read_to_string(&code)
+            .with_context(|| format!("the nested machine ended by itself:\n  {}", last.join("\n  ")))?;
+        code.trim()
+            .parse()
+            .with_context(|| format!("the script ended with {code:?}"))
+    }
+
+    fn initramfs(&self, kernel: Kernel, path: &Path) -> Result<()> {
+        let release = self.image.release(kernel)?;
+        let modules = modules::of(&self.image.root(), &release)?;
+        let mut archive = Archive::with_busybox()?;
+        for name in ["modules", "root"] {
+            archive.folder(name);
+        }
+        let mut order = String::new();
+        for (name, content) in modules {
+            archive.file(&format!("modules/{name}"), false, &content);
+            order.push_str(&format!("{name}\n"));
+        }
+        archive.file("modules/order", false, order.as_bytes());
+        archive.file("init", true, INIT.as_bytes());
+        archive.write(path)
+    }
+
+    fn command(&self, shape: &Shape, share: &Path, initramfs: &Path) -> Result<Command> {
+        let mut command = Command::new(qemu::system()?);
+        command.args(["-nodefaults", "-no-user-config", "-display", "none", "-no-reboot"]);
+        command.args(["-machine", "q35", "-cpu", "EPYC,+svm,+npt"]);
+        if shape.counted {
+            command.args([
+                "-accel",
+                "tcg,thread=single",
+                "-icount",
+                "shift=0,sleep=off",
+                "-smp",
+                "1",
+            ]);
+        } else {
+            command.args(["-accel", "tcg,thread=multi", "-smp", &shape.smp.to_string()]);
+        }
+        command.args(["-m", &format!("{}M", shape.memory_mib), "-serial", "stdio"]);
+        command.arg("-kernel").arg(self.image.kernel(shape.kernel));
+        command.arg("-initrd").arg(initramfs);
+        // KVM's module is found at the addresses that it was linked for, and nothing slows TCG down that protects nobody here.
+        command.arg("-append").arg(format!(
+            "console=ttyS0 quiet panic=-1 nokaslr mitigations=off {}",
+            shape.cmdline
+        ));
+        for (id, disk) in [("root", self.root.clone()), ("guest", self.image.disk())] {
+            let file = disk.display();
+            command
+                .arg("-drive")
+                .arg(format!("if=none,id={id},format=raw,snapshot=on,file={file}"));
+            command.arg("-device").arg(format!("virtio-blk-pci,drive={id}"));
+        }
+        command.arg("-virtfs").arg(format!(
+            "local,path={},mount_tag=host,security_model=none",
+            share.display()
+        ));
+        Ok(command)
+    }
+}
+
+/// A folder for [`Nested::run`] that is kept in the cache for as long as nobody else runs one.
+///
+/// # Errors
+/// When the cache cannot be written.
+pub fn share() -> Result<PathBuf> {
+    let folder = cache::folder()?.join("nested-share");
+    fs::create_dir_all(&folder)?;
+    Ok(folder)
+}

@@ -1,0 +1,64 @@
+//! The root of L1: stock QEMU with all it needs, from Debian's packages, unpacked and not installed.
+
+use std::fs;
+use std::path::{Path, PathBuf};
+
+use anyhow::{Result, ensure};
+
+use crate::apt::PrivateApt;
+use crate::cache;
+use crate::command::{privileged, run_logged};
+use crate::image::disk;
+use crate::progress::Step;
+
+/// The suite whose QEMU it is.
+const SUITE: &str = "trixie";
+
+/// QEMU, and what a script needs.
+const PACKAGES: [&str; 9] = [
+    "base-files",
+    "bash",
+    "coreutils",
+    "dash",
+    "findutils",
+    "grep",
+    "kmod",
+    "procps",
+    "qemu-system-x86",
+];
+
+/// The disk, made when the cache does not hold it.
+pub(super) fn ensure() -> Result<PathBuf> {
+    let parts: Vec<&[u8]> = PACKAGES
+        .iter()
+        .map(|name| name.as_bytes())
+        .chain([SUITE.as_bytes()])
+        .collect();
+    let folder = cache::build_once(&format!("nested-root-{}", cache::key(&parts)), build)?;
+    cache::prune("nested-root-", 1)?;
+    Ok(folder.join("disk.img"))
+}
+
+fn build(work: &Path) -> Result<()> {
+    let log = cache::folder()?.join("nested-build.log");
+    let mut step = Step::begin("Fetching QEMU for the nested machine");
+    let parts = work.join("parts");
+    let apt = PrivateApt::open(&mut step, &parts, SUITE, &log)?;
+    let mut packages = Vec::new();
+    for package in PACKAGES {
+        packages = apt.download_closure(&mut step, package, &log)?;
+    }
+    let root = work.join("root");
+    // The first has the links from `/bin` to `/usr/bin`.
+    packages.sort_by_key(|path| !path.to_string_lossy().contains("/base-files_"));
+    fs::create_dir_all(&root)?;
+    for package in &packages {
+        let mut unpack = privileged("dpkg-deb");
+        run_logged(&mut step, unpack.arg("--extract").arg(package).arg(&root), &log)?;
+    }
+    disk::build(&mut step, &root, &work.join("disk.img"), "nested", 256, &log)?;
+    let removed = privileged("rm").arg("-rf").arg(&root).arg(&parts).status()?;
+    ensure!(removed.success(), "cannot remove {}", root.display());
+    step.done(&format!("{} packages", packages.len()));
+    Ok(())
+}

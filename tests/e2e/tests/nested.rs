@@ -1,0 +1,37 @@
+//! The machine with KVM that this machine makes of itself.
+
+use std::time::Duration;
+
+use nephoscope_e2e::nested::{Nested, Shape};
+use nephoscope_e2e::{Image, Kernel};
+
+const LIMIT: Duration = Duration::from_secs(200);
+
+#[test]
+fn a_nested_machine_has_kvm_and_qemu_and_gives_the_scripts_exit_code() {
+    let image = Image::ensure().unwrap();
+    let nested = Nested::ensure(&image).unwrap();
+    for kernel in Kernel::ALL {
+        let shape = Shape {
+            kernel,
+            ..Shape::default()
+        };
+        let share = tempfile::tempdir().unwrap();
+        std::fs::write(share.path().join("given"), "from outside\n").unwrap();
+        let script = "cat /host/given\nuname -r >/host/release\n\
+                      qemu-system-x86_64 -nodefaults -display none -accel kvm -S -monitor none -daemonize \
+                      && echo taken\n[ -b /dev/vdb ] && exit 7";
+        let mut said = Vec::new();
+        let code = nested
+            .run(&shape, share.path(), script, LIMIT, |line| {
+                said.push(line.to_owned())
+            })
+            .unwrap();
+        assert_eq!(code, 7, "{said:#?}");
+        let release = std::fs::read_to_string(share.path().join("release")).unwrap();
+        assert_eq!(release.trim(), image.release(kernel).unwrap());
+        for line in ["from outside", "taken"] {
+            assert!(said.iter().any(|said| said == line), "{said:#?}");
+        }
+    }
+}
