@@ -181,7 +181,7 @@ mod tests {
         for i in 0..2000 {
             let found = catalog.pages_counted(&made.digest(i)).unwrap();
             let refs = made.refs(i);
-            assert_eq!(found.refs, refs[..refs.len().min(256)]);
+            assert_eq!(found.refs[..], refs[..refs.len().min(256)]);
             assert_eq!(found.left_out, refs.len().saturating_sub(256) as u64);
         }
         assert!(catalog.pages(&made.digest(2000)).unwrap().is_empty());

@@ -69,7 +69,7 @@ const MODES: [(&CStr, Mode); 5] = [
 ];
 
 /// Pages that have words of their own; those further apart share.
-const WORDS: u64 = 1 << 16;
+const WORDS: usize = 1 << 16;
 
 struct State {
     mode: Mode,
@@ -84,8 +84,11 @@ static STATE: OnceLock<State> = OnceLock::new();
 pub static qemu_plugin_version: c_int = 4;
 
 /// Called once by QEMU.
+///
+/// # Safety
+/// For QEMU alone, with `argc` pointers in `argv` to strings that end in NUL.
 #[unsafe(no_mangle)]
-pub extern "C" fn qemu_plugin_install(
+pub unsafe extern "C" fn qemu_plugin_install(
     id: u64,
     _info: *const c_void,
     argc: c_int,
@@ -108,7 +111,7 @@ pub extern "C" fn qemu_plugin_install(
     // SAFETY: QEMU has these functions with these declarations (qemu-plugin.h), and calls us while it loads us, which is
     // when they may be called.
     unsafe {
-        let score = qemu_plugin_scoreboard_new(WORDS as usize * 8) as usize;
+        let score = qemu_plugin_scoreboard_new(WORDS * 8) as usize;
         if STATE.set(State { mode, score }).is_err() {
             return 1;
         }
@@ -120,7 +123,7 @@ pub extern "C" fn qemu_plugin_install(
 fn word(score: usize, page: u64) -> Word {
     Word {
         score: std::ptr::with_exposed_provenance_mut(score),
-        offset: (page % WORDS) as usize * 8,
+        offset: usize::try_from(page).unwrap_or(0) % WORDS * 8,
     }
 }
 
@@ -138,7 +141,7 @@ extern "C" fn on_translation(_id: u64, tb: *mut c_void) {
         let page = at >> 12;
         let (mine, data) = (
             word(state.score, page),
-            std::ptr::without_provenance_mut(page as usize),
+            std::ptr::without_provenance_mut(usize::try_from(page).unwrap_or(0)),
         );
         match state.mode {
             Mode::Empty => {}
