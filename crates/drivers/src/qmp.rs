@@ -230,13 +230,16 @@ impl Qmp {
     /// milliseconds long.
     ///
     /// # Errors
-    /// If the connection fails; events that came before stay for the next time.
+    /// If the connection fails; events that came before are there for [`take_events`](Self::take_events).
     pub fn events_so_far(&mut self) -> Result<Vec<QmpEvent>, QmpError> {
+        let mut received = Ok(true);
         for _ in 0..MAX_CHUNKS {
-            if !self.receive(RecvFlags::DONTWAIT)? {
+            received = self.receive(RecvFlags::DONTWAIT);
+            if !matches!(received, Ok(true)) {
                 break;
             }
         }
+        // A QEMU that ends says so and closes: its last words come first.
         while let Some(line) = self.whole_line() {
             let message: Value = serde_json::from_slice(&line).map_err(QmpError::NotJson)?;
             match message {
@@ -246,6 +249,7 @@ impl Qmp {
                 _ => return Err(QmpError::Unexpected { expected: "object" }),
             }
         }
+        received?;
         Ok(self.take_events())
     }
 

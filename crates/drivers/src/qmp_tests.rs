@@ -201,8 +201,11 @@ fn events_are_taken_without_waiting_for_more() {
     writeln!(peer, "ET\"}}").unwrap();
     assert_eq!(names(&mut qmp), ["RESET"]);
     assert_eq!(qmp.replies_late(), 1);
+    writeln!(peer, r#"{{"event": "SHUTDOWN"}}"#).unwrap();
     drop(peer);
     assert!(matches!(qmp.events_so_far(), Err(QmpError::Closed)));
+    let last: Vec<String> = qmp.take_events().into_iter().map(|event| event.name).collect();
+    assert_eq!(last, ["SHUTDOWN"], "what came with the end");
 }
 
 #[test]

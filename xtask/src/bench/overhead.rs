@@ -15,7 +15,8 @@ use crate::build;
 
 /// Compare a watched guest with the same guest under the same QEMU without the plugin.
 ///
-/// One run is one boot of each, with all jobs in both by turns; the order alternates. A run takes about three minutes.
+/// One run is one boot of each, with all jobs in both at once, in slices of a tenth of a second. A run takes about three
+/// minutes.
 #[derive(Debug, Args)]
 pub(crate) struct OverheadArgs {
     /// Boots of each.

@@ -37,8 +37,8 @@ impl Record<'_> {
     pub(crate) fn markdown(&self) -> Result<String> {
         let mut text = String::from("# What watching costs\n\n");
         text.push_str(
-            "The same guest under the same QEMU, plain and behind `nephoscope run`, in alternating order; each pair's \
-             ratio, and\nof all pairs the median. Of a median, what is in brackets is the least and the greatest, and \
+            "The same guest under the same QEMU, plain and behind `nephoscope run`, in slices of a tenth of a \
+             second by turns; each\npair's ratio, and of all pairs the median. Of a median, what is in brackets is the least and the greatest, and \
              after it the quartiles.\nCPU time is time in user mode.\n\n",
         );
         writeln!(text, "- Machine: {}.", machine::describe()?)?;
