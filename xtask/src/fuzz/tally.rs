@@ -10,7 +10,7 @@ use std::io::Write;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
-use anyhow::{Context, Result};
+use anyhow::{Context, Result, bail};
 use nephoscope_e2e::command::output_of;
 
 use super::campaign::Outcome;
@@ -71,29 +71,28 @@ impl Tally {
         }
         let text = std::fs::read_to_string(&self.file)
             .with_context(|| format!("cannot read {}", self.file.display()))?;
-        Ok(sum(&text, target.name))
+        sum(&text, target.name).with_context(|| format!("{} cannot be summed up", self.file.display()))
     }
 }
 
-fn sum(text: &str, target: &str) -> Sum {
+fn sum(text: &str, target: &str) -> Result<Sum> {
     let mut sum = Sum::default();
-    for line in text.lines() {
-        let mut words = line.split('\t');
-        if words.next() != Some(target) {
+    for (number, line) in (1..).zip(text.lines()) {
+        let [name, executions, seconds, _, found] = line.split('\t').collect::<Vec<_>>()[..] else {
+            bail!("line {number} has not five fields: {line:?}");
+        };
+        if name != target {
             continue;
         }
-        let mut number = || {
-            words
-                .next()
-                .and_then(|word| word.parse::<u64>().ok())
-                .unwrap_or(0)
+        let count = |text: &str| {
+            let count = text.parse::<u64>();
+            count.with_context(|| format!("line {number} has {text:?} for a number"))
         };
-        sum.executions += number();
-        sum.seconds += number();
-        let found = words.nth(1).is_some_and(|found| found != "-");
-        sum.found += u64::from(found);
+        sum.executions += count(executions)?;
+        sum.seconds += count(seconds)?;
+        sum.found += u64::from(found != "-");
     }
-    sum
+    Ok(sum)
 }
 
 /// The commit that is being tested.
@@ -136,13 +135,20 @@ mod tests {
 
     #[test]
     fn runs_of_one_target_are_summed_and_those_of_others_are_not() {
-        let text = "elf\t10\t2\tabc\t-\nelfin\t5\t5\tabc\t-\nelf\t7\t1\tdef\tcrash-1\n\nelf\n";
+        let text = "elf\t10\t2\tabc\t-\nelfin\t5\t5\tabc\t-\nelf\t7\t1\tdef\tcrash-1\n";
         let expected = Sum {
             executions: 17,
             seconds: 3,
             found: 1,
         };
-        assert_eq!(sum(text, "elf"), expected);
-        assert_eq!(sum(text, "walk"), Sum::default());
+        assert_eq!(sum(text, "elf").unwrap(), expected);
+        assert_eq!(sum(text, "walk").unwrap(), Sum::default());
+        for (bad, what) in [
+            ("elf\n", "line 1 has not five fields"),
+            ("elf\tx\t1\tabc\t-", "\"x\" for a number"),
+        ] {
+            let error = sum(bad, "elf").unwrap_err().to_string();
+            assert!(error.contains(what), "{error}");
+        }
     }
 }

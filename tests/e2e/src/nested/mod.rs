@@ -171,7 +171,9 @@ impl Nested {
     }
 
     fn command(&self, shape: &Shape, share: &Path, initramfs: &Path) -> Result<Command> {
-        let mut command = Command::new(qemu::system()?);
+        // Through `setpriv`, which becomes the command: it is ended with whoever started it, however that ends.
+        let mut command = Command::new("setpriv");
+        command.args(["--pdeathsig", "TERM", "--"]).arg(qemu::system()?);
         command.args(["-nodefaults", "-no-user-config", "-display", "none", "-no-reboot"]);
         command.args(["-machine", "q35", "-cpu", "EPYC,+svm,+npt"]);
         if shape.counted {
