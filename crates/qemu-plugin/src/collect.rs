@@ -104,15 +104,29 @@ pub(crate) extern "C" fn on_flush(_: u64, _: u64) {
     guarded(Plugin::flushed);
 }
 
+/// How often the collector's thread looks at all marks: there are tens of thousands. A vCPU that changes roots or idles looks
+/// at all of its own then.
+const ALL_NS: u64 = 32_000_000;
+
 /// The collector's thread: every few milliseconds, for vCPUs that neither idle nor change roots.
 pub(crate) fn run_collector(plugin: &'static Plugin) {
     let pause = Duration::from_millis(plugin.config.collect_ms);
     let mut counters_due = 0;
+    let mut all_due = 0;
+    let mut used = 0;
     while !plugin.exiting.load(Ordering::Relaxed) {
         std::thread::sleep(pause);
         if !plugin.is_attached() {
             continue;
         }
+        // Marks that came up since all were looked at are of new code; the others are of code that is known.
+        let from = if now_ns() >= all_due {
+            used = plugin.marks.used();
+            all_due = now_ns() + ALL_NS;
+            0
+        } else {
+            used
+        };
         guarded(|plugin| {
             for vcpu in plugin
                 .vcpus
@@ -120,7 +134,8 @@ pub(crate) fn run_collector(plugin: &'static Plugin) {
                 .filter(|vcpu| vcpu.started.load(Ordering::Acquire))
             {
                 if let Some(mut local) = vcpu.try_lock() {
-                    plugin.collect_now(vcpu, &mut local);
+                    plugin.tell_pending(vcpu, &mut local, false);
+                    plugin.collect_some(vcpu, &mut local, from);
                 }
             }
         });
@@ -179,37 +194,61 @@ impl Plugin {
             (Loaded::Unknown, None) => return,
         };
         local.loaded = loaded;
-        self.collect(vcpu, local, wait);
+        self.collect(vcpu, local, 0, wait);
     }
 
     /// Collects for a vCPU whose root is known, without waiting.
     fn collect_now(&self, vcpu: &Vcpu, local: &mut Local) {
-        self.collect(vcpu, local, false);
+        self.collect(vcpu, local, 0, false);
     }
 
-    fn collect(&self, vcpu: &Vcpu, local: &mut Local, wait: bool) {
+    /// The same, but only marks from this one on.
+    fn collect_some(&self, vcpu: &Vcpu, local: &mut Local, from: u32) {
+        self.collect(vcpu, local, from, false);
+    }
+
+    /// Tells which bytes of known pages began to run. Without `wait`, what there is no room for waits for the next time.
+    pub(crate) fn tell_pending(&self, vcpu: &Vcpu, local: &mut Local, wait: bool) {
+        if local.pending.is_empty() {
+            return;
+        }
+        let mut pending = std::mem::take(&mut local.pending);
+        if self.is_attached() {
+            pending.tell(|run| {
+                let (start, end) = (run.start, run.end);
+                self.push(vcpu, local, &Frame::Extended { start, end }, run.page, wait) || wait
+            });
+        } else {
+            // A monitor that comes is told all that ran of each page.
+            pending.clear();
+        }
+        local.pending = pending;
+    }
+
+    fn collect(&self, vcpu: &Vcpu, local: &mut Local, from: u32, wait: bool) {
         let Loaded::Known { root, incarnation } = local.loaded else {
             return;
         };
         self.counters.add(Count::Collections, 1);
         let mut any = false;
-        self.marks.collect(&self.api, u32::from(vcpu.index), |mark| {
-            any = true;
-            if local.said.has(incarnation, mark) {
-                return true;
-            }
-            let Some(page) = self.marks.page(mark) else {
-                return true;
-            };
-            let sent = self.push(vcpu, local, &Frame::Executed { root, incarnation }, page, wait);
-            if sent {
-                self.counters.add(Count::ExecutedSent, 1);
-                local.said.set(incarnation, mark);
-            }
-            // What was not sent stays marked if it may still be attributed later; at a root change it may not, and
-            // `push` has counted it.
-            sent || wait
-        });
+        self.marks
+            .collect(&self.api, u32::from(vcpu.index), from, |mark| {
+                any = true;
+                if local.said.has(incarnation, mark) {
+                    return true;
+                }
+                let Some(page) = self.marks.page(mark) else {
+                    return true;
+                };
+                let sent = self.push(vcpu, local, &Frame::Executed { root, incarnation }, page, wait);
+                if sent {
+                    self.counters.add(Count::ExecutedSent, 1);
+                    local.said.set(incarnation, mark);
+                }
+                // What was not sent stays marked if it may still be attributed later; at a root change it may not, and
+                // `push` has counted it.
+                sent || wait
+            });
         if any {
             self.roots.ran_user_code(&self.memory, root, self.levels());
         }
@@ -217,7 +256,7 @@ impl Plugin {
 
     fn drop_marks(&self, vcpu: &Vcpu) -> u64 {
         let mut lost = 0;
-        self.marks.collect(&self.api, u32::from(vcpu.index), |_| {
+        self.marks.collect(&self.api, u32::from(vcpu.index), 0, |_| {
             lost += 1;
             true
         });

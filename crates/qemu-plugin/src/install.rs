@@ -223,6 +223,11 @@ fn start_threads(plugin: &'static Plugin) {
 extern "C" fn on_exit(_: u64, _: u64) {
     guarded(|plugin| {
         plugin.exiting.store(true, Ordering::Relaxed);
+        for vcpu in &plugin.vcpus {
+            if let Some(mut local) = vcpu.try_lock() {
+                plugin.tell_pending(vcpu, &mut local, false);
+            }
+        }
         plugin.send_counters();
         if let Some(vcpu) = plugin.vcpus.first()
             && let Some(mut local) = vcpu.try_lock()

@@ -20,6 +20,7 @@ mod frames;
 mod install;
 mod marks;
 mod memory;
+mod pending;
 mod plugin;
 mod registers;
 mod roots;

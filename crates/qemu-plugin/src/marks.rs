@@ -97,12 +97,19 @@ impl Marks {
         Some(board.pages.get((mark % BOARD) as usize)?.load(Ordering::Acquire))
     }
 
-    /// Visits every mark that is set for a vCPU and clears those for which `visit` says true.
+    /// How many marks are used: those that come will be from this one on.
+    pub(crate) fn used(&self) -> u32 {
+        self.used.load(Ordering::Acquire)
+    }
+
+    /// Visits every mark from `from` on (or from a few before it) that is set for a vCPU, and clears those for which `visit`
+    /// says true.
     ///
     /// May run beside the vCPU: a store that it makes meanwhile is either seen now or stays for the next time.
-    pub(crate) fn collect(&self, api: &Api, vcpu: u32, mut visit: impl FnMut(u32) -> bool) {
-        let used = self.used.load(Ordering::Acquire);
-        for number in 0..self.ready.load(Ordering::Acquire) {
+    pub(crate) fn collect(&self, api: &Api, vcpu: u32, from: u32, mut visit: impl FnMut(u32) -> bool) {
+        let used = self.used();
+        let first = (from / BOARD) as usize;
+        for number in first..self.ready.load(Ordering::Acquire) {
             let Some(board) = self.boards.get(number).and_then(OnceLock::get) else {
                 continue;
             };
@@ -116,7 +123,11 @@ impl Marks {
             // moves only when QEMU adds a vCPU past the sixteenth, for which `install` refuses hot-plugging. Translated
             // code stores whole aligned words, so words are only ever 0 or 1.
             let words = unsafe { std::slice::from_raw_parts(words.cast::<AtomicU64>(), count) };
-            collect_words(words, base, &mut visit);
+            // Eight words are a line of the cache.
+            let skipped = from.saturating_sub(base) / 8 * 8;
+            if let Some(words) = words.get(skipped as usize..) {
+                collect_words(words, base + skipped, &mut visit);
+            }
         }
     }
 }

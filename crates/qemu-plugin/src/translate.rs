@@ -11,6 +11,7 @@ use crate::counters::Count;
 use crate::decode::{Mode, RootChange, root_change};
 use crate::frames::{First, FrameKey, PageMemory, Seen};
 use crate::memory::{copy_page, page_equals};
+use crate::pending::Run;
 use crate::plugin::{Plugin, guarded, now_ns};
 use crate::registers::{CpuState, Registers};
 use crate::vcpu::{Loaded, Vcpu};
@@ -211,12 +212,12 @@ impl Plugin {
         }
         let (page, mark) = match seen? {
             Seen::Same { page, mark, extended } => {
-                if extended {
-                    let frame = Frame::Extended {
-                        start: piece.start,
-                        end: piece.end,
-                    };
-                    self.push(vcpu, &mut vcpu.lock(), &frame, page, true);
+                if extended && self.is_attached() {
+                    let (start, end) = (piece.start, piece.end);
+                    let mut local = vcpu.lock();
+                    if !local.pending.add(Run { page, start, end }) {
+                        self.tell_pending(vcpu, &mut local, true);
+                    }
                 }
                 (page, mark)
             }

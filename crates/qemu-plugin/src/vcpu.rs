@@ -6,6 +6,7 @@ use std::sync::{Mutex, MutexGuard, PoisonError};
 use foldhash::{HashMap, HashSet};
 use nephoscope_wire::RingMemory;
 
+use crate::pending::Pending;
 use crate::roots::Recent;
 
 /// The root loaded on a vCPU, as far as the plugin knows.
@@ -44,6 +45,8 @@ pub(crate) struct Local {
     pub(crate) located: Said,
     /// Pages without a mark that were reported.
     pub(crate) unmarked: Unmarked,
+    /// Bytes of known pages that began to run and were not told yet.
+    pub(crate) pending: Pending,
     /// A frame being encoded.
     pub(crate) frame: Vec<u8>,
     /// Since when frames are lost, if they are, and how many.
@@ -58,6 +61,7 @@ impl Vcpu {
             said: Said::default(),
             located: Said::default(),
             unmarked: Unmarked::default(),
+            pending: Pending::default(),
             frame: Vec::new(),
             losing: None,
         };
