@@ -97,6 +97,7 @@ api! {
         extern "C" fn(*mut Tb, c_int, ScoreboardU64, u64);
     insn_exec = "qemu_plugin_register_vcpu_insn_exec_cb": extern "C" fn(*mut Insn, ExecCallback, c_int, *mut c_void);
     tb_n_insns = "qemu_plugin_tb_n_insns": extern "C" fn(*const Tb) -> usize;
+    tb_vaddr = "qemu_plugin_tb_vaddr": extern "C" fn(*const Tb) -> u64;
     tb_get_insn = "qemu_plugin_tb_get_insn": extern "C" fn(*const Tb, usize) -> *mut Insn;
     insn_data = "qemu_plugin_insn_data": extern "C" fn(*const Insn, *mut u8, usize) -> usize;
     insn_size = "qemu_plugin_insn_size": extern "C" fn(*const Insn) -> usize;

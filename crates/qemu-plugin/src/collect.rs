@@ -1,8 +1,7 @@
-//! Collecting marks: at every root change, when a vCPU idles, and every few milliseconds.
+//! Collecting marks: at every root change, when a vCPU idles, and when the collector's thread (`collector.rs`) asks.
 
 use std::ffi::{c_uint, c_void};
 use std::sync::atomic::Ordering;
-use std::time::Duration;
 
 use nephoscope_guest::{Attribution, CodeCoverage, Coverage, GapReason, Root};
 use nephoscope_wire::Frame;
@@ -104,48 +103,6 @@ pub(crate) extern "C" fn on_flush(_: u64, _: u64) {
     guarded(Plugin::flushed);
 }
 
-/// How often the collector's thread looks at all marks: there are tens of thousands. A vCPU that changes roots or idles looks
-/// at all of its own then.
-const ALL_NS: u64 = 32_000_000;
-
-/// The collector's thread: every few milliseconds, for vCPUs that neither idle nor change roots.
-pub(crate) fn run_collector(plugin: &'static Plugin) {
-    let pause = Duration::from_millis(plugin.config.collect_ms);
-    let mut counters_due = 0;
-    let mut all_due = 0;
-    let mut used = 0;
-    while !plugin.exiting.load(Ordering::Relaxed) {
-        std::thread::sleep(pause);
-        if !plugin.is_attached() {
-            continue;
-        }
-        // Marks that came up since all were looked at are of new code; the others are of code that is known.
-        let from = if now_ns() >= all_due {
-            used = plugin.marks.used();
-            all_due = now_ns() + ALL_NS;
-            0
-        } else {
-            used
-        };
-        guarded(|plugin| {
-            for vcpu in plugin
-                .vcpus
-                .iter()
-                .filter(|vcpu| vcpu.started.load(Ordering::Acquire))
-            {
-                if let Some(mut local) = vcpu.try_lock() {
-                    plugin.tell_pending(vcpu, &mut local, false);
-                    plugin.collect_some(vcpu, &mut local, from);
-                }
-            }
-        });
-        if now_ns() >= counters_due {
-            guarded(Plugin::send_counters);
-            counters_due = now_ns() + 250_000_000;
-        }
-    }
-}
-
 impl Plugin {
     /// The root with its incarnation.
     pub(crate) fn known(&self, root: u64) -> Loaded {
@@ -203,7 +160,7 @@ impl Plugin {
     }
 
     /// The same, but only marks from this one on.
-    fn collect_some(&self, vcpu: &Vcpu, local: &mut Local, from: u32) {
+    pub(crate) fn collect_some(&self, vcpu: &Vcpu, local: &mut Local, from: u32) {
         self.collect(vcpu, local, from, false);
     }
 

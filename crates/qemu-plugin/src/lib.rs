@@ -12,6 +12,7 @@
 
 mod api;
 mod collect;
+mod collector;
 mod config;
 mod control;
 mod counters;

@@ -10,6 +10,7 @@ use nephoscope_guest::{Coverage, GapReason};
 use nephoscope_wire::{Frame, Producer, Stamp};
 
 use crate::api::Api;
+use crate::collector::Collector;
 use crate::config::Config;
 use crate::counters::{Count, Counters};
 use crate::frames::Frames;
@@ -31,6 +32,7 @@ pub(crate) struct Plugin {
     pub(crate) start_vcpus: u32,
     pub(crate) frames: Frames,
     pub(crate) marks: Marks,
+    pub(crate) collector: Collector,
     pub(crate) roots: Roots,
     pub(crate) memory: Memory,
     pub(crate) counters: Counters,

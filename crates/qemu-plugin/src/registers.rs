@@ -108,8 +108,18 @@ impl Registers {
         Some(buffer.read(api, self.cr4)? & (1 << 12) != 0)
     }
 
-    /// What a translation needs.
-    pub(crate) fn state(&self, api: &Api, buffer: &Buffer) -> Option<CpuState> {
+    /// What a translation of code at `va` needs.
+    pub(crate) fn state(&self, api: &Api, buffer: &Buffer, va: u64) -> Option<CpuState> {
+        // Only 64-bit mode has addresses above 4 GiB (AMD64 Architecture Programmer's Manual, volume 2, 1.3 "Operating
+        // Modes"), and that is where nearly all code is: one register tells the rest.
+        if va > u64::from(u32::MAX) {
+            return Some(CpuState {
+                paging: true,
+                protected: true,
+                long: true,
+                user: buffer.read(api, self.cs)? & 3 == 3,
+            });
+        }
         let cr0 = buffer.read(api, self.cr0)?;
         let protected = cr0 & 1 != 0;
         let long = buffer.read(api, self.efer)? & (1 << 10) != 0;

@@ -81,7 +81,8 @@ impl Plugin {
         let Some(vcpu) = self.thread_vcpu().or_else(|| self.vcpus.first()) else {
             return;
         };
-        let state = |registers: &Registers| self.with_buffer(|buffer| registers.state(&self.api, buffer));
+        let at = (self.api.tb_vaddr)(tb);
+        let state = |registers: &Registers| self.with_buffer(|buffer| registers.state(&self.api, buffer, at));
         let Some(state) = self.registers.get().and_then(state) else {
             return self.unreadable(vcpu);
         };
@@ -119,8 +120,9 @@ impl Plugin {
             let Some(rest) = buffer.get_mut(len..).filter(|_| !insn.is_null()) else {
                 break;
             };
-            let size = (self.api.insn_size)(insn);
-            if size > rest.len() || (self.api.insn_data)(insn, rest.as_mut_ptr(), size) != size {
+            // Copies no more than the instruction has, and says how much that was.
+            let size = (self.api.insn_data)(insn, rest.as_mut_ptr(), rest.len().min(LONGEST_INSN));
+            if size == 0 {
                 break;
             }
             len += size;
@@ -232,8 +234,11 @@ impl Plugin {
         };
         if state.user {
             let mark = mark.or_else(|| {
-                self.frames
-                    .mark(key, page, || self.marks.allocate(self.api.scoreboard_new, page))
+                let made = self
+                    .frames
+                    .mark(key, page, || self.marks.allocate(self.api.scoreboard_new, page));
+                self.collector.wake();
+                made
             });
             self.plant(tb, page, mark);
             self.locate(vcpu, state, page, mark, piece.va);

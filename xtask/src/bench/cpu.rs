@@ -63,11 +63,6 @@ pub(crate) struct Cost {
 }
 
 impl Cost {
-    /// QEMU and the monitor, by themselves.
-    pub(crate) fn user(&self) -> Duration {
-        self.qemu.user.saturating_add(self.monitor.user)
-    }
-
     /// QEMU and the monitor, with what the kernel did for them.
     pub(crate) fn total(&self) -> Duration {
         self.qemu.total().saturating_add(self.monitor.total())

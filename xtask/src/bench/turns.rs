@@ -186,9 +186,9 @@ impl Setting {
         }
         let seconds: Vec<String> = up
             .iter()
-            .map(|one| format!("{} {:.2}", one.side.word(), one.boot.user().as_secs_f64()))
+            .map(|one| format!("{} {:.2}", one.side.word(), one.boot.total().as_secs_f64()))
             .collect();
-        step.done(&format!("user CPU seconds until login: {}", seconds.join(", ")));
+        step.done(&format!("CPU seconds until login: {}", seconds.join(", ")));
         Ok(up)
     }
 
@@ -214,7 +214,7 @@ impl Setting {
                 }
                 let costs = together(up, &before, |one| job.run(&mut one.guest))?;
                 for (one, cost) in up.iter().zip(&costs) {
-                    let seconds = format!("{:.2}", cost.user().as_secs_f64());
+                    let seconds = format!("{:.2}", cost.total().as_secs_f64());
                     told.entry(one.side).or_default().push(seconds);
                 }
                 given.push(Turn {
@@ -226,7 +226,7 @@ impl Setting {
                 .iter()
                 .map(|(side, seconds)| format!("{} {}", side.word(), seconds.join(" ")))
                 .collect();
-            step.done(&format!("user CPU seconds: {}", told.join("; ")));
+            step.done(&format!("CPU seconds: {}", told.join("; ")));
         }
         Ok(())
     }
