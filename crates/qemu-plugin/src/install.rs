@@ -10,7 +10,7 @@ use nephoscope_wire::{Frame, RingMemory};
 
 use crate::api::{Api, Info, text};
 use crate::collect::{on_flush, on_idle};
-use crate::collector::{Collector, run_collector};
+use crate::collector::run_collector;
 use crate::config::Config;
 use crate::counters::Counters;
 use crate::frames::{Frames, MAX_FRAMES};
@@ -144,7 +144,6 @@ fn install(api_version: c_int, id: u64, info: &Info, arguments: &[&str]) -> Resu
         start_vcpus: u32::try_from(info.smp_vcpus).unwrap_or(1),
         frames: Frames::new(MAX_FRAMES),
         marks: Marks::new(),
-        collector: Collector::default(),
         roots: Roots::new(),
         memory: Memory::default(),
         counters: Counters::default(),

@@ -10,7 +10,6 @@ use nephoscope_guest::{Coverage, GapReason};
 use nephoscope_wire::{Frame, Producer, Stamp};
 
 use crate::api::Api;
-use crate::collector::Collector;
 use crate::config::Config;
 use crate::counters::{Count, Counters};
 use crate::frames::Frames;
@@ -32,7 +31,6 @@ pub(crate) struct Plugin {
     pub(crate) start_vcpus: u32,
     pub(crate) frames: Frames,
     pub(crate) marks: Marks,
-    pub(crate) collector: Collector,
     pub(crate) roots: Roots,
     pub(crate) memory: Memory,
     pub(crate) counters: Counters,

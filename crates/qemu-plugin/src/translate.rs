@@ -234,11 +234,8 @@ impl Plugin {
         };
         if state.user {
             let mark = mark.or_else(|| {
-                let made = self
-                    .frames
-                    .mark(key, page, || self.marks.allocate(self.api.scoreboard_new, page));
-                self.collector.wake();
-                made
+                self.frames
+                    .mark(key, page, || self.marks.allocate(self.api.scoreboard_new, page))
             });
             self.plant(tb, page, mark);
             self.locate(vcpu, state, page, mark, piece.va);
