@@ -127,7 +127,8 @@ fn get(guest: &Guest, path: &str, times: usize) -> Result<()> {
     let begun = AtomicUsize::new(0);
     let client = || -> Result<()> {
         while begun.fetch_add(1, Ordering::Relaxed) < times {
-            let (status, _) = guest.http_get(path)?;
+            // A guest that is stopped by turns may miss a connection's first packets: one in some thousands is reset.
+            let (status, _) = guest.http_get(path).or_else(|_| guest.http_get(path))?;
             ensure!(status == 200, "the guest answers {status} to GET {path}");
         }
         Ok(())
