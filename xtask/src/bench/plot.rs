@@ -7,6 +7,7 @@ use anyhow::{Context, Result, anyhow};
 use clap::Args;
 use plotters::coord::ranged1d::{AsRangedCoord, ValueFormatter};
 use plotters::prelude::*;
+use plotters::style::text_anchor::{HPos, Pos, VPos};
 use serde_json::Value;
 
 use super::tool::numbers;
@@ -73,70 +74,86 @@ fn told<E: std::fmt::Display>(error: E) -> anyhow::Error {
     anyhow!("the plot cannot be drawn: {error}")
 }
 
-/// For each job the ratios of all pairs, and their median.
+/// What is drawn for each job: a name, and where it stands in the job's numbers.
+const RATIOS: [(&str, &str); 3] = [
+    ("QEMU with an empty plugin", "/with/empty"),
+    ("QEMU, watched", "/qemu"),
+    ("and the monitor", ""),
+];
+
+/// For each job the middle half of the ratios of all pairs, and their median.
 fn overhead(found: &Value, path: &Path) -> Result<()> {
     let jobs: Vec<(&String, &Value)> = found.as_object().context("no jobs")?.iter().collect();
-    let value = |job: &Value, name: &str| job[name].as_f64();
-    let most = jobs
-        .iter()
-        .filter_map(|(_, job)| value(job, "ratio_max"))
-        .fold(1.05, f64::max);
-    let least = jobs
-        .iter()
-        .filter_map(|(_, job)| value(job, "ratio_min"))
-        .fold(0.98, f64::min);
+    let of = |job: &Value, at: &str| -> Option<[f64; 3]> {
+        let ratios = job.pointer(at)?;
+        let quartile = |nth: usize| ratios["ratio_quartiles"][nth].as_f64();
+        Some([quartile(0)?, ratios["ratio_median"].as_f64()?, quartile(1)?])
+    };
+    let all = || {
+        jobs.iter()
+            .flat_map(|(_, job)| RATIOS.iter().filter_map(|(_, at)| of(job, at)))
+    };
+    let most = all().map(|[.., high]| high).fold(1.05, f64::max);
+    let least = all().map(|[low, ..]| low).fold(0.98, f64::min);
     let area = SVGBackend::new(path, SIZE).into_drawing_area();
     area.fill(&WHITE).map_err(told)?;
-    let count = i32::try_from(jobs.len())?;
+    let count = f64::from(u32::try_from(jobs.len())?);
     let mut chart = ChartBuilder::on(&area)
-        .caption("User CPU time of QEMU and the monitor, over QEMU alone", TITLE)
+        .caption("CPU time over that of QEMU alone", TITLE)
         .margin(12)
         .x_label_area_size(36)
         .y_label_area_size(56)
-        .build_cartesian_2d((0..count - 1).into_segmented(), (least - 0.01)..(most + 0.01))
+        .build_cartesian_2d(0.0..count, (least - 0.01)..(most + 0.02))
         .map_err(told)?;
-    let name = |at: &SegmentValue<i32>| match at {
-        SegmentValue::CenterOf(nth) => {
-            let job = usize::try_from(*nth).ok().and_then(|nth| jobs.get(nth));
-            job.map(|(name, _)| (*name).clone()).unwrap_or_default()
-        }
-        _ => String::new(),
-    };
     chart
         .configure_mesh()
         .disable_x_mesh()
-        .x_label_formatter(&name)
-        .y_desc("ratio; dots: median, bars: least to greatest")
+        .x_labels(0)
+        .y_desc("ratio; dots: median, bars: the middle half")
         .label_style(FONT)
         .draw()
         .map_err(told)?;
-    let [colour, limit, _] = COLOURS;
-    let ends = [SegmentValue::Exact(0), SegmentValue::Exact(count)];
-    chart
-        .draw_series(std::iter::once(PathElement::new(
-            ends.map(|x| (x, 1.03)).to_vec(),
-            limit,
-        )))
-        .map_err(told)?;
-    for (nth, (_, job)) in (0..).zip(&jobs) {
-        let (Some(median), Some(min), Some(max)) = (
-            value(job, "ratio_median"),
-            value(job, "ratio_min"),
-            value(job, "ratio_max"),
-        ) else {
-            continue;
-        };
-        let at = || SegmentValue::CenterOf(nth);
-        chart
-            .draw_series(std::iter::once(PathElement::new(
-                vec![(at(), min), (at(), max)],
-                colour.stroke_width(2),
-            )))
-            .map_err(told)?;
-        chart
-            .draw_series(std::iter::once(Circle::new((at(), median), 5, colour.filled())))
-            .map_err(told)?;
+    let below = least - 0.01;
+    for (nth, (name, _)) in (0_u32..).zip(&jobs) {
+        let style = FONT
+            .into_font()
+            .color(&BLACK)
+            .pos(Pos::new(HPos::Center, VPos::Top));
+        let text = Text::new((*name).clone(), (0, 8), style);
+        let label = EmptyElement::at((f64::from(nth) + 0.5, below)) + text;
+        chart.plotting_area().draw(&label).map_err(told)?;
     }
+    for (nth, ((name, at), colour)) in (0_u32..).zip(RATIOS.iter().zip(COLOURS)) {
+        let x = |job: u32| f64::from(job) + 0.3 + 0.2 * f64::from(nth);
+        let ratios: Vec<(f64, [f64; 3])> = (0_u32..)
+            .zip(&jobs)
+            .filter_map(|(number, (_, job))| Some((x(number), of(job, at)?)))
+            .collect();
+        let bars = ratios.iter().map(|(x, [low, _, high])| {
+            PathElement::new(vec![(*x, *low), (*x, *high)], colour.stroke_width(2))
+        });
+        chart.draw_series(bars).map_err(told)?;
+        let dots = ratios
+            .iter()
+            .map(|(x, [_, median, _])| Circle::new((*x, *median), 5, colour.filled()));
+        chart
+            .draw_series(dots)
+            .map_err(told)?
+            .label(*name)
+            .legend(move |(x, y)| Circle::new((x + 8, y), 5, colour.filled()));
+    }
+    let limit = vec![(0.0, 1.03), (count, 1.03)];
+    chart
+        .draw_series(std::iter::once(PathElement::new(limit, BLACK.mix(0.5))))
+        .map_err(told)?;
+    chart
+        .configure_series_labels()
+        .position(SeriesLabelPosition::UpperRight)
+        .background_style(WHITE)
+        .border_style(BLACK.mix(0.3))
+        .label_font(FONT)
+        .draw()
+        .map_err(told)?;
     area.present().map_err(told)
 }
 
