@@ -1,0 +1,61 @@
+/* SPDX-License-Identifier: GPL-2.0 WITH Linux-syscall-note */
+/*
+ * What /dev/nephoscope-kvm understands. The ring and the frames in it are those of the QEMU plugin
+ * (crates/wire/src/ring.rs and frame.rs).
+ */
+#ifndef NEPHOSCOPE_KVM_H
+#define NEPHOSCOPE_KVM_H
+
+#include <linux/ioctl.h>
+#include <linux/types.h>
+
+/* Goes up with every change of what follows, of the ring or of the frames. */
+#define NPH_KVM_VERSION 1
+
+/* On the device: begin to watch a VM. The answer is a descriptor of the watch; the watch ends when it is closed. */
+struct nph_kvm_attach {
+	__u32 version;		/* NPH_KVM_VERSION */
+	__s32 vm_fd;		/* the VM, as KVM_CREATE_VM gave it */
+	__u32 rings;		/* one per vCPU; vCPUs beyond them share the last */
+	__u32 ring_bytes;	/* of frames, a power of two */
+	__u32 full_ms;		/* how long a vCPU waits for room in its ring */
+	__u32 reserved;
+};
+#define NPH_KVM_ATTACH _IOW('N', 1, struct nph_kvm_attach)
+
+/* On a watch: what it is, and what it counted. */
+struct nph_kvm_info {
+	__u32 vcpus;		/* that the VM has now */
+	__u32 pid;		/* of the VMM, as this process sees it; 0 if it does not */
+	__u64 attached_ns;	/* CLOCK_MONOTONIC */
+	__u64 captures;		/* first fetches: frames sent */
+	__u64 writes;		/* first writes to an executable frame */
+	__u64 emulated;		/* writes by the instruction that runs in the same frame */
+	__u64 host_writes;	/* KVM's own writes to an executable frame */
+	__u64 resets;		/* executable frames whose memory the host took away or moved */
+	__u64 zaps;		/* mappings torn down to take a right away */
+	__u64 ring_waits;
+	__u64 ring_lost;
+	__u64 unreadable;	/* frames that could not be copied */
+	__u64 nested;		/* exits of guests inside the guest, which are not watched */
+	__u32 gone;		/* the VM has ended */
+	__u32 reserved;
+};
+#define NPH_KVM_INFO _IOR('N', 2, struct nph_kvm_info)
+
+/* On a watch: how many mappings break its promise now. Holds the VM up while it looks at all of them. */
+struct nph_kvm_audit {
+	__u64 leaves;
+	__u64 writable_executable;
+	__u64 huge;
+};
+#define NPH_KVM_AUDIT _IOR('N', 3, struct nph_kvm_audit)
+
+/*
+ * mmap of a watch: ring n lies at n * (NPH_KVM_RING_HEAD + ring_bytes); after the last ring follows one page per ring
+ * with the page-table roots that its vCPU was seen with.
+ */
+#define NPH_KVM_RING_HEAD 4096
+#define NPH_KVM_ROOTS 512
+
+#endif

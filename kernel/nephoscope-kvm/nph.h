@@ -1,0 +1,134 @@
+/* SPDX-License-Identifier: GPL-2.0 */
+#ifndef NPH_H
+#define NPH_H
+
+#include <linux/kvm_host.h>
+#include <linux/mmu_notifier.h>
+#include <linux/mutex.h>
+#include <linux/wait.h>
+#include <linux/workqueue.h>
+#include <linux/xarray.h>
+
+#include "nephoscope_kvm.h"
+
+#define pr_nph(level, format, ...) printk(level "nephoscope_kvm: " format "\n", ##__VA_ARGS__)
+
+struct nph_vm;
+
+/* One ring and its only writer at a time. Head and place are ours: what the monitor writes over them is not read back. */
+struct nph_ring {
+	struct mutex lock;
+	void *memory;		/* NPH_KVM_RING_HEAD, then the frames */
+	u64 head;
+	u64 lost_from_ns;
+	u64 lost;
+};
+
+/* What is remembered of a vCPU between two of its faults. Only its own thread touches it. */
+struct nph_vcpu {
+	u64 last_rip;
+	u64 last_frame;
+	bool last_fetch;
+	bool emulate;		/* the mapping being made is refused, so that KVM emulates the instruction */
+	u64 *roots;
+	u64 last_cr3;
+};
+
+struct nph_vm {
+	struct hlist_node node;
+	struct rcu_head rcu;
+	struct kvm *kvm;
+	struct mmu_notifier notifier;
+
+	/*
+	 * Host-virtual frame number -> generation << 1 | executable. What is not there was never executed. Host-virtual,
+	 * because one frame may stand at several guest-physical addresses, and another one at the same later.
+	 */
+	struct xarray frames;
+	struct mutex moves[64];	/* a frame changes sides under the one of its number */
+	/* What the host is taking away at this moment: as KVM counts it, the hull of all such ranges. */
+	spinlock_t taken_lock;
+	int taking;
+	u64 taken_first, taken_end;
+
+	struct work_struct zap;	/* of frames with NPH_ZAP */
+	atomic64_t next_page;
+	u64 attached_ns;
+	u32 full_ms;
+	bool gone;
+
+	u32 rings_len;
+	u32 ring_bytes;
+	size_t memory_bytes;
+	void *memory;
+	struct nph_ring *rings;
+	struct nph_vcpu *vcpus;
+	wait_queue_head_t wait;	/* the monitor, for frames; vCPUs, for room */
+	atomic_t wake;
+
+	atomic64_t captures, writes, emulated, host_writes, resets, zaps, ring_waits, ring_lost, unreadable, nested;
+};
+
+#define NPH_ZAP XA_MARK_0
+
+static inline u64 nph_frame(const struct kvm_memory_slot *slot, gfn_t gfn)
+{
+	return (slot->userspace_addr >> PAGE_SHIFT) + (gfn - slot->base_gfn);
+}
+
+static inline bool nph_executable(struct nph_vm *vm, u64 frame)
+{
+	void *entry = xa_load(&vm->frames, frame);
+
+	return entry && xa_to_value(entry) & 1;
+}
+
+/* vm.c */
+struct nph_vm *nph_vm_of(struct kvm *kvm);
+int nph_vm_watch(struct kvm *kvm, const struct nph_kvm_attach *how, struct nph_vm **out);
+void nph_vm_unwatch(struct nph_vm *vm);
+
+/* trap.c */
+int nph_page_fault(struct kvm_vcpu *vcpu, gpa_t gpa, u64 error, void *insn, int len);
+bool nph_is_trap(struct nph_vm *vm, struct kvm_vcpu *vcpu, gpa_t gpa, u64 error);
+void nph_zap_work(struct work_struct *work);
+void nph_forget(struct nph_vm *vm, u64 first, u64 end);
+void nph_host_write(struct nph_vm *vm, u64 frame);
+void nph_wait_running(void);
+struct nph_vcpu *nph_vcpu_of(struct nph_vm *vm, struct kvm_vcpu *vcpu);
+
+/* ring.c */
+struct nph_capture {
+	u64 frame, cr3, va;
+	u32 generation;
+	u16 start;
+	bool user, paging;
+	u8 bits;
+};
+enum nph_sent { NPH_SENT, NPH_LOST, NPH_AGAIN };
+enum nph_sent nph_send_capture(struct nph_vm *vm, struct kvm_vcpu *vcpu, const struct nph_capture *capture);
+void nph_ring_init(struct nph_vm *vm);
+
+/* hooks.c */
+struct nph_kvm_functions {
+	int (*page_fault)(struct kvm_vcpu *vcpu, gpa_t gpa, u64 error, void *insn, int len);
+	bool (*make_spte)(struct kvm_vcpu *vcpu, void *sp, const struct kvm_memory_slot *slot, unsigned int access,
+			  gfn_t gfn, kvm_pfn_t pfn, u64 old, bool prefetch, bool can_unsync, bool host_writable,
+			  u64 *spte);
+	void (*zap)(struct kvm *kvm, gfn_t start, gfn_t end);
+	int (*cpl)(struct kvm_vcpu *vcpu);
+	void (*cs_bits)(struct kvm_vcpu *vcpu, int *db, int *l);
+};
+extern struct nph_kvm_functions nph_kvm;
+int nph_hooks_get(void);
+void nph_hooks_put(void);
+int nph_hooks_init(void);
+bool nph_nested_paging(void);
+
+/* check.c */
+int nph_check_signatures(void);
+
+/* audit.c */
+void nph_audit(struct nph_vm *vm, struct nph_kvm_audit *out);
+
+#endif
