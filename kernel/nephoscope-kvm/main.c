@@ -62,6 +62,12 @@ static void inform(struct nph_vm *vm, struct nph_kvm_info *info)
 	info->ring_lost = atomic64_read(&vm->ring_lost);
 	info->unreadable = atomic64_read(&vm->unreadable);
 	info->nested = atomic64_read(&vm->nested);
+	if (vcpu) {
+		info->cr0 = vcpu->arch.cr0;
+		info->cr4 = vcpu->arch.cr4;
+		info->efer = vcpu->arch.efer;
+		info->physical_bits = vcpu->arch.maxphyaddr;
+	}
 	info->gone = READ_ONCE(vm->gone);
 }
 

@@ -38,8 +38,9 @@ struct nph_kvm_info {
 	__u64 ring_lost;
 	__u64 unreadable;	/* frames that could not be copied */
 	__u64 nested;		/* exits of guests inside the guest, which are not watched */
+	__u64 cr0, cr4, efer;	/* of the first vCPU, at its last exit */
+	__u32 physical_bits;	/* MAXPHYADDR of it */
 	__u32 gone;		/* the VM has ended */
-	__u32 reserved;
 };
 #define NPH_KVM_INFO _IOR('N', 2, struct nph_kvm_info)
 

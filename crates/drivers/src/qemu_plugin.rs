@@ -2,22 +2,24 @@
 //!
 //! *What it sees*: every page of code at its first execution in each generation, which address spaces run it, from the
 //! moment of attachment. *What it cannot see*: what ran before; code reached without QEMU translating it (KVM). *Config*:
-//! the socket. *State*: the rings, and frames held back until every ring was looked at past their time. *Tests*: below,
+//! the socket. *State*: the rings. *Tests*: below,
 //! against a peer that writes rings by hand, and in `tests/e2e` against the plugin itself.
 
 use std::os::fd::{AsFd, OwnedFd};
 use std::os::unix::net::UnixStream;
 use std::path::Path;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use nephoscope_guest::{
     CodeCaptured, Event, Executed, Gap, Gpa, Gva, Lifecycle, PAGE_SIZE, PageBytes, PageId, Privilege, Root,
     Stamped, VcpuId,
 };
 use nephoscope_wire::{
-    COUNTER_NAMES, Captured, Consumer, Frame, FrameError, Hello, NO_FRAME, RamRange, Request, RingError,
-    RingMemory, SocketError, Stamp, WIRE_VERSION, receive, send,
+    COUNTER_NAMES, Captured, Consumer, Frame, Hello, NO_FRAME, RamRange, Request, RingMemory, SocketError,
+    Stamp, WIRE_VERSION, receive, send,
 };
+
+use crate::rings::{Bell, Rings, RingsError};
 
 /// The plugin could not be attached to, or what it sent cannot be believed.
 #[derive(Debug, thiserror::Error)]
@@ -52,38 +54,10 @@ pub enum QemuPluginError {
         /// What is needed.
         wanted: usize,
     },
-    /// A ring.
-    #[error("ring {ring} cannot be read")]
-    Ring {
-        /// Its number.
-        ring: usize,
-        /// Why.
-        #[source]
-        source: RingError,
-    },
-    /// A frame.
-    #[error("ring {ring} holds a frame that cannot be right")]
-    Frame {
-        /// Its ring.
-        ring: usize,
-        /// Why.
-        #[source]
-        source: FrameError,
-    },
-    /// Waiting failed.
-    #[error("waiting for the plugin failed")]
-    Wait(#[source] rustix::io::Errno),
+    /// Its rings.
+    #[error(transparent)]
+    Rings(#[from] RingsError),
 }
-
-/// The most frames taken in one batch, so that a guest that executes without end cannot keep the monitor in it.
-const MAX_BATCH: usize = 16 << 10;
-
-/// While frames come, the rings are looked at so often, and nobody has to wake anybody: a wake-up is a system call on the
-/// vCPU that sends the frame, and under a hypervisor an interrupt to another CPU. A boot sends some hundred thousand frames.
-const BUSY_PAUSE: Duration = Duration::from_millis(2);
-
-/// After so long without a frame the next one wakes. A quiet guest costs no looking, and what it does is known at once.
-const QUIET: Duration = Duration::from_millis(6);
 
 /// A plugin that this monitor is attached to.
 #[derive(Debug)]
@@ -91,14 +65,7 @@ pub struct QemuPlugin {
     hello: Hello,
     stream: UnixStream,
     wake: OwnedFd,
-    rings: Vec<Consumer>,
-    held: Vec<Stamped>,
-    frame: Vec<u8>,
-    /// Everything stamped before was taken from the rings (`CLOCK_MONOTONIC`, ns).
-    seen_until: u64,
-    closed: bool,
-    /// When frames came last.
-    busy: Instant,
+    rings: Rings,
 }
 
 impl QemuPlugin {
@@ -127,18 +94,13 @@ impl QemuPlugin {
         let mut rings = Vec::new();
         for (ring, fd) in fds.into_iter().enumerate() {
             let open = RingMemory::open(fd).and_then(Consumer::new);
-            rings.push(open.map_err(|source| QemuPluginError::Ring { ring, source })?);
+            rings.push(open.map_err(|source| RingsError::Ring { ring, source })?);
         }
         Ok(Self {
+            rings: Rings::new(rings, hello.installed_ns),
             hello,
             stream,
             wake,
-            rings,
-            held: Vec::new(),
-            frame: Vec::new(),
-            seen_until: 0,
-            closed: false,
-            busy: Instant::now(),
         })
     }
 
@@ -164,17 +126,16 @@ impl QemuPlugin {
         Ok(send(&mut self.stream, &Request::Reset, &[])?)
     }
 
-    /// Up to when every frame that had been in its ring was given out, in nanoseconds since the watch began. It stays where
-    /// it is while more frames come than are taken.
+    /// [`Rings::seen_until_ns`].
     #[must_use]
     pub fn seen_until_ns(&self) -> u64 {
-        self.seen_until.saturating_sub(self.hello.installed_ns)
+        self.rings.seen_until_ns()
     }
 
     /// Whether the plugin is gone: QEMU ended, and every frame was read.
     #[must_use]
     pub fn is_closed(&self) -> bool {
-        self.closed && self.held.is_empty()
+        self.rings.are_over()
     }
 
     /// Waits up to `timeout` for events and appends them to `out` in the order of their time. Times count from the
@@ -183,93 +144,20 @@ impl QemuPlugin {
     /// # Errors
     /// If a ring holds what no plugin writes: nothing after it can be believed.
     pub fn next(&mut self, timeout: Duration, out: &mut Vec<Stamped>) -> Result<(), QemuPluginError> {
-        // Frames stamped before now that are not yet in their ring can only be those being pushed at this moment.
-        let mut horizon = now_ns();
-        let (mut taken, mut all) = self.drain()?;
-        if taken == 0 && self.held.is_empty() && !self.closed {
-            self.wait(timeout)?;
-            horizon = now_ns();
-            (taken, all) = self.drain()?;
-        }
-        if taken > 0 {
-            self.busy = Instant::now();
-        }
-        if all {
-            self.seen_until = horizon;
-        }
-        self.held.sort_by_key(|stamped| stamped.at_ns);
-        let horizon = if self.closed {
-            u64::MAX
-        } else {
-            horizon.saturating_sub(self.hello.installed_ns)
+        // The plugin never speaks after the handshake: a stream that is readable is closed.
+        let bell = Bell {
+            wake: self.wake.as_fd(),
+            end: Some(self.stream.as_fd()),
         };
-        let ready = self.held.partition_point(|stamped| stamped.at_ns <= horizon);
-        out.extend(self.held.drain(..ready));
-        Ok(())
-    }
-
-    fn wait(&mut self, timeout: Duration) -> Result<(), QemuPluginError> {
-        use rustix::event::{PollFd, PollFlags, Timespec, poll};
-        if self.busy.elapsed() < QUIET {
-            std::thread::sleep(timeout.min(BUSY_PAUSE));
-            return Ok(());
-        }
-        for (ring, consumer) in self.rings.iter().enumerate() {
-            if !consumer
-                .sleep()
-                .map_err(|source| QemuPluginError::Ring { ring, source })?
-            {
-                return Ok(());
-            }
-        }
-        let seconds = i64::try_from(timeout.as_secs()).unwrap_or(i64::MAX);
-        let timespec = Timespec {
-            tv_sec: seconds,
-            tv_nsec: timeout.subsec_nanos().into(),
-        };
-        let mut fds = [
-            PollFd::new(&self.wake, PollFlags::IN),
-            PollFd::new(&self.stream, PollFlags::IN | PollFlags::HUP),
-        ];
-        match poll(&mut fds, Some(&timespec)) {
-            Ok(_) | Err(rustix::io::Errno::INTR) => {}
-            Err(error) => return Err(QemuPluginError::Wait(error)),
-        }
-        let (woken, control) = (fds[0].revents(), fds[1].revents());
-        if woken.contains(PollFlags::IN) {
-            let _ = rustix::io::read(self.wake.as_fd(), &mut [0_u8; 8]);
-        }
-        // The plugin never speaks after the handshake: readable means closed.
-        self.closed |= !control.is_empty();
-        Ok(())
-    }
-
-    /// How many frames were taken, and whether that was all there were.
-    fn drain(&mut self) -> Result<(usize, bool), QemuPluginError> {
-        let (mut taken, mut all) = (0, true);
-        for (ring, consumer) in self.rings.iter_mut().enumerate() {
-            for left in (0..MAX_BATCH).rev() {
-                all &= left > 0;
-                match consumer.pop(&mut self.frame) {
-                    Ok(true) => {}
-                    Ok(false) => break,
-                    Err(source) => return Err(QemuPluginError::Ring { ring, source }),
-                }
-                let (stamp, frame) =
-                    Frame::decode(&self.frame).map_err(|source| QemuPluginError::Frame { ring, source })?;
-                let at_ns = stamp.at_ns.saturating_sub(self.hello.installed_ns);
-                self.held.push(Stamped {
-                    at_ns,
-                    event: event(stamp, &frame, self.hello.installed_ns),
-                });
-                taken += 1;
-            }
-        }
-        Ok((taken, all))
+        let origin = self.hello.installed_ns;
+        let take =
+            |stamp, frame: &Frame<'_>, events: &mut Vec<Event>| events.push(event(stamp, frame, origin));
+        Ok(self.rings.next(&bell, timeout, take, out)?)
     }
 }
 
-fn event(stamp: Stamp, frame: &Frame<'_>, origin: u64) -> Event {
+/// The event that a frame tells of.
+pub(crate) fn event(stamp: Stamp, frame: &Frame<'_>, origin: u64) -> Event {
     let page = PageId(stamp.page);
     let vcpu = VcpuId::from(stamp.vcpu);
     match frame {
@@ -345,14 +233,10 @@ fn capture(page: PageId, vcpu: VcpuId, captured: &Captured, bytes: &[u8; PAGE_SI
     }
 }
 
-fn now_ns() -> u64 {
-    let time = rustix::time::clock_gettime(rustix::time::ClockId::Monotonic);
-    u64::try_from(time.tv_sec).unwrap_or(0) * 1_000_000_000 + u64::try_from(time.tv_nsec).unwrap_or(0)
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::rings::MAX_BATCH;
     use nephoscope_wire::Producer;
     use std::os::unix::net::UnixListener;
 

@@ -77,4 +77,6 @@ pub enum GapReason {
     Migrated,
     /// The guest's page tables could not be read, so that ends of address spaces and mapped pages are unknown.
     MemoryUnreadable,
+    /// The driver names the first address space that runs a page; others are found by looking at page tables now and then.
+    AttributionSampled,
 }

@@ -27,6 +27,12 @@ pub(crate) struct VmState {
     /// Whom those who watch become.
     #[serde(default)]
     pub(crate) user: Option<Account>,
+    /// It runs under KVM, and the kernel module watches it.
+    #[serde(default)]
+    pub(crate) kvm: bool,
+    /// It was started without running: whoever attaches first lets it run.
+    #[serde(default)]
+    pub(crate) started_paused: bool,
     /// The VMM's process, if we started it.
     pub(crate) vmm_process: Option<Process>,
 }
@@ -49,6 +55,11 @@ impl Process {
         let dead = matches!(fields.next()?, "Z" | "X");
         let started = fields.nth(18)?.parse().ok()?;
         (!dead).then_some(Self { pid, started })
+    }
+
+    /// Its number.
+    pub(crate) fn pid(self) -> u32 {
+        self.pid
     }
 
     /// Whether it still runs.
@@ -122,6 +133,8 @@ mod tests {
             report: Some("/r.json".into()),
             watch: true,
             user: None,
+            kvm: false,
+            started_paused: false,
             vmm_process: Process::of(std::process::id()),
         };
         state.write(&dir).unwrap();

@@ -18,9 +18,9 @@ use crate::marks::Marks;
 use crate::memory::Memory;
 use crate::plugin::{self, Plugin, guarded, now_ns};
 use crate::registers::Registers;
-use crate::roots::Roots;
 use crate::translate::on_translation;
 use crate::vcpu::Vcpu;
+use nephoscope_isa::Roots;
 
 /// The most vCPUs: a message can carry 253 descriptors.
 const MAX_VCPUS: usize = 250;

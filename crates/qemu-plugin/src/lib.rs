@@ -24,9 +24,9 @@ mod memory;
 mod pending;
 mod plugin;
 mod registers;
-mod roots;
 mod translate;
 mod vcpu;
+mod walk;
 
 pub use api::Info;
 pub use install::install_for;

@@ -16,8 +16,8 @@ use crate::frames::Frames;
 use crate::marks::Marks;
 use crate::memory::Memory;
 use crate::registers::{Buffer, Registers};
-use crate::roots::Roots;
 use crate::vcpu::{Local, Vcpu};
+use nephoscope_isa::Roots;
 
 /// Everything.
 #[derive(Debug)]

@@ -184,7 +184,7 @@ impl Plugin {
         }
         let registers = self.registers.get()?;
         let five_levels = self.with_buffer(|buffer| registers.five_levels(&self.api, buffer))?;
-        let gpa = crate::roots::walk(&self.memory, state, self.cr3()?, five_levels, va)?;
+        let gpa = crate::walk::walk(&self.memory, state, self.cr3()?, five_levels, va)?;
         self.memory.host(nephoscope_guest::Gpa(gpa), PAGE_SIZE)
     }
 

@@ -7,7 +7,7 @@ use foldhash::{HashMap, HashSet};
 use nephoscope_wire::RingMemory;
 
 use crate::pending::Pending;
-use crate::roots::Recent;
+use nephoscope_isa::Recent;
 
 /// The root loaded on a vCPU, as far as the plugin knows.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]

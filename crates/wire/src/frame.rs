@@ -408,7 +408,7 @@ fn attribution_from(byte: u8) -> Result<Attribution, FrameError> {
 }
 
 /// The reasons the plugin itself can give, by their number on the wire.
-const REASONS: [GapReason; 8] = [
+const REASONS: [GapReason; 9] = [
     GapReason::Detached,
     GapReason::RingFull,
     GapReason::MarksExhausted,
@@ -417,6 +417,7 @@ const REASONS: [GapReason; 8] = [
     GapReason::FrameUnknown,
     GapReason::DriverFault,
     GapReason::MemoryUnreadable,
+    GapReason::AttributionSampled,
 ];
 
 fn reason_to(reason: GapReason) -> u8 {

@@ -18,6 +18,6 @@ mod socket;
 
 pub use control::{Hello, RamRange, Request, WIRE_VERSION};
 pub use frame::{COUNTER_NAMES, Captured, Frame, FrameError, MAX_FRAME_BYTES, NO_FRAME, Stamp};
-pub use ring::{Consumer, Producer, PushError, RingError, RingMemory};
-pub use shm::ShmError;
+pub use ring::{Consumer, Producer, PushError, RING_HEAD_BYTES, RingError, RingMemory};
+pub use shm::{DeviceWords, ShmError};
 pub use socket::{MAX_MESSAGE_BYTES, SocketError, receive, send};

@@ -18,13 +18,15 @@ use std::sync::atomic::{AtomicU64, Ordering, fence};
 use crate::frame::MAX_FRAME_BYTES;
 use crate::shm::{Shm, ShmError};
 
+/// Bytes before the frames.
+pub const RING_HEAD_BYTES: usize = 4096;
 const MARK: u64 = u64::from_le_bytes(*b"nphring1");
 const MARK_AT: usize = 0;
 const SIZE_AT: usize = 8;
 const HEAD_AT: usize = 64;
 const TAIL_AT: usize = 128;
 const ASLEEP_AT: usize = 192;
-const DATA_AT: usize = 4096;
+const DATA_AT: usize = RING_HEAD_BYTES;
 /// A length that is no frame's: the rest up to the end is empty.
 const SKIP: u32 = u32::MAX;
 /// The largest ring a monitor maps, per vCPU.
@@ -80,7 +82,19 @@ impl RingMemory {
     /// # Errors
     /// If the memory is not sealed, or not a ring.
     pub fn open(fd: OwnedFd) -> Result<Self, RingError> {
-        let shm = Shm::open(fd, MAX_RING_BYTES)?;
+        Self::of(Shm::open(fd, MAX_RING_BYTES)?)
+    }
+
+    /// A ring for `frames` bytes in a kernel driver's memory, from this offset on.
+    ///
+    /// # Errors
+    /// If it cannot be mapped, or is not a ring.
+    pub fn in_device(fd: OwnedFd, offset: u64, frames: usize) -> Result<Self, RingError> {
+        let len = frames.saturating_add(RING_HEAD_BYTES);
+        Self::of(Shm::device(fd, offset, len.min(MAX_RING_BYTES))?)
+    }
+
+    fn of(shm: Shm) -> Result<Self, RingError> {
         let mut ring = Self { shm, size: 0 };
         let mark = ring.word(MARK_AT)?.load(Ordering::Acquire);
         let size = ring.word(SIZE_AT)?.load(Ordering::Relaxed);

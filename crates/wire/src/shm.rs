@@ -3,7 +3,7 @@
 
 use std::os::fd::{AsFd, OwnedFd};
 use std::ptr::NonNull;
-use std::sync::atomic::{AtomicU8, AtomicU64};
+use std::sync::atomic::{AtomicU8, AtomicU64, Ordering};
 
 use rustix::fs::{MemfdFlags, SealFlags, fcntl_add_seals, fcntl_get_seals, fstat, ftruncate, memfd_create};
 use rustix::mm::{MapFlags, ProtFlags, mmap, munmap};
@@ -55,7 +55,7 @@ impl Shm {
         ftruncate(&fd, len as u64).map_err(system("ftruncate"))?;
         fcntl_add_seals(&fd, SealFlags::SHRINK | SealFlags::GROW | SealFlags::SEAL)
             .map_err(system("sealing"))?;
-        Self::map(fd, len)
+        Self::map(fd, 0, len)
     }
 
     /// Memory that another process made. It must be sealed against shrinking, or that process could turn every
@@ -71,10 +71,15 @@ impl Shm {
         if size == 0 || size > max || !seals.contains(SealFlags::SHRINK) {
             return Err(unfit);
         }
-        Self::map(fd, size)
+        Self::map(fd, 0, size)
     }
 
-    fn map(fd: OwnedFd, len: usize) -> Result<Self, ShmError> {
+    /// A part of a kernel driver's memory, which the kernel keeps as long as it is mapped.
+    pub(crate) fn device(fd: OwnedFd, offset: u64, len: usize) -> Result<Self, ShmError> {
+        Self::map(fd, offset, len)
+    }
+
+    fn map(fd: OwnedFd, offset: u64, len: usize) -> Result<Self, ShmError> {
         // SAFETY: a fresh mapping at an address of the kernel's choice overlaps nothing of ours.
         let start = unsafe {
             mmap(
@@ -83,7 +88,7 @@ impl Shm {
                 ProtFlags::READ | ProtFlags::WRITE,
                 MapFlags::SHARED,
                 &fd,
-                0,
+                offset,
             )
         }
         .map_err(system("mmap"))?;
@@ -150,5 +155,27 @@ impl Drop for Shm {
     fn drop(&mut self) {
         // SAFETY: the range is the one that was mapped, and nothing borrowed from `self` outlives it.
         let _ = unsafe { munmap(self.start.as_ptr().cast(), self.len) };
+    }
+}
+
+/// Words of a kernel driver's memory, each of which the kernel writes and we take.
+#[derive(Debug)]
+pub struct DeviceWords(Shm);
+
+impl DeviceWords {
+    /// Maps as many, from this offset on.
+    ///
+    /// # Errors
+    /// If the driver has no memory there.
+    pub fn map(fd: OwnedFd, offset: u64, words: usize) -> Result<Self, ShmError> {
+        Ok(Self(Shm::device(fd, offset, words.saturating_mul(8))?))
+    }
+
+    /// Takes every word that is not zero, and leaves zero.
+    pub fn take(&self) -> impl Iterator<Item = u64> {
+        (0..self.0.len() / 8)
+            .filter_map(|number| self.0.word(number * 8))
+            .filter(|word| word.load(Ordering::Relaxed) != 0)
+            .map(|word| word.swap(0, Ordering::Acquire))
     }
 }

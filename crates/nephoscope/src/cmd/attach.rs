@@ -118,6 +118,8 @@ fn state(args: &AttachArgs, dir: &VmDir, known: Option<VmState>) -> anyhow::Resu
         report: None,
         watch: false,
         user: None,
+        kvm: false,
+        started_paused: false,
         vmm_process: None,
     };
     let other_vm = args.plugin.is_some();

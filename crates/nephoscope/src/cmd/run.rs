@@ -8,6 +8,8 @@ use anyhow::Context;
 use clap::Args;
 use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM};
 
+use nephoscope_drivers::KvmTrap;
+
 use crate::exit::{Failure, exit};
 use crate::keep::Keeper;
 use crate::monitor;
@@ -55,14 +57,15 @@ pub(crate) struct RunArgs {
 /// Runs it.
 pub(crate) fn run(args: RunArgs) -> anyhow::Result<ExitCode> {
     let (program, arguments) = args.command.split_first().context("no command")?;
-    if asks_for_kvm(arguments) {
-        let message = "KVM runs code that the QEMU plugin does not see: use `-accel tcg`";
+    let kvm = asks_for_kvm(arguments);
+    if kvm && !KvmTrap::is_there() {
+        let message = "KVM runs code that the QEMU plugin does not see: load the kernel module nephoscope-kvm, or use `-accel tcg`";
         return Err(exit(Failure::Kvm, message));
     }
     // What is wrong with it is said before the VM starts; those who watch open it themselves.
     drop(monitor::open_catalog(&args.catalog)?);
     let qemu = Qemu::ask(program)?;
-    let plugin = qemu.plugin()?;
+    let plugin = if kvm { None } else { Some(qemu.plugin()?) };
     let dir = VmDir::named(
         &args
             .name
@@ -74,9 +77,9 @@ pub(crate) fn run(args: RunArgs) -> anyhow::Result<ExitCode> {
     if let Some(path) = &args.report {
         ReportFile::prepare(path).inspect_err(|_| dir.remove())?;
     }
-    let mut child = start(program, arguments, &plugin, &dir).inspect_err(|_| dir.remove())?;
+    let mut child = start(program, arguments, plugin.as_deref(), &dir).inspect_err(|_| dir.remove())?;
     forward_signals(rustix::process::Pid::from_child(&child))?;
-    let kept = state(&args, &qemu, &dir, &child)
+    let kept = state(&args, &qemu, &dir, &child, kvm)
         .and_then(|state| Ok(state.write(&dir)?))
         .and_then(|()| Keeper::new(&dir, lock).keep(Some(&mut child)));
     match kept {
@@ -92,7 +95,7 @@ pub(crate) fn run(args: RunArgs) -> anyhow::Result<ExitCode> {
     }
 }
 
-fn state(args: &RunArgs, qemu: &Qemu, dir: &VmDir, child: &Child) -> anyhow::Result<VmState> {
+fn state(args: &RunArgs, qemu: &Qemu, dir: &VmDir, child: &Child, kvm: bool) -> anyhow::Result<VmState> {
     Ok(VmState {
         vmm: format!("QEMU {}", qemu.version),
         catalog: std::path::absolute(&args.catalog)?,
@@ -101,6 +104,9 @@ fn state(args: &RunArgs, qemu: &Qemu, dir: &VmDir, child: &Child) -> anyhow::Res
         report: args.report.as_ref().map(std::path::absolute).transpose()?,
         watch: args.watch,
         user: args.user,
+        kvm,
+        // Unless whoever started it wants to let it run.
+        started_paused: kvm && !args.command.iter().any(|argument| argument == "-S"),
         vmm_process: Process::of(child.id()),
     })
 }
@@ -108,29 +114,29 @@ fn state(args: &RunArgs, qemu: &Qemu, dir: &VmDir, child: &Child) -> anyhow::Res
 fn start(
     program: &OsString,
     arguments: &[OsString],
-    plugin: &std::path::Path,
+    plugin: Option<&std::path::Path>,
     dir: &VmDir,
 ) -> anyhow::Result<Child> {
-    let mut option = plugin.as_os_str().to_owned();
-    option.push(",socket=");
-    option.push(dir.plugin());
-    option.push(",wait_ms=10000");
+    let mut command = Command::new(program);
+    command.args(arguments);
+    if let Some(plugin) = plugin {
+        let mut option = plugin.as_os_str().to_owned();
+        option.push(",socket=");
+        option.push(dir.plugin());
+        option.push(",wait_ms=10000");
+        command.arg("-plugin").arg(option);
+    } else if !arguments.iter().any(|argument| argument == "-S") {
+        command.arg("-S");
+    }
     let mut qmp = OsString::from("unix:");
     qmp.push(dir.qmp());
     qmp.push(",server=on,wait=off");
-    Command::new(program)
-        .args(arguments)
-        .arg("-plugin")
-        .arg(option)
-        .arg("-qmp")
-        .arg(qmp)
-        .spawn()
-        .map_err(|error| {
-            exit(
-                Failure::NoQemu,
-                format!("cannot start {}: {error}", program.to_string_lossy()),
-            )
-        })
+    command.arg("-qmp").arg(qmp).spawn().map_err(|error| {
+        exit(
+            Failure::NoQemu,
+            format!("cannot start {}: {error}", program.to_string_lossy()),
+        )
+    })
 }
 
 /// QEMU's exit code; if that is 0, what became of the report.

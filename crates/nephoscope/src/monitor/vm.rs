@@ -5,13 +5,14 @@ use std::os::fd::OwnedFd;
 use std::time::{Duration, Instant};
 
 use anyhow::Context;
-use nephoscope_drivers::{QemuPlugin, QemuPluginError};
+use nephoscope_drivers::{KvmTrap, QemuPlugin, QemuPluginError, Qmp};
 use nephoscope_guest::{Coverage, Gap, GapReason};
 use nephoscope_inventory::{Report, VmReport};
 use nephoscope_pipeline::Session;
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::process::{Pid, PidfdFlags, pidfd_open};
 
+use super::driver::Driver;
 use super::journal::Left;
 use super::watch::{Ending, Setup, Watch};
 use super::{open_catalog, report};
@@ -54,7 +55,7 @@ pub(crate) fn watch_vm(
     let vm = VmReport {
         name: dir.name.clone(),
         vmm: state.vmm.clone(),
-        accelerator: "tcg".into(),
+        accelerator: if state.kvm { "kvm" } else { "tcg" }.into(),
         isa: "x86-64".into(),
         vcpus: 0,
     };
@@ -104,8 +105,8 @@ pub(crate) fn watch_vm(
 
 /// The VMM's process. It is held, since a confined watch cannot look for it; `None`: it has ended, or the kernel has no such
 /// descriptors.
-fn vmm(driver: &QemuPlugin) -> Option<OwnedFd> {
-    let pid = Pid::from_raw(driver.hello().pid.try_into().ok()?)?;
+fn vmm(driver: &Driver) -> Option<OwnedFd> {
+    let pid = Pid::from_raw(driver.origin().pid.try_into().ok()?)?;
     pidfd_open(pid, PidfdFlags::empty()).ok()
 }
 
@@ -124,12 +125,15 @@ fn wait_for_end(vmm: Option<OwnedFd>) -> anyhow::Result<()> {
 }
 
 /// Attaches to the plugin as soon as it listens. `None`: the VM has ended.
-fn attach(state: &VmState) -> anyhow::Result<Option<QemuPlugin>> {
+fn attach(state: &VmState) -> anyhow::Result<Option<Driver>> {
+    if state.kvm {
+        return attach_kvm(state);
+    }
     let begun = Instant::now();
     let mut gone_since = None;
     loop {
         let error = match QemuPlugin::attach(&state.plugin) {
-            Ok(driver) => return Ok(Some(driver)),
+            Ok(driver) => return Ok(Some(Driver::Plugin(Box::new(driver)))),
             Err(error @ QemuPluginError::Connect { .. }) => error,
             Err(error) => return Err(error).context("the VM runs unwatched"),
         };
@@ -143,6 +147,31 @@ fn attach(state: &VmState) -> anyhow::Result<Option<QemuPlugin>> {
         }
         std::thread::sleep(Duration::from_millis(2));
     }
+}
+
+/// Attaches the kernel module to the VM, which was started without running, and lets it run. `None`: the VM has ended.
+fn attach_kvm(state: &VmState) -> anyhow::Result<Option<Driver>> {
+    let Some(process) = state.vmm_process.filter(|process| process.is_alive()) else {
+        return Ok(None);
+    };
+    let mut qmp = match &state.qmp {
+        Some(socket) => Some(Qmp::connect_when_ready(socket, START_TIMEOUT)?),
+        None => None,
+    };
+    let vcpus = match &mut qmp {
+        Some(qmp) => {
+            let all = qmp.execute("query-cpus-fast", None)?;
+            all.as_array().map_or(1, Vec::len)
+        }
+        None => 1,
+    };
+    let trap = KvmTrap::attach(process.pid(), u32::try_from(vcpus).unwrap_or(1));
+    if let Some(qmp) = qmp.as_mut().filter(|_| state.started_paused) {
+        qmp.execute("cont", None)?;
+    }
+    Ok(Some(Driver::KvmTrap(Box::new(
+        trap.context("the VM runs unwatched")?,
+    ))))
 }
 
 /// The report of a VM that ended while nobody watched, from what was written down before.

@@ -8,7 +8,6 @@ use std::sync::mpsc::Receiver;
 use std::time::{Duration, Instant};
 
 use nephoscope_catalog::Catalog;
-use nephoscope_drivers::{QemuPlugin, QemuPluginError};
 use nephoscope_finding::Sink;
 use nephoscope_guest::{
     Attribution, CodeCoverage, Coverage, Event, Gap, GapReason, Lifecycle, PageId, Stamped,
@@ -16,6 +15,7 @@ use nephoscope_guest::{
 use nephoscope_inventory::{Report, VmReport};
 use nephoscope_pipeline::Session;
 
+use super::driver::{Driver, Origin};
 use super::evidence;
 use super::journal::{Journal, Left, Of};
 use super::kernel_mapped::{self, KernelMapped};
@@ -60,7 +60,8 @@ const IN_FLIGHT_NS: u64 = 50_000_000;
 #[derive(Debug)]
 pub(crate) struct Watch {
     session: Session,
-    driver: QemuPlugin,
+    driver: Driver,
+    origin: Origin,
     memory: Option<Memory>,
     machine: Machine,
     liveness: Liveness,
@@ -101,13 +102,13 @@ impl Watch {
     ///
     /// # Errors
     /// If the control socket cannot be served, or root cannot be given up.
-    pub(crate) fn new(setup: Setup<'_>, mut driver: QemuPlugin) -> anyhow::Result<Self> {
-        let hello = driver.hello().clone();
+    pub(crate) fn new(setup: Setup<'_>, mut driver: Driver) -> anyhow::Result<Self> {
+        let began = driver.origin();
         let of = Of {
-            pid: hello.pid,
-            installed_ns: hello.installed_ns,
+            pid: began.pid,
+            installed_ns: began.begun_ns,
         };
-        let memory = match Memory::open(setup.qmp, hello.pid) {
+        let memory = match Memory::open(setup.qmp, began.pid) {
             Ok(memory) => {
                 driver.set_ram(memory.ranges())?;
                 Some(memory)
@@ -126,20 +127,21 @@ impl Watch {
         let in_force = privilege::drop(setup.keep)?;
         in_force.tell();
         let mut vm = setup.vm;
-        vm.vcpus = hello.vcpus;
+        vm.vcpus = began.vcpus;
         let mut session = Session::new(vm, setup.catalog);
         let mut left = Left::read(setup.kept).filter(|left| left.of == of);
         if let Some(left) = &mut left {
             session.restore(std::mem::take(&mut left.entries));
         }
-        let origin = hello.installed_ns;
-        if let Some(began) = Instant::now().checked_sub(Duration::from_nanos(now_ns().saturating_sub(origin)))
+        let origin = began.begun_ns;
+        if let Some(moment) =
+            Instant::now().checked_sub(Duration::from_nanos(now_ns().saturating_sub(origin)))
         {
-            session.began(began);
+            session.began(moment);
         }
         session.confined(in_force.parts().clone());
-        let attached_ns = hello.attached_ns.saturating_sub(origin);
-        if hello.blind_since_ns.is_some() || left.is_some() {
+        let attached_ns = began.attached_ns.saturating_sub(origin);
+        if began.was_blind || left.is_some() {
             // Whatever the plugin saw meanwhile, and whatever an earlier watch had taken and not yet written down, is not known.
             session.gap(Gap {
                 from_ns: left.as_ref().map_or(0, |left| left.done_ns).min(attached_ns),
@@ -170,6 +172,7 @@ impl Watch {
         let mut watch = Self {
             session,
             driver,
+            origin: began,
             memory,
             machine: Machine::default(),
             liveness: Liveness::default(),
@@ -188,12 +191,14 @@ impl Watch {
         Ok(watch)
     }
 
-    /// Ends of address spaces are not seen as long as guest memory cannot be read.
+    /// Ends of address spaces are not seen as long as guest memory cannot be read; some drivers sample who runs what.
     fn without_memory(&mut self, now_ns: u64) {
         let from_ns = std::mem::replace(&mut self.looked_ns, now_ns).min(now_ns);
-        if self.memory.is_some() {
-            return;
-        }
+        let reason = match (&self.memory, self.origin.samples_attribution) {
+            (None, _) => GapReason::MemoryUnreadable,
+            (Some(_), true) => GapReason::AttributionSampled,
+            (Some(_), false) => return,
+        };
         self.session.gap(Gap {
             from_ns,
             to_ns: now_ns,
@@ -201,7 +206,7 @@ impl Watch {
                 code: CodeCoverage::Complete,
                 attribution: Attribution::Sampled,
             },
-            reason: GapReason::MemoryUnreadable,
+            reason,
             lost: 0,
         });
     }
@@ -272,7 +277,7 @@ impl Watch {
     }
 
     /// What is still in the rings when QEMU has ended.
-    fn drain(&mut self, events: &mut Vec<Stamped>) -> Result<(), QemuPluginError> {
+    fn drain(&mut self, events: &mut Vec<Stamped>) -> anyhow::Result<()> {
         for _ in 0..1000 {
             self.driver.next(Duration::from_millis(1), events)?;
             if events.is_empty() && self.driver.is_closed() {
@@ -315,8 +320,7 @@ impl Watch {
                     let reset = Stamped { at_ns: now, event };
                     self.session.take(reset, &|_| None, &mut sinks(&mut self.sinks));
                     self.kernel_mapped.forget();
-                    // It fails with the connection only, which ends the watch.
-                    let _ = self.driver.reset();
+                    self.driver.reset();
                 }
                 Turn::Away { from_ns, to_ns } => self.session.gap(away(from_ns, to_ns)),
             }
@@ -403,7 +407,7 @@ impl Watch {
     }
 
     fn elapsed_ns(&self) -> u64 {
-        now_ns().saturating_sub(self.driver.hello().installed_ns)
+        now_ns().saturating_sub(self.origin.begun_ns)
     }
 }
 

@@ -216,7 +216,9 @@ fn allowed() -> anyhow::Result<Rules> {
     only(libc::SYS_mprotect, 2, PROT_EXEC, &[0])?;
     only(libc::SYS_clone, 0, CLONE_THREAD, &[CLONE_THREAD])?;
     only(libc::SYS_prctl, 0, ALL, &[PR_SET_NAME, PR_SET_VMA])?;
-    only(libc::SYS_ioctl, 1, ALL, &[TCGETS, TIOCGWINSZ, FIONBIO])?;
+    let mut ioctls = vec![TCGETS, TIOCGWINSZ, FIONBIO];
+    ioctls.extend(nephoscope_drivers::KVM_TRAP_IOCTLS.map(u64::from));
+    only(libc::SYS_ioctl, 1, ALL, &ioctls)?;
     // `prlimit64` reads limits, where its third argument is no address.
     only(libc::SYS_prlimit64, 2, ALL, &[0])?;
     let own = u64::from(getpid().as_raw_nonzero().get().unsigned_abs());

@@ -198,6 +198,7 @@ mod tests {
             R::DriverLost,
             R::MonitorOverrun,
             R::MemoryUnreadable,
+            R::AttributionSampled,
         ];
         for reason in all {
             log.add(Gap {

@@ -9,17 +9,9 @@
 use std::sync::Mutex;
 
 use foldhash::HashMap;
-use nephoscope_guest::{Gpa, PhysicalMemory, Root};
-use nephoscope_isa::Way;
+use nephoscope_guest::{PhysicalMemory, Root};
 
-use crate::registers::CpuState;
-
-/// Frame bits of a table entry (Intel SDM 3A, table 4-14 ff.): 51:12.
-const FRAME: u64 = 0x000f_ffff_ffff_f000;
-/// Present.
-const PRESENT: u64 = 1;
-/// Page size: the entry is a leaf.
-const LEAF: u64 = 1 << 7;
+use crate::way::Way;
 
 #[derive(Debug, Default)]
 struct Known {
@@ -34,13 +26,21 @@ const MAX_PER_SHARD: usize = 1024;
 
 /// All roots seen.
 #[derive(Debug)]
-pub(crate) struct Roots {
+pub struct Roots {
     shards: Vec<Mutex<HashMap<u64, Known>>>,
     next: std::sync::atomic::AtomicU32,
 }
 
+impl Default for Roots {
+    fn default() -> Self {
+        Self::new()
+    }
+}
+
 impl Roots {
-    pub(crate) fn new() -> Self {
+    /// None yet.
+    #[must_use]
+    pub fn new() -> Self {
         Self {
             shards: (0..SHARDS).map(|_| Mutex::default()).collect(),
             next: std::sync::atomic::AtomicU32::new(1),
@@ -62,7 +62,7 @@ impl Roots {
     }
 
     /// The root is about to be loaded: which address space is it now?
-    pub(crate) fn loaded(&self, memory: &impl PhysicalMemory, root: u64) -> u32 {
+    pub fn loaded(&self, memory: &impl PhysicalMemory, root: u64) -> u32 {
         let Some(mut shard) = self.shard(root) else {
             return 0;
         };
@@ -81,7 +81,7 @@ impl Roots {
     }
 
     /// Whether the address space that had this root last is gone: then the next one to load it is another.
-    pub(crate) fn look_again(&self, memory: &impl PhysicalMemory, root: u64) {
+    pub fn look_again(&self, memory: &impl PhysicalMemory, root: u64) {
         let Some(mut shard) = self.shard(root) else { return };
         if let Some(known) = shard.get_mut(&root)
             && known.way.is_some_and(|way| !way.holds(memory, Root(root)))
@@ -91,7 +91,7 @@ impl Roots {
     }
 
     /// [`Self::look_again`] at every root.
-    pub(crate) fn look_at_all(&self, memory: &impl PhysicalMemory) {
+    pub fn look_at_all(&self, memory: &impl PhysicalMemory) {
         for shard in &self.shards {
             let mut shard = shard.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
             for (root, known) in shard.iter_mut() {
@@ -103,7 +103,7 @@ impl Roots {
     }
 
     /// Whoever has a root from now on is another address space.
-    pub(crate) fn forget(&self) {
+    pub fn forget(&self) {
         for shard in &self.shards {
             shard
                 .lock()
@@ -114,7 +114,7 @@ impl Roots {
 
     /// User code ran in this root: remember the way to its highest page, once. A short process may have come and gone
     /// before its code is collected: there is no way any more, and the next one that loads the root is another.
-    pub(crate) fn ran_user_code(&self, memory: &impl PhysicalMemory, root: u64, levels: u8) {
+    pub fn ran_user_code(&self, memory: &impl PhysicalMemory, root: u64, levels: u8) {
         let Some(mut shard) = self.shard(root) else { return };
         if let Some(known) = shard.get_mut(&root)
             && known.way.is_none()
@@ -132,7 +132,7 @@ impl Roots {
 /// Roots left last on one vCPU. A process that ended is seen by its tables at the next root that is loaded, or at one of
 /// those after it where the kernel takes its time.
 #[derive(Debug, Default)]
-pub(crate) struct Recent {
+pub struct Recent {
     roots: [u64; RECENT],
     next: usize,
 }
@@ -142,7 +142,7 @@ const RECENT: usize = 8;
 
 impl Recent {
     /// This root was left; it and those before it are looked at.
-    pub(crate) fn left(&mut self, root: u64, roots: &Roots, memory: &impl PhysicalMemory) {
+    pub fn left(&mut self, root: u64, roots: &Roots, memory: &impl PhysicalMemory) {
         if !self.roots.contains(&root)
             && let Some(slot) = self.roots.get_mut(self.next % RECENT)
         {
@@ -155,46 +155,11 @@ impl Recent {
     }
 }
 
-/// Translates a virtual address in long mode or without paging, for an instruction that crosses into a page. Any doubt
-/// is `None`: the page is then captured without its frame.
-pub(crate) fn walk(
-    memory: &impl PhysicalMemory,
-    state: CpuState,
-    cr3: u64,
-    five_levels: bool,
-    va: u64,
-) -> Option<u64> {
-    if !state.paging {
-        return Some(va);
-    }
-    if !state.long {
-        return None;
-    }
-    let levels = if five_levels { 5 } else { 4 };
-    let mut frame = cr3 & FRAME;
-    for level in (0..levels).rev() {
-        let number = va >> (12 + 9 * level) & 511;
-        let mut bytes = [0; 8];
-        memory.read(Gpa(frame + number * 8), &mut bytes).ok()?;
-        let entry = u64::from_le_bytes(bytes);
-        if entry & PRESENT == 0 {
-            return None;
-        }
-        // Levels 1 and 2 may be leaves of 2 MiB and 1 GiB, whose low frame bits are flags.
-        if level > 0 && entry & LEAF != 0 {
-            let within = (1_u64 << (12 + 9 * level)) - 1;
-            return (level < 3).then_some((entry & FRAME & !within) | (va & within & FRAME));
-        }
-        frame = entry & FRAME;
-    }
-    Some(frame)
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
     use foldhash::HashMapExt;
-    use nephoscope_guest::MemoryFault;
+    use nephoscope_guest::{Gpa, MemoryFault};
     use std::cell::RefCell;
 
     struct Tables(RefCell<HashMap<u64, u64>>);

@@ -1,0 +1,176 @@
+//! Who runs a page that another address space ran first.
+//!
+//! Nested page tables belong to the VM: the first fetch from a frame names one root, and those that fetch from it later
+//! raise nothing. So the page tables of every root that a vCPU was seen with are read now and then: what they let
+//! user code execute, and was accessed, is counted as executed. Sampled, and said to be.
+
+use std::collections::{HashMap, HashSet};
+use std::fs::File;
+use std::os::unix::fs::FileExt;
+use std::time::{Duration, Instant};
+
+use nephoscope_guest::{Event, Executed, Gpa, MemoryFault, PAGE_SIZE, PageId, PhysicalMemory, Root, VcpuId};
+use nephoscope_isa::{Bounds, Mode, Roots, Walker, Want};
+use nephoscope_wire::RamRange;
+
+/// A root that goes on being seen is read again so often.
+const AGAIN: Duration = Duration::from_millis(50);
+/// Work of one walk: it stops tables that never end.
+const BOUNDS: Bounds = Bounds {
+    tables: 2048,
+    leaves: 1 << 16,
+};
+/// Roots that are remembered. Forgetting them only means to read them again.
+const MAX_ROOTS: usize = 1 << 14;
+/// Page-table levels of long mode by which roots are told apart.
+const LEVELS: u8 = 4;
+
+/// Guest memory by way of the VMM's process.
+#[derive(Debug)]
+struct Ram {
+    process: File,
+    ranges: Vec<RamRange>,
+}
+
+impl Ram {
+    fn host(&self, gpa: u64) -> Option<u64> {
+        let found = self
+            .ranges
+            .iter()
+            .find(|range| gpa.wrapping_sub(range.gpa) < range.len)?;
+        Some(found.hva + (gpa - found.gpa))
+    }
+}
+
+impl PhysicalMemory for Ram {
+    fn read(&self, at: Gpa, buf: &mut [u8]) -> Result<(), MemoryFault> {
+        let fault = MemoryFault { at };
+        let last = at.0.checked_add(buf.len() as u64 - 1).ok_or(fault)?;
+        let (first, last) = (self.host(at.0).ok_or(fault)?, self.host(last).ok_or(fault)?);
+        if last.wrapping_sub(first) != buf.len() as u64 - 1 {
+            return Err(fault);
+        }
+        self.process.read_exact_at(buf, first).map_err(|_| fault)
+    }
+}
+
+#[derive(Debug)]
+struct Seen {
+    incarnation: u32,
+    walked: Instant,
+    said: HashSet<PageId>,
+}
+
+/// What is known of roots and frames.
+#[derive(Debug)]
+pub(super) struct Spaces {
+    ram: Option<Ram>,
+    process: Option<File>,
+    roots: Roots,
+    seen: HashMap<u64, Seen>,
+    /// The page that each frame, by its host address, is at this moment.
+    frames: HashMap<u64, PageId>,
+}
+
+impl Spaces {
+    /// Memory is read through this file, `/proc/PID/mem`.
+    pub(super) fn new(process: File) -> Self {
+        Self {
+            ram: None,
+            process: Some(process),
+            roots: Roots::new(),
+            seen: HashMap::new(),
+            frames: HashMap::new(),
+        }
+    }
+
+    pub(super) fn set_ram(&mut self, ranges: Vec<RamRange>) {
+        match (&mut self.ram, self.process.take()) {
+            (Some(ram), _) => ram.ranges = ranges,
+            (none, Some(process)) => *none = Some(Ram { process, ranges }),
+            (None, None) => {}
+        }
+    }
+
+    /// Whoever has a root from now on is another address space.
+    pub(super) fn reset(&mut self) {
+        self.roots.forget();
+        self.seen.clear();
+    }
+
+    /// A frame was fetched from for the first time in this generation, by code under this root.
+    pub(super) fn captured(
+        &mut self,
+        frame: u64,
+        page: PageId,
+        root: Root,
+        vcpu: VcpuId,
+        events: &mut Vec<Event>,
+    ) {
+        self.frames.insert(frame, page);
+        let incarnation = self.now(root);
+        if let Some(seen) = self.seen.get_mut(&root.0) {
+            seen.said.insert(page);
+        }
+        events.push(Event::Executed(Executed {
+            page,
+            root,
+            vcpu,
+            incarnation,
+        }));
+    }
+
+    /// Which address space the root is now.
+    fn now(&mut self, root: Root) -> u32 {
+        let Some(ram) = &self.ram else { return 0 };
+        if self.seen.len() >= MAX_ROOTS {
+            self.seen.clear();
+        }
+        let incarnation = self.roots.loaded(ram, root.0);
+        self.roots.ran_user_code(ram, root.0, LEVELS);
+        let seen = self.seen.entry(root.0).or_insert_with(|| Seen {
+            incarnation,
+            walked: Instant::now(),
+            said: HashSet::new(),
+        });
+        if seen.incarnation != incarnation {
+            seen.incarnation = incarnation;
+            seen.said.clear();
+        }
+        incarnation
+    }
+
+    /// A vCPU was seen with this root: what it may have executed meanwhile.
+    pub(super) fn seen(&mut self, root: Root, vcpu: VcpuId, mode: Mode, events: &mut Vec<Event>) {
+        let known = self.seen.get(&root.0).map(|seen| seen.walked);
+        if known.is_some_and(|walked| walked.elapsed() < AGAIN) {
+            return;
+        }
+        let incarnation = self.now(root);
+        let (Some(ram), Some(seen)) = (&self.ram, self.seen.get_mut(&root.0)) else {
+            return;
+        };
+        seen.walked = Instant::now();
+        let Some(user) = mode.spaces().next() else { return };
+        let frames = &self.frames;
+        Walker::new(mode, ram).leaves(root, &user, Want::Executable, BOUNDS, |leaf| {
+            if !leaf.accessed || leaf.size_bytes != PAGE_SIZE as u64 {
+                return;
+            }
+            let page = ram.host(leaf.gpa.0).and_then(|frame| frames.get(&frame));
+            if let Some(page) = page.filter(|page| seen.said.insert(**page)) {
+                events.push(Event::Executed(Executed {
+                    page: *page,
+                    root,
+                    vcpu,
+                    incarnation,
+                }));
+                events.push(Event::Located {
+                    page: *page,
+                    root,
+                    va: leaf.va,
+                });
+            }
+        });
+    }
+}

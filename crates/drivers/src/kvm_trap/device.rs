@@ -1,0 +1,151 @@
+//! The kernel module's device (`kernel/nephoscope-kvm/nephoscope_kvm.h`).
+#![allow(unsafe_code, reason = "ioctls of our own kernel module")]
+
+use std::ffi::c_void;
+use std::fs::{self, File, OpenOptions};
+use std::os::fd::{AsFd, FromRawFd, OwnedFd, RawFd};
+
+use rustix::io::Errno;
+use rustix::ioctl::{Getter, Ioctl, IoctlOutput, Opcode, ioctl, opcode};
+use rustix::process::{Pid, PidfdFlags, PidfdGetfdFlags, pidfd_getfd, pidfd_open};
+
+/// Where it is.
+pub(super) const DEVICE: &str = "/dev/nephoscope-kvm";
+
+/// `NPH_KVM_VERSION`.
+const VERSION: u32 = 1;
+
+/// `struct nph_kvm_attach`.
+#[repr(C)]
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Attach {
+    version: u32,
+    vm: RawFd,
+    /// One per vCPU.
+    pub(super) rings: u32,
+    /// Of frames, per ring: a power of two.
+    pub(super) ring_bytes: u32,
+    /// How long a vCPU waits for room.
+    pub(super) full_ms: u32,
+    reserved: u32,
+}
+
+/// `struct nph_kvm_info`.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, Default)]
+pub(super) struct Info {
+    pub(super) vcpus: u32,
+    pub(super) pid: u32,
+    pub(super) attached_ns: u64,
+    pub(super) captures: u64,
+    pub(super) writes: u64,
+    pub(super) emulated: u64,
+    pub(super) host_writes: u64,
+    pub(super) resets: u64,
+    pub(super) zaps: u64,
+    pub(super) ring_waits: u64,
+    pub(super) ring_lost: u64,
+    pub(super) unreadable: u64,
+    pub(super) nested: u64,
+    pub(super) cr0: u64,
+    pub(super) cr4: u64,
+    pub(super) efer: u64,
+    pub(super) physical_bits: u32,
+    pub(super) gone: u32,
+}
+
+/// `struct nph_kvm_audit`: mappings of the VM, and those that break the module's promise.
+#[repr(C)]
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+pub struct Audit {
+    /// All of them.
+    pub leaves: u64,
+    /// Writable and executable at once.
+    pub writable_executable: u64,
+    /// Larger than 4 KiB.
+    pub huge: u64,
+}
+
+/// What a watch asks of the module while it runs, for whoever limits its system calls.
+pub const IOCTLS: [u32; 2] = [INFO, AUDIT];
+const INFO: Opcode = opcode::read::<Info>(b'N', 2);
+const AUDIT: Opcode = opcode::read::<Audit>(b'N', 3);
+
+struct AttachCall(Attach);
+
+// SAFETY: the module reads one `struct nph_kvm_attach` and writes nothing; its answer is a new descriptor.
+unsafe impl Ioctl for AttachCall {
+    type Output = OwnedFd;
+    const IS_MUTATING: bool = false;
+
+    fn opcode(&self) -> Opcode {
+        opcode::write::<Attach>(b'N', 1)
+    }
+
+    fn as_ptr(&mut self) -> *mut c_void {
+        std::ptr::from_mut(&mut self.0).cast()
+    }
+
+    unsafe fn output_from_ptr(out: IoctlOutput, _: *mut c_void) -> rustix::io::Result<OwnedFd> {
+        // SAFETY: the call succeeded, so this is a descriptor that nobody else has.
+        Ok(unsafe { OwnedFd::from_raw_fd(out) })
+    }
+}
+
+/// Opens the device.
+pub(super) fn open() -> std::io::Result<File> {
+    OpenOptions::new().read(true).write(true).open(DEVICE)
+}
+
+/// The VM of another process, if it has one.
+pub(super) fn vm_of(pid: u32) -> std::io::Result<Option<OwnedFd>> {
+    for entry in fs::read_dir(format!("/proc/{pid}/fd"))? {
+        let entry = entry?;
+        let number = entry.file_name().to_str().and_then(|name| name.parse().ok());
+        let target = fs::read_link(entry.path());
+        if let Some(number) = number
+            && target.is_ok_and(|target| target.as_os_str() == "anon_inode:kvm-vm")
+        {
+            let process = i32::try_from(pid)
+                .ok()
+                .and_then(Pid::from_raw)
+                .ok_or(Errno::SRCH)?;
+            let process = pidfd_open(process, PidfdFlags::empty())?;
+            return Ok(Some(pidfd_getfd(process, number, PidfdGetfdFlags::empty())?));
+        }
+    }
+    Ok(None)
+}
+
+/// Begins to watch.
+pub(super) fn attach(
+    device: impl AsFd,
+    vm: &OwnedFd,
+    rings: u32,
+    ring_bytes: u32,
+    full_ms: u32,
+) -> rustix::io::Result<OwnedFd> {
+    use std::os::fd::AsRawFd;
+    let call = AttachCall(Attach {
+        version: VERSION,
+        vm: vm.as_raw_fd(),
+        rings,
+        ring_bytes,
+        full_ms,
+        reserved: 0,
+    });
+    // SAFETY: as said at `AttachCall`.
+    unsafe { ioctl(device, call) }
+}
+
+/// What the module counted.
+pub(super) fn info(watch: impl AsFd) -> rustix::io::Result<Info> {
+    // SAFETY: the module writes one `struct nph_kvm_info`, of integers only.
+    unsafe { ioctl(watch, Getter::<INFO, Info>::new()) }
+}
+
+/// Whether the module keeps its promise.
+pub(super) fn audit(watch: impl AsFd) -> rustix::io::Result<Audit> {
+    // SAFETY: the module writes one `struct nph_kvm_audit`, of integers only.
+    unsafe { ioctl(watch, Getter::<AUDIT, Audit>::new()) }
+}

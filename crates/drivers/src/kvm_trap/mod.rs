@@ -1,0 +1,257 @@
+//! Stock KVM with the kernel module `nephoscope-kvm`: an event at every first fetch from a frame since it was written.
+//!
+//! *What it sees*: every frame of code before its first instruction in each generation runs, with its bytes as they will
+//! run, from the moment of attachment; the address space that did it. *What it cannot see*: which bytes of the frame run;
+//! who else runs the frame, except by sampling; what devices write into memory meanwhile, unless somebody tells; guests
+//! inside the guest. *Config*: the VMM's process. *State*: the rings, and what is known of roots.
+
+mod attribution;
+mod device;
+
+use std::fs::File;
+use std::os::fd::{AsFd, OwnedFd};
+use std::time::{Duration, Instant};
+
+use nephoscope_guest::{Event, Root, Stamped, VcpuId};
+use nephoscope_isa::{Mode, X86Controls};
+use nephoscope_wire::{
+    Consumer, DeviceWords, Frame, NO_FRAME, RING_HEAD_BYTES, RamRange, RingMemory, ShmError, Stamp,
+};
+
+use crate::qemu_plugin;
+use crate::rings::{Bell, Rings, RingsError, now_ns};
+use attribution::Spaces;
+pub use device::{Audit, IOCTLS};
+
+/// The VM cannot be watched this way.
+#[derive(Debug, thiserror::Error)]
+pub enum KvmTrapError {
+    /// No device.
+    #[error(
+        "cannot open {}: is the kernel module nephoscope-kvm loaded, and is this root?",
+        device::DEVICE
+    )]
+    Device(#[source] std::io::Error),
+    /// The process.
+    #[error("cannot look into process {pid}")]
+    Process {
+        /// Its number.
+        pid: u32,
+        /// Why.
+        #[source]
+        source: std::io::Error,
+    },
+    /// It has no VM.
+    #[error("process {0} has no KVM VM: does it run with `-accel kvm`?")]
+    NoVm(u32),
+    /// The module refused.
+    #[error("the kernel module does not watch this VM; `dmesg` says why")]
+    Refused(#[source] rustix::io::Errno),
+    /// Its memory.
+    #[error("the kernel module's memory cannot be mapped")]
+    Memory(#[from] ShmError),
+    /// The rings.
+    #[error(transparent)]
+    Rings(#[from] RingsError),
+}
+
+/// Bytes of frames per vCPU. Kernel memory, which is not swapped.
+const RING_BYTES: u32 = 4 << 20;
+/// How long a vCPU waits when its ring is full, as with the plugin.
+const FULL_MS: u32 = 1000;
+/// vCPUs beyond so many share a ring.
+const MAX_RINGS: u32 = 64;
+/// `NPH_KVM_ROOTS`.
+const ROOTS: usize = 512;
+/// How often the roots are taken that vCPUs were seen with.
+const SAMPLE: Duration = Duration::from_millis(4);
+/// How often the counters are told.
+const COUNT: Duration = Duration::from_millis(250);
+
+/// A VM that the module watches for us.
+#[derive(Debug)]
+pub struct KvmTrap {
+    watch: OwnedFd,
+    rings: Rings,
+    roots: Vec<DeviceWords>,
+    spaces: Spaces,
+    mode: Option<Mode>,
+    pid: u32,
+    vcpus: u32,
+    attached_ns: u64,
+    sampled: Instant,
+    counted: Instant,
+}
+
+impl KvmTrap {
+    /// Whether the module is loaded.
+    #[must_use]
+    pub fn is_there() -> bool {
+        std::path::Path::new(device::DEVICE).exists()
+    }
+
+    /// Begins to watch the VM of a process. What is mapped in it is torn down once, so that everything that runs from now on
+    /// is told.
+    ///
+    /// # Errors
+    /// If there is no module, no VM, or the module refuses.
+    pub fn attach(pid: u32, vcpus: u32) -> Result<Self, KvmTrapError> {
+        let device = device::open().map_err(KvmTrapError::Device)?;
+        let process = |source| KvmTrapError::Process { pid, source };
+        let vm = device::vm_of(pid)
+            .map_err(process)?
+            .ok_or(KvmTrapError::NoVm(pid))?;
+        let memory = File::open(format!("/proc/{pid}/mem")).map_err(process)?;
+        let count = vcpus.clamp(1, MAX_RINGS);
+        let watch =
+            device::attach(&device, &vm, count, RING_BYTES, FULL_MS).map_err(KvmTrapError::Refused)?;
+        let info = device::info(&watch).map_err(KvmTrapError::Refused)?;
+        let copy = || watch.try_clone().map_err(process);
+        let each = RING_HEAD_BYTES as u64 + u64::from(RING_BYTES);
+        let (mut rings, mut roots) = (Vec::new(), Vec::new());
+        for ring in 0..u64::from(count) {
+            let opened =
+                RingMemory::in_device(copy()?, ring * each, RING_BYTES as usize).and_then(Consumer::new);
+            let number = rings.len();
+            rings.push(opened.map_err(|source| RingsError::Ring { ring: number, source })?);
+            let at = u64::from(count) * each + ring * (ROOTS * 8) as u64;
+            roots.push(DeviceWords::map(copy()?, at, ROOTS)?);
+        }
+        Ok(Self {
+            watch,
+            rings: Rings::new(rings, info.attached_ns),
+            roots,
+            spaces: Spaces::new(memory),
+            mode: None,
+            pid,
+            vcpus: info.vcpus,
+            attached_ns: info.attached_ns,
+            sampled: Instant::now(),
+            counted: Instant::now(),
+        })
+    }
+
+    /// The VMM's process.
+    #[must_use]
+    pub const fn pid(&self) -> u32 {
+        self.pid
+    }
+
+    /// How many vCPUs the VM had.
+    #[must_use]
+    pub const fn vcpus(&self) -> u32 {
+        self.vcpus
+    }
+
+    /// When the watch began (`CLOCK_MONOTONIC`, ns).
+    #[must_use]
+    pub const fn attached_ns(&self) -> u64 {
+        self.attached_ns
+    }
+
+    /// Tells where guest RAM lies, so that page tables can be read.
+    pub fn set_ram(&mut self, ranges: Vec<RamRange>) {
+        self.spaces.set_ram(ranges);
+    }
+
+    /// The machine was reset: whoever has a root from now on is another address space.
+    pub fn reset(&mut self) {
+        self.spaces.reset();
+    }
+
+    /// Up to when every frame was given out, in nanoseconds since the watch began.
+    #[must_use]
+    pub fn seen_until_ns(&self) -> u64 {
+        self.rings.seen_until_ns()
+    }
+
+    /// Whether the VM is gone, and every frame was read.
+    #[must_use]
+    pub fn is_closed(&self) -> bool {
+        self.rings.are_over()
+    }
+
+    /// Whether the module keeps its promise, at this moment. Holds the VM up while it looks.
+    ///
+    /// # Errors
+    /// If the module is gone.
+    pub fn audit(&self) -> Result<Audit, KvmTrapError> {
+        device::audit(&self.watch).map_err(KvmTrapError::Refused)
+    }
+
+    /// Waits up to `timeout` for events and appends them to `out` in the order of their time.
+    ///
+    /// # Errors
+    /// If a ring holds what the module does not write.
+    pub fn next(&mut self, timeout: Duration, out: &mut Vec<Stamped>) -> Result<(), KvmTrapError> {
+        let bell = Bell {
+            wake: self.watch.as_fd(),
+            end: None,
+        };
+        let (origin, spaces) = (self.attached_ns, &mut self.spaces);
+        let take = |stamp: Stamp, frame: &Frame<'_>, events: &mut Vec<Event>| {
+            let event = qemu_plugin::event(stamp, frame, origin);
+            let captured = match &event {
+                Event::CodeCaptured(captured) if captured.frame != NO_FRAME => {
+                    Some((captured.frame, captured.page, captured.root, captured.vcpu))
+                }
+                _ => None,
+            };
+            events.push(event);
+            if let Some((frame, page, root, vcpu)) = captured {
+                spaces.captured(frame, page, root, vcpu, events);
+            }
+        };
+        self.rings.next(&bell, timeout, take, out)?;
+        self.sample(out);
+        Ok(())
+    }
+
+    /// What was executed by others than those who were first.
+    fn sample(&mut self, out: &mut Vec<Stamped>) {
+        if self.sampled.elapsed() < SAMPLE {
+            return;
+        }
+        self.sampled = Instant::now();
+        let at_ns = now_ns().saturating_sub(self.attached_ns);
+        let mut events = Vec::new();
+        if self.counted.elapsed() >= COUNT {
+            self.counted = Instant::now();
+            self.count(&mut events);
+        }
+        if let Some(mode) = self.mode {
+            for (vcpu, roots) in (0_u16..).zip(&self.roots) {
+                for cr3 in roots.take() {
+                    self.spaces
+                        .seen(Root::from_cr3(cr3), VcpuId::from(vcpu), mode, &mut events);
+                }
+            }
+        }
+        out.extend(events.into_iter().map(|event| Stamped { at_ns, event }));
+    }
+
+    fn count(&mut self, events: &mut Vec<Event>) {
+        let Ok(info) = device::info(&self.watch) else {
+            return;
+        };
+        self.mode = Mode::x86(&X86Controls {
+            cr0: info.cr0,
+            cr4: info.cr4,
+            efer: info.efer,
+            physical_bits: u8::try_from(info.physical_bits).unwrap_or(52),
+            gib_pages: true,
+        });
+        events.push(Event::Counters(vec![
+            ("kvm_captures", info.captures),
+            ("kvm_writes", info.writes),
+            ("kvm_emulated_writes", info.emulated),
+            ("kvm_host_writes", info.host_writes),
+            ("kvm_frames_reset", info.resets),
+            ("kvm_zaps", info.zaps),
+            ("kvm_ring_waits", info.ring_waits),
+            ("kvm_ring_lost", info.ring_lost),
+            ("kvm_pages_unreadable", info.unreadable),
+            ("kvm_nested_faults", info.nested),
+        ]));
+    }
+}

@@ -1,0 +1,102 @@
+//! The way into the VM, whichever it is.
+
+use std::time::Duration;
+
+use nephoscope_drivers::{KvmTrap, QemuPlugin};
+use nephoscope_guest::Stamped;
+use nephoscope_wire::RamRange;
+
+/// What there is to watch a VM with.
+#[derive(Debug)]
+pub(crate) enum Driver {
+    /// QEMU's plugin, under TCG.
+    Plugin(Box<QemuPlugin>),
+    /// The kernel module, under KVM.
+    KvmTrap(Box<KvmTrap>),
+}
+
+/// How the watch began.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(crate) struct Origin {
+    /// The VMM's process.
+    pub(crate) pid: u32,
+    /// Virtual CPUs.
+    pub(crate) vcpus: u32,
+    /// What times count from (`CLOCK_MONOTONIC`, ns).
+    pub(crate) begun_ns: u64,
+    /// When this monitor was attached.
+    pub(crate) attached_ns: u64,
+    /// Whether the guest may have run unwatched before.
+    pub(crate) was_blind: bool,
+    /// Whether who runs a page is sampled.
+    pub(crate) samples_attribution: bool,
+}
+
+impl Driver {
+    /// How the watch began.
+    pub(crate) fn origin(&self) -> Origin {
+        match self {
+            Self::Plugin(plugin) => {
+                let hello = plugin.hello();
+                Origin {
+                    pid: hello.pid,
+                    vcpus: hello.vcpus,
+                    begun_ns: hello.installed_ns,
+                    attached_ns: hello.attached_ns,
+                    was_blind: hello.blind_since_ns.is_some(),
+                    samples_attribution: false,
+                }
+            }
+            Self::KvmTrap(trap) => Origin {
+                pid: trap.pid(),
+                vcpus: trap.vcpus(),
+                begun_ns: trap.attached_ns(),
+                attached_ns: trap.attached_ns(),
+                was_blind: false,
+                samples_attribution: true,
+            },
+        }
+    }
+
+    /// Tells where guest RAM lies, so that address spaces can be told apart.
+    pub(crate) fn set_ram(&mut self, ranges: Vec<RamRange>) -> anyhow::Result<()> {
+        match self {
+            Self::Plugin(plugin) => plugin.set_ram(ranges)?,
+            Self::KvmTrap(trap) => trap.set_ram(ranges),
+        }
+        Ok(())
+    }
+
+    /// The machine was reset. It fails with the connection only, which ends the watch.
+    pub(crate) fn reset(&mut self) {
+        match self {
+            Self::Plugin(plugin) => drop(plugin.reset()),
+            Self::KvmTrap(trap) => trap.reset(),
+        }
+    }
+
+    /// Up to when everything was given out, in nanoseconds since the beginning.
+    pub(crate) fn seen_until_ns(&self) -> u64 {
+        match self {
+            Self::Plugin(plugin) => plugin.seen_until_ns(),
+            Self::KvmTrap(trap) => trap.seen_until_ns(),
+        }
+    }
+
+    /// Whether the VM is gone, and everything was given out.
+    pub(crate) fn is_closed(&self) -> bool {
+        match self {
+            Self::Plugin(plugin) => plugin.is_closed(),
+            Self::KvmTrap(trap) => trap.is_closed(),
+        }
+    }
+
+    /// Waits up to `timeout` for events and appends them.
+    pub(crate) fn next(&mut self, timeout: Duration, out: &mut Vec<Stamped>) -> anyhow::Result<()> {
+        match self {
+            Self::Plugin(plugin) => plugin.next(timeout, out)?,
+            Self::KvmTrap(trap) => trap.next(timeout, out)?,
+        }
+        Ok(())
+    }
+}
