@@ -14,7 +14,6 @@ pub mod campaign;
 pub mod check;
 pub mod control;
 pub mod group;
-mod headers;
 mod kernel_code;
 pub mod modules;
 pub mod row;

@@ -18,6 +18,7 @@ pub mod faults;
 pub mod guest;
 pub mod image;
 pub mod initramfs;
+pub mod kbuild;
 pub mod living;
 pub mod nested;
 pub mod packages;

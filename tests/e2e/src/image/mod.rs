@@ -43,6 +43,15 @@ impl Image {
         })
     }
 
+    /// A guest that somebody else built and put into this folder: its disk, kernels and initramfs.
+    #[must_use]
+    pub fn at(folder: PathBuf) -> Self {
+        Image {
+            plants: Plants::at(folder.join("plants")),
+            folder,
+        }
+    }
+
     /// The tree that the disk was made from, with its dpkg database.
     pub fn root(&self) -> PathBuf {
         self.folder.join("root")

@@ -21,6 +21,11 @@ pub struct Plants {
 }
 
 impl Plants {
+    /// Those that somebody else built and put into this folder.
+    pub(super) fn at(folder: PathBuf) -> Self {
+        Plants { folder }
+    }
+
     /// Builds the programs (statically: the guest's libraries do not matter) and their disk.
     ///
     /// # Errors

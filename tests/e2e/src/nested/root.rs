@@ -15,7 +15,7 @@ use crate::progress::Step;
 const SUITE: &str = "trixie";
 
 /// QEMU, and what a script needs.
-const PACKAGES: [&str; 9] = [
+const PACKAGES: [&str; 10] = [
     "base-files",
     "bash",
     "coreutils",
@@ -25,6 +25,7 @@ const PACKAGES: [&str; 9] = [
     "kmod",
     "procps",
     "qemu-system-x86",
+    "util-linux",
 ];
 
 /// The disk, made when the cache does not hold it.

@@ -7,9 +7,10 @@ use std::path::{Path, PathBuf};
 use std::process::Command;
 
 use anyhow::{Context, Result, bail};
-use nephoscope_e2e::apt::{self, PrivateApt};
-use nephoscope_e2e::command::{run_logged, write_file};
-use nephoscope_e2e::{Step, cache};
+use crate::apt::{self, PrivateApt};
+use crate::cache;
+use crate::command::{run_logged, write_file};
+use crate::progress::Step;
 
 /// Debian's suite of the guest's second kernel, which the machine does not have.
 const OTHER_SUITE: &str = "trixie";
@@ -38,7 +39,7 @@ exit 127
 ///
 /// # Errors
 /// When no suite has the packages any more (the guest is older than the mirror's state then), or they cannot be unpacked.
-pub(crate) fn ensure(release: &str) -> Result<PathBuf> {
+pub(super) fn ensure(release: &str) -> Result<PathBuf> {
     let key = cache::key(&[release.as_bytes(), WRAPPER.as_bytes()]);
     let folder = cache::build_once(&format!("headers-{key}"), |work| build(work, release))?;
     // Of each kernel, these and those before.
