@@ -112,7 +112,7 @@ static void head_of(struct frame_header *header, struct kvm_vcpu *vcpu, u32 len,
 {
 	header->len = cpu_to_le32(len);
 	header->kind = cpu_to_le16(kind);
-	header->vcpu = cpu_to_le16(vcpu->vcpu_id);
+	header->vcpu = cpu_to_le16(vcpu->vcpu_idx);
 	header->at_ns = cpu_to_le64(now);
 	header->page = cpu_to_le64(page);
 }

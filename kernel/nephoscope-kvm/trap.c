@@ -28,7 +28,7 @@ static bool is_fetch(u64 error)
 
 struct nph_vcpu *nph_vcpu_of(struct nph_vm *vm, struct kvm_vcpu *vcpu)
 {
-	return &vm->vcpus[min_t(u32, vcpu->vcpu_idx, vm->rings_len)];
+	return &vm->vcpus[vcpu->vcpu_idx];
 }
 
 static struct kvm_memory_slot *slot_of(struct kvm_vcpu *vcpu, gfn_t gfn)
@@ -130,18 +130,18 @@ static bool fetched(struct nph_vm *vm, struct kvm_vcpu *vcpu, gpa_t gpa, u64 err
 	struct mutex *move = &vm->moves[frame % ARRAY_SIZE(vm->moves)];
 	bool handle = true;
 	u64 generation = 0;
-	void *entry;
+	void *before;
 
 	mutex_lock(move);
-	entry = xa_load(&vm->frames, frame);
-	if (entry && xa_to_value(entry) & 1)
+	before = xa_load(&vm->frames, frame);
+	if (before && xa_to_value(before) & 1)
 		goto out;	/* another vCPU was faster */
 	if (taken_away(vm, frame)) {
 		handle = false;
 		goto out;
 	}
-	if (entry)
-		generation = (xa_to_value(entry) >> 1) + 1;
+	if (before)
+		generation = (xa_to_value(before) >> 1) + 1;
 	if (xa_is_err(xa_store(&vm->frames, frame, xa_mk_value(generation << 1 | 1), GFP_KERNEL_ACCOUNT))) {
 		handle = false;
 		goto out;
@@ -151,7 +151,7 @@ static bool fetched(struct nph_vm *vm, struct kvm_vcpu *vcpu, gpa_t gpa, u64 err
 		zap(vm, frame);
 	if (capture(vm, vcpu, gpa, frame, generation) == NPH_AGAIN) {
 		/* Not sent, and nothing is mapped yet: as if it had not happened. */
-		xa_store(&vm->frames, frame, xa_mk_value(generation ? (generation - 1) << 1 : 0), GFP_KERNEL_ACCOUNT);
+		xa_store(&vm->frames, frame, before, GFP_KERNEL_ACCOUNT);
 		handle = false;
 	}
 out:
@@ -179,15 +179,18 @@ static bool forget(struct nph_vm *vm, u64 frame, bool mark)
 	return was;
 }
 
-static void written(struct nph_vm *vm, u64 frame)
+/* `surely`: the right may be gone already, and the mappings with it not yet. */
+static void written(struct nph_vm *vm, u64 frame, bool surely)
 {
 	struct mutex *move = &vm->moves[frame % ARRAY_SIZE(vm->moves)];
 
 	mutex_lock(move);
-	if (forget(vm, frame, false)) {
-		zap(vm, frame);
+	if (forget(vm, frame, false))
 		atomic64_inc(&vm->writes);
-	}
+	else if (!surely)
+		goto out;
+	zap(vm, frame);
+out:
 	mutex_unlock(move);
 }
 
@@ -220,7 +223,7 @@ static int trap(struct nph_vm *vm, struct kvm_vcpu *vcpu, gpa_t gpa, u64 error, 
 	}
 	if (!(state->last_fetch && state->last_frame == frame && state->last_rip == rip)) {
 		state->last_fetch = false;
-		written(vm, frame);
+		written(vm, frame, false);
 		return original(vcpu, gpa, error, insn, len);
 	}
 	/*
@@ -232,7 +235,7 @@ static int trap(struct nph_vm *vm, struct kvm_vcpu *vcpu, gpa_t gpa, u64 error, 
 	r = original(vcpu, gpa, error, insn, len);
 	state->emulate = false;
 	state->last_fetch = false;
-	written(vm, frame);
+	written(vm, frame, true);
 	return r;
 }
 

@@ -33,7 +33,7 @@ struct nph_vm *nph_vm_of(struct kvm *kvm)
 static int taking(struct mmu_notifier *notifier, const struct mmu_notifier_range *range)
 {
 	struct nph_vm *vm = container_of(notifier, struct nph_vm, notifier);
-	u64 first = range->start >> PAGE_SHIFT, end = DIV_ROUND_UP(range->end, PAGE_SIZE);
+	u64 first = range->start >> PAGE_SHIFT, end = ((range->end - 1) >> PAGE_SHIFT) + 1;
 
 	spin_lock(&vm->taken_lock);
 	vm->taken_first = vm->taking ? min(vm->taken_first, first) : first;
@@ -110,8 +110,7 @@ static struct nph_vm *make(const struct nph_kvm_attach *how)
 	vm->memory_bytes = how->rings * (ring + PAGE_SIZE);
 	vm->memory = vmalloc_user(vm->memory_bytes);
 	vm->rings = kvcalloc(how->rings, sizeof(*vm->rings), GFP_KERNEL_ACCOUNT);
-	/* One more: vCPUs that have no ring of their own. */
-	vm->vcpus = kvcalloc(how->rings + 1, sizeof(*vm->vcpus), GFP_KERNEL_ACCOUNT);
+	vm->vcpus = kvcalloc(KVM_MAX_VCPUS, sizeof(*vm->vcpus), GFP_KERNEL_ACCOUNT);
 	if (!vm->memory || !vm->rings || !vm->vcpus) {
 		release(vm);
 		return NULL;
@@ -129,7 +128,7 @@ int nph_vm_watch(struct kvm *kvm, const struct nph_kvm_attach *how, struct nph_v
 	struct nph_vm *vm;
 	int r;
 
-	if (!how->rings || how->rings > KVM_MAX_VCPUS || !is_power_of_2(how->ring_bytes) ||
+	if (how->reserved || !how->rings || how->rings > KVM_MAX_VCPUS || !is_power_of_2(how->ring_bytes) ||
 	    how->ring_bytes < RING_BYTES_LEAST || how->ring_bytes > RING_BYTES_MOST)
 		return -EINVAL;
 	vm = make(how);
