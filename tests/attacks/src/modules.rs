@@ -23,12 +23,23 @@ impl Modules {
         let sources = sources("modules")?;
         let mut objects = String::from("ccflags-y := -Wall -Werror\n");
         for path in &sources {
-            let name = path.file_name().unwrap_or_default().to_string_lossy().into_owned();
+            let name = path
+                .file_name()
+                .unwrap_or_default()
+                .to_string_lossy()
+                .into_owned();
             if let Some(name) = name.strip_suffix(".c") {
                 objects.push_str(&format!("obj-m += {name}.o\n"));
             }
         }
-        let folder = kbuild::ensure(image, kernel, "modules", "the attacks' modules", &objects, &sources)?;
+        let folder = kbuild::ensure(
+            image,
+            kernel,
+            "modules",
+            "the attacks' modules",
+            &objects,
+            &sources,
+        )?;
         Ok(Modules { folder })
     }
 

@@ -9,7 +9,10 @@ use std::fs::File;
 use std::os::unix::fs::FileExt;
 use std::time::{Duration, Instant};
 
-use nephoscope_guest::{Event, Executed, Gpa, MemoryFault, PAGE_SIZE, PageId, PhysicalMemory, Root, VcpuId};
+use nephoscope_guest::{
+    CodeCaptured, Event, Executed, Gpa, MemoryFault, PAGE_SIZE, PageId, PhysicalMemory, Privilege, Root,
+    VcpuId,
+};
 use nephoscope_isa::{Bounds, Mode, Roots, Walker, Want};
 use nephoscope_wire::RamRange;
 
@@ -51,6 +54,28 @@ impl PhysicalMemory for Ram {
             return Err(fault);
         }
         self.process.read_exact_at(buf, first).map_err(|_| fault)
+    }
+}
+
+/// Who was first.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct First {
+    frame: u64,
+    page: PageId,
+    root: Root,
+    vcpu: VcpuId,
+    user: bool,
+}
+
+impl First {
+    pub(super) fn of(captured: &CodeCaptured) -> Self {
+        Self {
+            frame: captured.frame,
+            page: captured.page,
+            root: captured.root,
+            vcpu: captured.vcpu,
+            user: captured.privilege == Privilege::User && captured.paging,
+        }
     }
 }
 
@@ -98,16 +123,20 @@ impl Spaces {
         self.seen.clear();
     }
 
-    /// A frame was fetched from for the first time in this generation, by code under this root.
-    pub(super) fn captured(
-        &mut self,
-        frame: u64,
-        page: PageId,
-        root: Root,
-        vcpu: VcpuId,
-        events: &mut Vec<Event>,
-    ) {
+    /// A frame was fetched from for the first time in this generation.
+    pub(super) fn captured(&mut self, first: &First, events: &mut Vec<Event>) {
+        let First {
+            frame,
+            page,
+            root,
+            vcpu,
+            user,
+        } = *first;
         self.frames.insert(frame, page);
+        // Kernel code belongs to the kernel, whichever root is loaded.
+        if !user {
+            return;
+        }
         let incarnation = self.now(root);
         if let Some(seen) = self.seen.get_mut(&root.0) {
             seen.said.insert(page);

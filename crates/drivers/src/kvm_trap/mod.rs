@@ -14,13 +14,11 @@ use std::time::{Duration, Instant};
 
 use nephoscope_guest::{Event, Root, Stamped, VcpuId};
 use nephoscope_isa::{Mode, X86Controls};
-use nephoscope_wire::{
-    Consumer, DeviceWords, Frame, NO_FRAME, RING_HEAD_BYTES, RamRange, RingMemory, ShmError, Stamp,
-};
+use nephoscope_wire::{Consumer, DeviceWords, Frame, RING_HEAD_BYTES, RamRange, RingMemory, ShmError, Stamp};
 
 use crate::qemu_plugin;
 use crate::rings::{Bell, Rings, RingsError, now_ns};
-use attribution::Spaces;
+use attribution::{First, Spaces};
 pub use device::{Audit, IOCTLS};
 
 /// The VM cannot be watched this way.
@@ -58,7 +56,7 @@ pub enum KvmTrapError {
 /// Bytes of frames per vCPU. Kernel memory, which is not swapped.
 const RING_BYTES: u32 = 4 << 20;
 /// How long a vCPU waits when its ring is full, as with the plugin.
-const FULL_MS: u32 = 1000;
+const FULL_MS: u32 = 2000;
 /// vCPUs beyond so many share a ring.
 const MAX_RINGS: u32 = 64;
 /// `NPH_KVM_ROOTS`.
@@ -192,14 +190,12 @@ impl KvmTrap {
         let take = |stamp: Stamp, frame: &Frame<'_>, events: &mut Vec<Event>| {
             let event = qemu_plugin::event(stamp, frame, origin);
             let captured = match &event {
-                Event::CodeCaptured(captured) if captured.frame != NO_FRAME => {
-                    Some((captured.frame, captured.page, captured.root, captured.vcpu))
-                }
+                Event::CodeCaptured(captured) => Some(First::of(captured)),
                 _ => None,
             };
             events.push(event);
-            if let Some((frame, page, root, vcpu)) = captured {
-                spaces.captured(frame, page, root, vcpu, events);
+            if let Some(first) = captured {
+                spaces.captured(&first, events);
             }
         };
         self.rings.next(&bell, timeout, take, out)?;

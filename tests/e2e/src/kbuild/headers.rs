@@ -6,11 +6,11 @@ use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
-use anyhow::{Context, Result, bail};
 use crate::apt::{self, PrivateApt};
 use crate::cache;
 use crate::command::{run_logged, write_file};
 use crate::progress::Step;
+use anyhow::{Context, Result, bail};
 
 /// Debian's suite of the guest's second kernel, which the machine does not have.
 const OTHER_SUITE: &str = "trixie";

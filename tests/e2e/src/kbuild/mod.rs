@@ -26,9 +26,20 @@ const OPTIONS: [&str; 3] = [
 ///
 /// # Errors
 /// When the kernel's headers cannot be had, or the compiler refuses.
-pub fn ensure(image: &Image, kernel: Kernel, kind: &str, what: &str, kbuild: &str, sources: &[PathBuf]) -> Result<PathBuf> {
+pub fn ensure(
+    image: &Image,
+    kernel: Kernel,
+    kind: &str,
+    what: &str,
+    kbuild: &str,
+    sources: &[PathBuf],
+) -> Result<PathBuf> {
     let release = image.release(kernel)?;
-    let mut parts = vec![release.clone().into_bytes(), OPTIONS.join(" ").into_bytes(), kbuild.into()];
+    let mut parts = vec![
+        release.clone().into_bytes(),
+        OPTIONS.join(" ").into_bytes(),
+        kbuild.into(),
+    ];
     for path in sources {
         parts.push(path.file_name().unwrap_or_default().as_encoded_bytes().to_vec());
         parts.push(fs::read(path).with_context(|| format!("cannot read {}", path.display()))?);
@@ -46,7 +57,10 @@ fn build(work: &Path, release: &str, what: &str, kbuild: &str, sources: &[PathBu
     let headers = headers::ensure(release)?;
     let mut step = Step::begin(&format!("Compiling {what} for Linux {release}"));
     for path in sources {
-        fs::copy(path, work.join(path.file_name().context("a source without a name")?))?;
+        fs::copy(
+            path,
+            work.join(path.file_name().context("a source without a name")?),
+        )?;
     }
     fs::write(work.join("Kbuild"), kbuild)?;
     let mut make = Command::new("make");
@@ -68,7 +82,10 @@ pub fn trap_module(image: &Image, kernel: Kernel) -> Result<PathBuf> {
     let mut sources = Vec::new();
     for entry in fs::read_dir(&folder).with_context(|| format!("cannot read {}", folder.display()))? {
         let path = entry?.path();
-        if path.extension().is_some_and(|extension| extension == "c" || extension == "h") {
+        if path
+            .extension()
+            .is_some_and(|extension| extension == "c" || extension == "h")
+        {
             sources.push(path);
         }
     }
