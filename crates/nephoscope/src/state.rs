@@ -33,6 +33,9 @@ pub(crate) struct VmState {
     /// It was started without running: whoever attaches first lets it run.
     #[serde(default)]
     pub(crate) started_paused: bool,
+    /// All mappings of a VM under KVM are looked at every second.
+    #[serde(default)]
+    pub(crate) audit: bool,
     /// The VMM's process, if we started it.
     pub(crate) vmm_process: Option<Process>,
 }
@@ -135,6 +138,7 @@ mod tests {
             user: None,
             kvm: false,
             started_paused: false,
+            audit: false,
             vmm_process: Process::of(std::process::id()),
         };
         state.write(&dir).unwrap();

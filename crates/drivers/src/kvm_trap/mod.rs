@@ -54,7 +54,7 @@ pub enum KvmTrapError {
 }
 
 /// Bytes of frames per vCPU. Kernel memory, which is not swapped.
-const RING_BYTES: u32 = 4 << 20;
+const RING_BYTES: u32 = 16 << 20;
 /// How long a vCPU waits when its ring is full, as with the plugin.
 const FULL_MS: u32 = 2000;
 /// vCPUs beyond so many share a ring.
@@ -65,6 +65,8 @@ const ROOTS: usize = 512;
 const SAMPLE: Duration = Duration::from_millis(4);
 /// How often the counters are told.
 const COUNT: Duration = Duration::from_millis(250);
+/// How often all mappings are looked at, where that is asked for.
+const AUDIT: Duration = Duration::from_secs(1);
 
 /// A VM that the module watches for us.
 #[derive(Debug)]
@@ -79,6 +81,15 @@ pub struct KvmTrap {
     attached_ns: u64,
     sampled: Instant,
     counted: Instant,
+    audits: Option<Audits>,
+}
+
+/// What was found by looking at all mappings, all times together.
+#[derive(Debug)]
+struct Audits {
+    last: Instant,
+    times: u64,
+    sum: Audit,
 }
 
 impl KvmTrap {
@@ -126,6 +137,7 @@ impl KvmTrap {
             attached_ns: info.attached_ns,
             sampled: Instant::now(),
             counted: Instant::now(),
+            audits: None,
         })
     }
 
@@ -169,12 +181,13 @@ impl KvmTrap {
         self.rings.are_over()
     }
 
-    /// Whether the module keeps its promise, at this moment. Holds the VM up while it looks.
-    ///
-    /// # Errors
-    /// If the module is gone.
-    pub fn audit(&self) -> Result<Audit, KvmTrapError> {
-        device::audit(&self.watch).map_err(KvmTrapError::Refused)
+    /// Looks every second whether the module keeps its promise, and counts. Holds the VM up meanwhile.
+    pub fn audit(&mut self) {
+        self.audits = Some(Audits {
+            last: Instant::now(),
+            times: 0,
+            sum: Audit::default(),
+        });
     }
 
     /// Waits up to `timeout` for events and appends them to `out` in the order of their time.
@@ -248,6 +261,25 @@ impl KvmTrap {
             ("kvm_ring_lost", info.ring_lost),
             ("kvm_pages_unreadable", info.unreadable),
             ("kvm_nested_faults", info.nested),
+        ]));
+        let Some(audits) = &mut self.audits else { return };
+        if audits.last.elapsed() >= AUDIT
+            && let Ok(audit) = device::audit(&self.watch)
+        {
+            audits.last = Instant::now();
+            audits.times += 1;
+            audits.sum.leaves += audit.leaves;
+            audits.sum.writable_executable += audit.writable_executable;
+            audits.sum.huge += audit.huge;
+        }
+        events.push(Event::Counters(vec![
+            ("kvm_audits", audits.times),
+            ("kvm_audited_mappings", audits.sum.leaves),
+            (
+                "kvm_mappings_writable_and_executable",
+                audits.sum.writable_executable,
+            ),
+            ("kvm_mappings_huge", audits.sum.huge),
         ]));
     }
 }

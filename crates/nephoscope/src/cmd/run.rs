@@ -49,6 +49,10 @@ pub(crate) struct RunArgs {
     /// user, else a number that nobody has. QEMU stays who it is.
     #[arg(long, value_name = "USER")]
     user: Option<Account>,
+    /// Under KVM, look at all of the VM's mappings every second, and count those that are writable and executable at once or
+    /// larger than 4 KiB: there should be none. Holds the VM up for some milliseconds each time.
+    #[arg(long)]
+    audit: bool,
     /// The VM: QEMU and its arguments.
     #[arg(last = true, required = true, value_name = "QEMU")]
     command: Vec<OsString>,
@@ -105,6 +109,7 @@ fn state(args: &RunArgs, qemu: &Qemu, dir: &VmDir, child: &Child, kvm: bool) -> 
         watch: args.watch,
         user: args.user,
         kvm,
+        audit: args.audit,
         // Unless whoever started it wants to let it run.
         started_paused: kvm && !args.command.iter().any(|argument| argument == "-S"),
         vmm_process: Process::of(child.id()),

@@ -247,6 +247,7 @@ impl Watch {
         }
         self.drain(&mut events)?;
         let now = self.elapsed_ns();
+        self.without_memory(now);
         self.session.at(now);
         self.machine.over(now, &mut self.session);
         if !self.stopped {
