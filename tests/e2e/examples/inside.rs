@@ -23,7 +23,7 @@ fn main() -> Result<()> {
         name: "inside".to_owned(),
         // Not where others than root may write.
         report: Some(PathBuf::from("/tmp/report.json")),
-        extra: Vec::new(),
+        extra: vec!["--audit".to_owned()],
     };
     let options = Options {
         kernel,

@@ -169,9 +169,11 @@ fn attach_kvm(state: &VmState) -> anyhow::Result<Option<Driver>> {
     if let Some(qmp) = qmp.as_mut().filter(|_| state.started_paused) {
         qmp.execute("cont", None)?;
     }
-    Ok(Some(Driver::KvmTrap(Box::new(
-        trap.context("the VM runs unwatched")?,
-    ))))
+    let mut trap = trap.context("the VM runs unwatched")?;
+    if state.audit {
+        trap.audit();
+    }
+    Ok(Some(Driver::KvmTrap(Box::new(trap))))
 }
 
 /// The report of a VM that ended while nobody watched, from what was written down before.
