@@ -118,6 +118,8 @@ static struct nph_vm *make(const struct nph_kvm_attach *how)
 	for (i = 0; i < how->rings; i++)
 		vm->vcpus[i].roots = vm->memory + how->rings * ring + (size_t)i * PAGE_SIZE;
 	vm->attached_ns = ktime_get_ns();
+	/* Pages have numbers that no earlier watch of this VM gave: nobody captures a million in a second. */
+	atomic64_set(&vm->next_page, vm->attached_ns / NSEC_PER_USEC);
 	nph_ring_init(vm);
 	return vm;
 }

@@ -41,9 +41,15 @@ impl Roots {
     /// None yet.
     #[must_use]
     pub fn new() -> Self {
+        Self::numbered_from(1)
+    }
+
+    /// None yet; incarnations have numbers from this one on.
+    #[must_use]
+    pub fn numbered_from(first: u32) -> Self {
         Self {
             shards: (0..SHARDS).map(|_| Mutex::default()).collect(),
-            next: std::sync::atomic::AtomicU32::new(1),
+            next: std::sync::atomic::AtomicU32::new(first.max(1)),
         }
     }
 

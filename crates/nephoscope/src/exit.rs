@@ -26,7 +26,7 @@ pub(crate) enum Failure {
     NoPlugins = 21,
     /// This QEMU's plugin API is not supported.
     PluginApi = 22,
-    /// KVM, which this driver does not see into.
+    /// KVM, and the kernel module nephoscope-kvm is not loaded.
     Kvm = 23,
     /// The plugin library is missing.
     NoPluginLibrary = 24,

@@ -33,6 +33,9 @@ pub(crate) struct VmState {
     /// It was started without running: whoever attaches first lets it run.
     #[serde(default)]
     pub(crate) started_paused: bool,
+    /// When it was started (`CLOCK_MONOTONIC`, ns): times of a watch under KVM count from then.
+    #[serde(default)]
+    pub(crate) begun_ns: u64,
     /// All mappings of a VM under KVM are looked at every second.
     #[serde(default)]
     pub(crate) audit: bool,
@@ -138,6 +141,7 @@ mod tests {
             user: None,
             kvm: false,
             started_paused: false,
+            begun_ns: 0,
             audit: false,
             vmm_process: Process::of(std::process::id()),
         };

@@ -98,12 +98,12 @@ pub(super) struct Spaces {
 }
 
 impl Spaces {
-    /// Memory is read through this file, `/proc/PID/mem`.
-    pub(super) fn new(process: File) -> Self {
+    /// Memory is read through this file, `/proc/PID/mem`. Address spaces have numbers from `first` on.
+    pub(super) fn new(process: File, first: u32) -> Self {
         Self {
             ram: None,
             process: Some(process),
-            roots: Roots::new(),
+            roots: Roots::numbered_from(first),
             seen: HashMap::new(),
             frames: HashMap::new(),
         }
@@ -201,5 +201,155 @@ impl Spaces {
                 });
             }
         });
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::fs::File;
+
+    use nephoscope_isa::X86Controls;
+
+    use super::*;
+
+    const PRESENT_USER: u64 = 1 | 1 << 2;
+    const ACCESSED: u64 = 1 << 5;
+    const CODE: u64 = 0x5000;
+
+    /// Guest memory in this process, with the tables of one root at each of the numbers; they map `CODE` at 4 MiB.
+    struct Guest {
+        memory: Vec<u64>,
+        ranges: Vec<RamRange>,
+    }
+
+    impl Guest {
+        fn new(leaf: u64) -> Self {
+            let mut memory = vec![0_u64; 6 * 512];
+            let mut set = |table: usize, entry: usize, value: u64| memory[table * 512 + entry] = value;
+            set(1, 0, 0x2000 | PRESENT_USER);
+            set(2, 0, 0x3000 | PRESENT_USER);
+            set(3, 2, 0x4000 | PRESENT_USER);
+            set(4, 0, CODE | leaf);
+            let range = RamRange {
+                gpa: 0,
+                len: 6 * 4096,
+                hva: memory.as_ptr() as u64,
+            };
+            Self {
+                memory,
+                ranges: vec![range],
+            }
+        }
+
+        fn spaces(&self) -> Spaces {
+            let mut spaces = Spaces::new(File::open("/proc/self/mem").unwrap(), 1);
+            spaces.set_ram(self.ranges.clone());
+            spaces
+        }
+
+        fn frame(&self) -> u64 {
+            self.memory.as_ptr() as u64 + CODE
+        }
+    }
+
+    fn long_mode() -> Mode {
+        let controls = X86Controls {
+            cr0: 1 << 31 | 1,
+            cr4: 1 << 5,
+            efer: 1 << 8 | 1 << 10 | 1 << 11,
+            physical_bits: 40,
+            gib_pages: true,
+        };
+        Mode::x86(&controls).unwrap()
+    }
+
+    fn first(frame: u64, user: bool) -> First {
+        First {
+            frame,
+            page: PageId(7),
+            root: Root(0xdead_b000),
+            vcpu: 0,
+            user,
+        }
+    }
+
+    fn executed(events: &[Event]) -> Vec<(u64, u64)> {
+        let of = |event: &Event| match event {
+            Event::Executed(executed) => Some((executed.root.0, executed.page.0)),
+            _ => None,
+        };
+        events.iter().filter_map(of).collect()
+    }
+
+    #[test]
+    fn who_was_first_is_told_at_once_and_who_maps_the_page_when_it_is_seen() {
+        let guest = Guest::new(PRESENT_USER | ACCESSED);
+        let mut spaces = guest.spaces();
+        let mut events = Vec::new();
+        spaces.captured(&first(guest.frame(), true), &mut events);
+        assert_eq!(executed(&events), [(0xdead_b000, 7)]);
+        events.clear();
+        for _ in 0..2 {
+            spaces.seen(Root(0x1000), 0, long_mode(), &mut events);
+        }
+        assert_eq!(executed(&events), [(0x1000, 7)], "once");
+        assert!(events.contains(&Event::Located {
+            page: PageId(7),
+            root: Root(0x1000),
+            va: nephoscope_guest::Gva(0x40_0000),
+        }));
+    }
+
+    #[test]
+    fn a_page_that_was_not_accessed_or_may_not_be_executed_was_not_executed() {
+        for leaf in [PRESENT_USER, PRESENT_USER | ACCESSED | 1 << 63] {
+            let guest = Guest::new(leaf);
+            let mut spaces = guest.spaces();
+            let mut events = Vec::new();
+            spaces.captured(&first(guest.frame(), true), &mut events);
+            events.clear();
+            spaces.seen(Root(0x1000), 0, long_mode(), &mut events);
+            assert_eq!(executed(&events), []);
+        }
+    }
+
+    #[test]
+    fn kernel_code_is_nobodys() {
+        let guest = Guest::new(PRESENT_USER | ACCESSED);
+        let mut events = Vec::new();
+        guest.spaces().captured(&first(guest.frame(), false), &mut events);
+        assert_eq!(executed(&events), []);
+    }
+
+    #[test]
+    fn after_a_reset_a_root_is_another_address_space() {
+        let guest = Guest::new(PRESENT_USER | ACCESSED);
+        let mut spaces = guest.spaces();
+        let mut events = Vec::new();
+        spaces.captured(&first(guest.frame(), true), &mut events);
+        spaces.seen(Root(0x1000), 0, long_mode(), &mut events);
+        spaces.reset();
+        spaces.seen(Root(0x1000), 0, long_mode(), &mut events);
+        let incarnations: Vec<_> = events
+            .iter()
+            .filter_map(|event| match event {
+                Event::Executed(executed) if executed.root == Root(0x1000) => Some(executed.incarnation),
+                _ => None,
+            })
+            .collect();
+        assert!(
+            matches!(incarnations.as_slice(), [one, other] if one != other),
+            "{incarnations:?}"
+        );
+    }
+
+    #[test]
+    fn max_roots_bounds_the_roots_that_are_remembered() {
+        let guest = Guest::new(PRESENT_USER | ACCESSED);
+        let mut spaces = guest.spaces();
+        for root in 0..MAX_ROOTS as u64 + 9 {
+            spaces.now(Root(root << 12));
+        }
+        assert!(spaces.seen.len() <= MAX_ROOTS);
     }
 }

@@ -78,6 +78,7 @@ pub struct KvmTrap {
     mode: Option<Mode>,
     pid: u32,
     vcpus: u32,
+    begun_ns: u64,
     attached_ns: u64,
     sampled: Instant,
     counted: Instant,
@@ -100,18 +101,18 @@ impl KvmTrap {
     }
 
     /// Begins to watch the VM of a process. What is mapped in it is torn down once, so that everything that runs from now on
-    /// is told.
+    /// is told. Times count from `begun_ns` (`CLOCK_MONOTONIC`), when the VM was started.
     ///
     /// # Errors
     /// If there is no module, no VM, or the module refuses.
-    pub fn attach(pid: u32, vcpus: u32) -> Result<Self, KvmTrapError> {
+    pub fn attach(pid: u32, vcpus: u32, begun_ns: u64) -> Result<Self, KvmTrapError> {
         let device = device::open().map_err(KvmTrapError::Device)?;
         let process = |source| KvmTrapError::Process { pid, source };
         let vm = device::vm_of(pid)
             .map_err(process)?
             .ok_or(KvmTrapError::NoVm(pid))?;
         let memory = File::open(format!("/proc/{pid}/mem")).map_err(process)?;
-        let count = vcpus.clamp(1, MAX_RINGS);
+        let count = rings(vcpus);
         let watch =
             device::attach(&device, &vm, count, RING_BYTES, FULL_MS).map_err(KvmTrapError::Refused)?;
         let info = device::info(&watch).map_err(KvmTrapError::Refused)?;
@@ -128,12 +129,14 @@ impl KvmTrap {
         }
         Ok(Self {
             watch,
-            rings: Rings::new(rings, info.attached_ns),
+            rings: Rings::new(rings, begun_ns),
             roots,
-            spaces: Spaces::new(memory),
+            // Numbers that no earlier watch of this VM gave: nobody starts a thousand processes a second for long.
+            spaces: Spaces::new(memory, milliseconds(info.attached_ns)),
             mode: None,
             pid,
             vcpus: info.vcpus,
+            begun_ns,
             attached_ns: info.attached_ns,
             sampled: Instant::now(),
             counted: Instant::now(),
@@ -153,7 +156,13 @@ impl KvmTrap {
         self.vcpus
     }
 
-    /// When the watch began (`CLOCK_MONOTONIC`, ns).
+    /// What times count from (`CLOCK_MONOTONIC`, ns).
+    #[must_use]
+    pub const fn begun_ns(&self) -> u64 {
+        self.begun_ns
+    }
+
+    /// When this watch was attached (`CLOCK_MONOTONIC`, ns).
     #[must_use]
     pub const fn attached_ns(&self) -> u64 {
         self.attached_ns
@@ -199,7 +208,7 @@ impl KvmTrap {
             wake: self.watch.as_fd(),
             end: None,
         };
-        let (origin, spaces) = (self.attached_ns, &mut self.spaces);
+        let (origin, spaces) = (self.begun_ns, &mut self.spaces);
         let take = |stamp: Stamp, frame: &Frame<'_>, events: &mut Vec<Event>| {
             let event = qemu_plugin::event(stamp, frame, origin);
             let captured = match &event {
@@ -222,7 +231,7 @@ impl KvmTrap {
             return;
         }
         self.sampled = Instant::now();
-        let at_ns = now_ns().saturating_sub(self.attached_ns);
+        let at_ns = now_ns().saturating_sub(self.begun_ns);
         let mut events = Vec::new();
         if self.counted.elapsed() >= COUNT {
             self.counted = Instant::now();
@@ -281,5 +290,33 @@ impl KvmTrap {
             ),
             ("kvm_mappings_huge", audits.sum.huge),
         ]));
+    }
+}
+
+fn milliseconds(ns: u64) -> u32 {
+    u32::try_from(ns / 1_000_000 % u64::from(u32::MAX)).unwrap_or(0)
+}
+
+/// How many rings there are for so many vCPUs.
+fn rings(vcpus: u32) -> u32 {
+    vcpus.clamp(1, MAX_RINGS)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn max_rings_bounds_the_kernel_memory_of_a_vm_with_many_vcpus() {
+        assert_eq!([0, 1, 4, 500].map(rings), [1, 1, 4, MAX_RINGS]);
+    }
+
+    #[test]
+    fn without_the_module_there_is_one_sentence_that_says_what_to_do() {
+        if KvmTrap::is_there() {
+            return;
+        }
+        let error = KvmTrap::attach(std::process::id(), 1, 0).unwrap_err();
+        assert!(error.to_string().contains("nephoscope-kvm loaded"), "{error}");
     }
 }

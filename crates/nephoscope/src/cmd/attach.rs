@@ -120,6 +120,7 @@ fn state(args: &AttachArgs, dir: &VmDir, known: Option<VmState>) -> anyhow::Resu
         user: None,
         kvm: false,
         started_paused: false,
+        begun_ns: 0,
         audit: false,
         vmm_process: None,
     };

@@ -109,6 +109,7 @@ fn state(args: &RunArgs, qemu: &Qemu, dir: &VmDir, child: &Child, kvm: bool) -> 
         watch: args.watch,
         user: args.user,
         kvm,
+        begun_ns: begun_ns(),
         audit: args.audit,
         // Unless whoever started it wants to let it run.
         started_paused: kvm && !args.command.iter().any(|argument| argument == "-S"),
@@ -142,6 +143,12 @@ fn start(
             format!("cannot start {}: {error}", program.to_string_lossy()),
         )
     })
+}
+
+/// Now, by the clock that watches count with.
+fn begun_ns() -> u64 {
+    let time = rustix::time::clock_gettime(rustix::time::ClockId::Monotonic);
+    u64::try_from(time.tv_sec).unwrap_or(0) * 1_000_000_000 + u64::try_from(time.tv_nsec).unwrap_or(0)
 }
 
 /// QEMU's exit code; if that is 0, what became of the report.

@@ -12,7 +12,12 @@ pub(crate) enum Driver {
     /// QEMU's plugin, under TCG.
     Plugin(Box<QemuPlugin>),
     /// The kernel module, under KVM.
-    KvmTrap(Box<KvmTrap>),
+    KvmTrap {
+        /// The driver.
+        trap: Box<KvmTrap>,
+        /// Whether the guest ran before.
+        was_running: bool,
+    },
 }
 
 /// How the watch began.
@@ -47,12 +52,12 @@ impl Driver {
                     samples_attribution: false,
                 }
             }
-            Self::KvmTrap(trap) => Origin {
+            Self::KvmTrap { trap, was_running } => Origin {
                 pid: trap.pid(),
                 vcpus: trap.vcpus(),
-                begun_ns: trap.attached_ns(),
+                begun_ns: trap.begun_ns(),
                 attached_ns: trap.attached_ns(),
-                was_blind: false,
+                was_blind: *was_running,
                 samples_attribution: true,
             },
         }
@@ -62,7 +67,7 @@ impl Driver {
     pub(crate) fn set_ram(&mut self, ranges: Vec<RamRange>) -> anyhow::Result<()> {
         match self {
             Self::Plugin(plugin) => plugin.set_ram(ranges)?,
-            Self::KvmTrap(trap) => trap.set_ram(ranges),
+            Self::KvmTrap { trap, .. } => trap.set_ram(ranges),
         }
         Ok(())
     }
@@ -71,7 +76,7 @@ impl Driver {
     pub(crate) fn reset(&mut self) {
         match self {
             Self::Plugin(plugin) => drop(plugin.reset()),
-            Self::KvmTrap(trap) => trap.reset(),
+            Self::KvmTrap { trap, .. } => trap.reset(),
         }
     }
 
@@ -79,7 +84,7 @@ impl Driver {
     pub(crate) fn seen_until_ns(&self) -> u64 {
         match self {
             Self::Plugin(plugin) => plugin.seen_until_ns(),
-            Self::KvmTrap(trap) => trap.seen_until_ns(),
+            Self::KvmTrap { trap, .. } => trap.seen_until_ns(),
         }
     }
 
@@ -87,7 +92,7 @@ impl Driver {
     pub(crate) fn is_closed(&self) -> bool {
         match self {
             Self::Plugin(plugin) => plugin.is_closed(),
-            Self::KvmTrap(trap) => trap.is_closed(),
+            Self::KvmTrap { trap, .. } => trap.is_closed(),
         }
     }
 
@@ -95,7 +100,7 @@ impl Driver {
     pub(crate) fn next(&mut self, timeout: Duration, out: &mut Vec<Stamped>) -> anyhow::Result<()> {
         match self {
             Self::Plugin(plugin) => plugin.next(timeout, out)?,
-            Self::KvmTrap(trap) => trap.next(timeout, out)?,
+            Self::KvmTrap { trap, .. } => trap.next(timeout, out)?,
         }
         Ok(())
     }

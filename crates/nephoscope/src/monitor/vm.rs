@@ -165,15 +165,22 @@ fn attach_kvm(state: &VmState) -> anyhow::Result<Option<Driver>> {
         }
         None => 1,
     };
-    let trap = KvmTrap::attach(process.pid(), u32::try_from(vcpus).unwrap_or(1));
-    if let Some(qmp) = qmp.as_mut().filter(|_| state.started_paused) {
+    let was_running = match &mut qmp {
+        Some(qmp) => {
+            qmp.execute("query-status", None)?.get("running") != Some(&serde_json::Value::Bool(false))
+        }
+        None => true,
+    };
+    let vcpus = u32::try_from(vcpus).unwrap_or(1);
+    let trap = KvmTrap::attach(process.pid(), vcpus, state.begun_ns);
+    if let Some(qmp) = qmp.as_mut().filter(|_| state.started_paused && !was_running) {
         qmp.execute("cont", None)?;
     }
-    let mut trap = trap.context("the VM runs unwatched")?;
+    let mut trap = Box::new(trap.context("the VM runs unwatched")?);
     if state.audit {
         trap.audit();
     }
-    Ok(Some(Driver::KvmTrap(Box::new(trap))))
+    Ok(Some(Driver::KvmTrap { trap, was_running }))
 }
 
 /// The report of a VM that ended while nobody watched, from what was written down before.
