@@ -171,6 +171,7 @@ fn value(input: &mut Unstructured<'_>) -> arbitrary::Result<Value> {
             Form::Pc64,
             Form::Abs8,
             Form::Segment16,
+            Form::Pc24,
         ];
         let targets = [
             Target::Nothing,

@@ -126,6 +126,8 @@ pub enum Form {
     Abs8,
     /// A real-mode segment: 16 bits, the target divided by 16.
     Segment16,
+    /// The low 24 bits of [`Form::Pc32`]: a field that is seen half-written.
+    Pc24,
 }
 
 impl Form {
@@ -135,6 +137,7 @@ impl Form {
         match self {
             Self::Abs8 => 1,
             Self::Segment16 => 2,
+            Self::Pc24 => 3,
             Self::Abs32 | Self::Negative32 | Self::Pc32 => 4,
             Self::Abs64 | Self::Pc64 => 8,
         }

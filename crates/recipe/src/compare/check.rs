@@ -7,6 +7,9 @@ use super::{Comparison, Difference, Env, SiteUse, Solver};
 use crate::object::{Part, PartKind};
 use crate::site::{Fix, Form, PARAVIRT, Site, SiteKind, Target, Unknown, Value};
 
+/// The last byte of a 32-bit distance between two places of a kernel, which is less than 32 MiB long.
+const TOP_BYTES: [u64; 4] = [0x00, 0x01, 0xfe, 0xff];
+
 /// Bytes that are compared at once.
 const LINE: usize = 64;
 
@@ -244,7 +247,9 @@ impl<'a> Check<'a> {
             Target::Nothing => Some(Field::Is(compute(fix.form, base, 0, place))),
             Target::Own => match (fix.form, actual) {
                 // The part moves as a whole.
-                (Form::Pc32 | Form::Pc64, _) => Some(Field::Is(compute(fix.form, base, 0, place))),
+                (Form::Pc24 | Form::Pc32 | Form::Pc64, _) => {
+                    Some(Field::Is(compute(fix.form, base, 0, place)))
+                }
                 (_, None) => Some(Field::Untold),
                 (_, Some(actual)) => Some(Field::Is(compute(
                     fix.form,
@@ -255,7 +260,7 @@ impl<'a> Check<'a> {
             },
             Target::OneOf(list) => self.one_of(list, offset, fix, base, place, actual),
             Target::Unknown(unknown) => {
-                let relative = matches!(fix.form, Form::Pc32 | Form::Pc64);
+                let relative = matches!(fix.form, Form::Pc24 | Form::Pc32 | Form::Pc64);
                 let from = if relative { actual } else { Some(place) };
                 let Some(from) = from else {
                     return Some(Field::Untold);
@@ -302,19 +307,24 @@ impl<'a> Check<'a> {
         let Some(shown) = self.field_shown(offset, fix.form) else {
             return Some(self.one_of_in_part(list, offset, fix.form, base, place));
         };
-        // field = base + target - place
-        let distance = sign_extend(shown.wrapping_sub(base));
-        let target = distance.wrapping_add(place);
-        if in_list(&self.part.values, list, target) {
-            return Some(Field::Accepted);
-        }
-        let elsewhere = actual.map(|actual| distance.wrapping_add(actual))?;
-        let known = if list == PARAVIRT {
-            self.env.is_paravirt(elsewhere)
-        } else {
-            self.env.is_function(elsewhere)
+        // Of a field that is seen half-written, the last byte can be any that a distance in a kernel begins with.
+        let lasts: &[u64] = if fix.form == Form::Pc24 { &TOP_BYTES } else { &[0] };
+        let is_one = |last: &u64| {
+            // field = base + target - place
+            let distance = sign_extend((shown | last << 24).wrapping_sub(base));
+            if in_list(&self.part.values, list, distance.wrapping_add(place)) {
+                return true;
+            }
+            actual.is_some_and(|actual| {
+                let elsewhere = distance.wrapping_add(actual);
+                if list == PARAVIRT {
+                    self.env.is_paravirt(elsewhere)
+                } else {
+                    self.env.is_function(elsewhere)
+                }
+            })
         };
-        known.then_some(Field::Accepted)
+        lasts.iter().any(is_one).then_some(Field::Accepted)
     }
 
     /// A field that the page cuts: what it shows must be what one of the targets makes of it.
@@ -347,7 +357,7 @@ impl<'a> Check<'a> {
             Form::Pc32 => sign_extend(shown.wrapping_sub(base)).wrapping_add(from),
             Form::Pc64 => shown.wrapping_sub(base).wrapping_add(from),
             Form::Abs8 => shown.wrapping_sub(base) & 0xff,
-            Form::Segment16 => return Some(Field::Untold),
+            Form::Segment16 | Form::Pc24 => return Some(Field::Untold),
         };
         plausible(about, value).then_some(Field::Solved(unknown, value))
     }

@@ -39,7 +39,7 @@ pub(super) fn compute(form: Form, base: u64, to: u64, place: u64) -> [u8; 8] {
     match form {
         Form::Abs64 | Form::Abs32 | Form::Abs8 => base.wrapping_add(to),
         Form::Negative32 => base.wrapping_sub(to),
-        Form::Pc32 | Form::Pc64 => base.wrapping_add(to).wrapping_sub(place),
+        Form::Pc24 | Form::Pc32 | Form::Pc64 => base.wrapping_add(to).wrapping_sub(place),
         Form::Segment16 => base.wrapping_add(to >> 4),
     }
     .to_le_bytes()

@@ -7,16 +7,19 @@
 //! four, and 8 to 15 as their first and their last eight. So the sites in that page may also hold the beginning of a
 //! content followed by the end of the one before; no others may.
 
+use std::collections::BTreeSet;
 use std::ops::Range;
 
 use super::tables::Link;
-use crate::site::Value;
+use crate::site::{Fix, Form, Value};
 
 const PAGE: u64 = 4096;
 /// More than `memcpy_orig` is long.
 const COPIER_BYTES: u64 = 0x200;
 /// Half-written contents of one site: more pairs than any has.
-const MAX_TORN: usize = 64;
+const MAX_TORN: usize = 256;
+/// The last byte of a 32-bit distance between two places of a kernel, which is less than 32 MiB long.
+const TOP_BYTES: [u8; 4] = [0x00, 0x01, 0xfe, 0xff];
 
 /// The pages that the copying code lies in.
 pub(super) fn writer(link: &dyn Link) -> Range<u64> {
@@ -34,27 +37,70 @@ pub(super) fn between(values: &[Value], own: &[u8]) -> Vec<Value> {
         8..16 => 8,
         _ => return Vec::new(),
     };
-    let contents: Vec<&[u8]> = values
-        .iter()
-        .filter(|value| value.fixes.is_empty())
-        .map(|value| if value.bytes.is_empty() { own } else { &value.bytes })
-        .collect();
+    let whole = |value: &Value| Value {
+        bytes: if value.bytes.is_empty() {
+            own.to_vec()
+        } else {
+            value.bytes.clone()
+        },
+        ..value.clone()
+    };
+    let contents: Vec<Value> = values.iter().map(whole).collect();
+    let ends: BTreeSet<Vec<u8>> = contents.iter().flat_map(|old| ends(old, cut)).collect();
     let mut torn: Vec<Value> = Vec::new();
     // What a site was linked with is never written to it.
-    for new in contents.iter().filter(|new| **new != own) {
-        for old in &contents {
-            let (Some(first), Some(last)) = (new.get(..cut), old.get(cut..)) else {
-                continue;
-            };
-            let content = [first, last].concat();
-            let known =
-                contents.contains(&content.as_slice()) || torn.iter().any(|value| value.bytes == content);
+    let linked = |new: &&Value| new.bytes == own && new.fixes.is_empty();
+    for start in contents
+        .iter()
+        .filter(|new| !linked(new))
+        .filter_map(|new| start(new, cut))
+    {
+        for end in &ends {
+            let mut value = start.clone();
+            value.bytes.extend(end);
+            let known = contents.contains(&value) || torn.contains(&value);
             if !known && torn.len() < MAX_TORN {
-                torn.push(Value::fixed(content));
+                torn.push(value);
             }
         }
     }
     torn
+}
+
+/// The beginning of a content that is being written.
+fn start(new: &Value, cut: usize) -> Option<Value> {
+    let mut fixes = Vec::new();
+    for fix in &new.fixes {
+        let at = usize::from(fix.at);
+        let form = match fix.form {
+            form if at.saturating_add(form.len()) <= cut => form,
+            _ if at >= cut => continue,
+            Form::Pc32 if at.saturating_add(3) == cut => Form::Pc24,
+            _ => return None,
+        };
+        fixes.push(Fix { form, ..*fix });
+    }
+    Some(Value {
+        bytes: new.bytes.get(..cut)?.to_vec(),
+        fixes,
+        poked: false,
+    })
+}
+
+/// What may stand at the end of a content that is written over.
+fn ends(old: &Value, cut: usize) -> Vec<Vec<u8>> {
+    let Some(end) = old.bytes.get(cut..) else {
+        return Vec::new();
+    };
+    let reach = |fix: &&Fix| usize::from(fix.at).saturating_add(fix.form.len()) > cut;
+    match old.fixes.iter().filter(reach).collect::<Vec<_>>().as_slice() {
+        [] => vec![end.to_vec()],
+        [fix] if fix.form == Form::Pc32 && usize::from(fix.at).saturating_add(3) == cut => {
+            let rest = end.get(1..).unwrap_or(&[]);
+            TOP_BYTES.iter().map(|top| [&[*top], rest].concat()).collect()
+        }
+        _ => Vec::new(),
+    }
 }
 
 #[cfg(test)]
@@ -72,9 +118,51 @@ mod tests {
         assert_eq!(torn, [[0xc3, 0xcc, 0xcc, 0xcc, 0x00]]);
     }
 
+    fn call() -> Value {
+        Value {
+            bytes: vec![0xe8, 0, 0, 0, 0],
+            fixes: vec![Fix {
+                at: 1,
+                form: Form::Pc32,
+                to: crate::site::Target::OneOf(0),
+                addend: -4,
+            }],
+            poked: false,
+        }
+    }
+
+    #[test]
+    fn a_call_to_a_function_that_is_chosen_at_boot_is_seen_with_its_distance_cut() {
+        let linked = [0xe8, 0x1e, 0x7f, 0x3b, 0x00];
+        let torn = between(&[Value::own(), call()], &linked);
+        let begun = torn
+            .iter()
+            .filter(|value| value.bytes.first() == Some(&0xe8))
+            .collect::<Vec<_>>();
+        assert!(
+            begun
+                .iter()
+                .all(|value| value.fixes.iter().all(|fix| fix.form == Form::Pc24))
+        );
+        let lasts: BTreeSet<_> = begun.iter().filter_map(|value| value.bytes.last()).collect();
+        assert_eq!(
+            lasts,
+            BTreeSet::from([&0x00, &0x01, &0xfe, &0xff]),
+            "whatever was called before"
+        );
+    }
+
+    #[test]
+    fn a_call_is_seen_half_overwritten_by_what_removes_it() {
+        let linked = [0xe8, 0x1e, 0x7f, 0x3b, 0x00];
+        let nop = Value::fixed([0x0f, 0x1f, 0x44, 0x00, 0x00]);
+        let torn = between(&[Value::own(), call(), nop], &linked);
+        assert!(torn.contains(&Value::fixed([0x0f, 0x1f, 0x44, 0x00, 0xff])));
+    }
+
     #[test]
     fn max_torn_bounds_the_pairs_of_a_site_with_many_contents() {
-        let values: Vec<Value> = (1..=20).map(|byte| Value::fixed(vec![byte; 5])).collect();
+        let values: Vec<Value> = (1..=40).map(|byte| Value::fixed(vec![byte; 5])).collect();
         assert_eq!(between(&values, &[0; 5]).len(), MAX_TORN);
     }
 
