@@ -134,7 +134,7 @@ impl<'a> Elf<'a> {
             rewrites,
             moving,
             paravirt: Target::Nothing,
-            writer: 0..0,
+            writers: Default::default(),
         };
         let (sites, values) = recipe.sites(0, len, &mut Skipped::default());
         let name = match (self.wide, self.machine) {

@@ -1,7 +1,6 @@
 //! From rewrites to the sites of a part: what overlaps becomes one site, and equal sets of values are kept once.
 
 use std::collections::HashMap;
-use std::ops::Range;
 
 use super::alternative::Alternative;
 use super::bytes;
@@ -36,7 +35,7 @@ pub(crate) struct Recipe<'a> {
     /// What a direct paravirt call can go to.
     pub(crate) paravirt: Target,
     /// The pages of the code that does the rewriting: see [`super::torn`].
-    pub(crate) writer: Range<u64>,
+    pub(crate) writers: torn::Writers,
 }
 
 /// One range of overlapping rewrites and moving fields.
@@ -84,10 +83,9 @@ impl Recipe<'_> {
                 skipped.too_many_contents = skipped.too_many_contents.saturating_add(1);
                 continue;
             };
-            if cluster.va < self.writer.end && self.writer.start < cluster.end && !cluster.rewrites.is_empty()
-            {
+            if !cluster.rewrites.is_empty() {
                 let own = self.image.raw(cluster.va, site_len).unwrap_or(&[]);
-                values.extend(torn::between(&values, own));
+                values.extend(self.writers.torn(cluster.va, cluster.end, &values, own));
             }
             let kind = cluster
                 .rewrites
@@ -257,7 +255,7 @@ mod tests {
             rewrites: vec![rewrite; count],
             moving: SiteKind::Kaslr,
             paravirt: Target::Nothing,
-            writer: 0..0,
+            writers: torn::Writers::default(),
         };
         let mut skipped = Skipped::default();
         recipe.sites(0x1000, 0x3000, &mut skipped);

@@ -111,7 +111,7 @@ fn of_payload(payload: &[u8], version: Option<&str>) -> Result<(Object, Skipped)
         rewrites,
         moving: SiteKind::Kaslr,
         paravirt: tables::Link::paravirt(&names),
-        writer: torn::writer(&names),
+        writers: torn::Writers::find(&names),
     };
     let mut skipped = Skipped::default();
     let mut parts = parts::text(&elf, &recipe, &names, &unknowns, &mut skipped);

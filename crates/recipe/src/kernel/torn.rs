@@ -6,6 +6,10 @@
 //! variants are themselves an alternative, and in place only later) copies 4 to 7 bytes as their first and their last
 //! four, and 8 to 15 as their first and their last eight. So the sites in that page may also hold the beginning of a
 //! content followed by the end of the one before; no others may.
+//!
+//! What is left over of a site is then filled with no-ops in place, up to 6.9 by `add_nops` (`arch/x86/kernel/alternative.c`),
+//! whose copy of a no-op the compiler builds in, with stores of the same widths. So in the pages of `optimize_nops` a no-op at a
+//! site's end may be there in its beginning only.
 
 use std::collections::BTreeSet;
 use std::ops::Range;
@@ -14,20 +18,87 @@ use super::tables::Link;
 use crate::site::{Fix, Form, Value};
 
 const PAGE: u64 = 4096;
-/// More than `memcpy_orig` is long.
-const COPIER_BYTES: u64 = 0x200;
+/// More than `memcpy_orig` is long, and than `optimize_nops`.
+const WRITER_BYTES: u64 = 0x200;
+/// The no-op of one byte.
+const NOP: u8 = 0x90;
 /// Half-written contents of one site: more pairs than any has.
 const MAX_TORN: usize = 256;
 /// The last byte of a 32-bit distance between two places of a kernel, which is less than 32 MiB long.
 const TOP_BYTES: [u8; 4] = [0x00, 0x01, 0xfe, 0xff];
 
-/// The pages that the copying code lies in.
-pub(super) fn writer(link: &dyn Link) -> Range<u64> {
-    let Some(start) = link.address("memcpy_orig") else {
-        return 0..0;
+/// Where the code lies that rewrites, and shows its own pages half-written: whole pages.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub(crate) struct Writers {
+    copying: Range<u64>,
+    filling: Range<u64>,
+}
+
+impl Writers {
+    pub(super) fn find(link: &dyn Link) -> Self {
+        let pages = |name: &str| {
+            let Some(start) = link.address(name) else {
+                return 0..0;
+            };
+            let end = start.saturating_add(WRITER_BYTES).saturating_add(PAGE - 1) & !(PAGE - 1);
+            (start & !(PAGE - 1))..end
+        };
+        Self {
+            copying: pages("memcpy_orig"),
+            filling: pages("optimize_nops"),
+        }
+    }
+
+    /// What a site at `[va, end)` with these contents may hold besides.
+    pub(super) fn torn(&self, va: u64, end: u64, values: &[Value], own: &[u8]) -> Vec<Value> {
+        let within = |pages: &Range<u64>| va < pages.end && pages.start < end;
+        let mut torn = Vec::new();
+        if within(&self.copying) {
+            torn.extend(between(values, own));
+        }
+        if within(&self.filling) {
+            torn.extend(filled(values, own));
+        }
+        torn
+    }
+}
+
+/// A no-op at the end of a site, of which only the first store was made.
+fn filled(values: &[Value], own: &[u8]) -> Vec<Value> {
+    let bytes = |value: &Value| match value.bytes.as_slice() {
+        [] => own.to_vec(),
+        bytes => bytes.to_vec(),
     };
-    let end = start.saturating_add(COPIER_BYTES).saturating_add(PAGE - 1) & !(PAGE - 1);
-    (start & !(PAGE - 1))..end
+    let contents: Vec<Vec<u8>> = values
+        .iter()
+        .filter(|value| value.fixes.is_empty())
+        .map(bytes)
+        .collect();
+    let mut torn: Vec<Value> = Vec::new();
+    for old in &contents {
+        // As long as nothing but single no-ops follows, there is something to fill.
+        let from = old
+            .iter()
+            .rposition(|byte| *byte != NOP)
+            .map_or(0, |last| last + 1);
+        for new in contents.iter().filter(|new| new.get(..from) == old.get(..from)) {
+            let first = match old.len().saturating_sub(from) {
+                3 => 2,
+                4..8 => 4,
+                _ => continue,
+            };
+            let cut = from + first;
+            let (Some(begun), Some(left)) = (new.get(..cut), old.get(cut..)) else {
+                continue;
+            };
+            let value = Value::fixed([begun, left].concat());
+            let known = contents.contains(&value.bytes) || torn.contains(&value);
+            if !known && torn.len() < MAX_TORN {
+                torn.push(value);
+            }
+        }
+    }
+    torn
 }
 
 /// What a site with these contents holds between two stores; `own` is what it was linked with.
@@ -158,6 +229,27 @@ mod tests {
         let nop = Value::fixed([0x0f, 0x1f, 0x44, 0x00, 0x00]);
         let torn = between(&[Value::own(), call(), nop], &linked);
         assert!(torn.contains(&Value::fixed([0x0f, 0x1f, 0x44, 0x00, 0xff])));
+    }
+
+    #[test]
+    fn a_no_op_that_fills_a_site_is_seen_with_its_first_store() {
+        let own = [0xff, 0x15, 0x93, 0x06, 0xa0, 0x01];
+        let padded = Value::fixed([0xfa, 0x90, 0x90, 0x90, 0x90, 0x90]);
+        let filled_up = Value::fixed([0xfa, 0x0f, 0x1f, 0x44, 0x00, 0x00]);
+        let torn = filled(&[Value::own(), padded, filled_up], &own);
+        assert_eq!(torn, [Value::fixed([0xfa, 0x0f, 0x1f, 0x44, 0x00, 0x90])]);
+    }
+
+    #[test]
+    fn only_sites_in_the_pages_of_the_writing_code_are_seen_half_written() {
+        let writers = Writers {
+            copying: 0x1000..0x2000,
+            filling: 0x5000..0x6000,
+        };
+        let values = [Value::own(), Value::fixed([0xc3, 0xcc, 0xcc, 0xcc, 0xcc])];
+        let own = [0xe9, 1, 2, 3, 4];
+        let torn = |va| writers.torn(va, va + 5, &values, &own).len();
+        assert_eq!([torn(0x1ffd), torn(0x2000), torn(0x5000)], [1, 0, 0]);
     }
 
     #[test]

@@ -77,7 +77,7 @@ fn of_elf(file: &[u8]) -> Result<(Object, Skipped), RecipeError> {
         rewrites,
         moving: SiteKind::Relocation,
         paravirt: Link::paravirt(&names),
-        writer: 0..0,
+        writers: Default::default(),
     };
     let mut skipped = Skipped::default();
     let texts = [
