@@ -39,7 +39,8 @@ fn watched(kernel: Kernel) -> (Value, Truth) {
     let program = program().unwrap();
     give(&program, &at("nephoscope"));
     give(&program.with_file_name("examples").join("inside"), &at("inside"));
-    give(&Catalog::ensure(&image, &program).unwrap().path(), &at("catalog"));
+    let catalog = Catalog::ensure_with(&image, &program, &nested.firmware().unwrap()).unwrap();
+    give(&catalog.path(), &at("catalog"));
     give(
         &kbuild::trap_module(&image, kernel).unwrap(),
         &at("nephoscope_kvm.ko"),

@@ -53,8 +53,10 @@ pub enum KvmTrapError {
     Rings(#[from] RingsError),
 }
 
-/// Bytes of frames per vCPU. Kernel memory, which is not swapped.
-const RING_BYTES: u32 = 16 << 20;
+/// Bytes of frames in all rings of a VM together: kernel memory, which is not swapped.
+const MAX_RINGS_BYTES: u32 = 64 << 20;
+/// A vCPU's share of them at most, and at least.
+const RING_BYTES: (u32, u32) = (16 << 20, 1 << 20);
 /// How long a vCPU waits when its ring is full, as with the plugin.
 const FULL_MS: u32 = 2000;
 /// vCPUs beyond so many share a ring.
@@ -113,15 +115,14 @@ impl KvmTrap {
             .ok_or(KvmTrapError::NoVm(pid))?;
         let memory = File::open(format!("/proc/{pid}/mem")).map_err(process)?;
         let count = rings(vcpus);
-        let watch =
-            device::attach(&device, &vm, count, RING_BYTES, FULL_MS).map_err(KvmTrapError::Refused)?;
+        let bytes = ring_bytes(count);
+        let watch = device::attach(&device, &vm, count, bytes, FULL_MS).map_err(KvmTrapError::Refused)?;
         let info = device::info(&watch).map_err(KvmTrapError::Refused)?;
         let copy = || watch.try_clone().map_err(process);
-        let each = RING_HEAD_BYTES as u64 + u64::from(RING_BYTES);
+        let each = RING_HEAD_BYTES as u64 + u64::from(bytes);
         let (mut rings, mut roots) = (Vec::new(), Vec::new());
         for ring in 0..u64::from(count) {
-            let opened =
-                RingMemory::in_device(copy()?, ring * each, RING_BYTES as usize).and_then(Consumer::new);
+            let opened = RingMemory::in_device(copy()?, ring * each, bytes as usize).and_then(Consumer::new);
             let number = rings.len();
             rings.push(opened.map_err(|source| RingsError::Ring { ring: number, source })?);
             let at = u64::from(count) * each + ring * (ROOTS * 8) as u64;
@@ -297,6 +298,13 @@ fn milliseconds(ns: u64) -> u32 {
     u32::try_from(ns / 1_000_000 % u64::from(u32::MAX)).unwrap_or(0)
 }
 
+/// How long each of so many rings is: a power of two.
+fn ring_bytes(count: u32) -> u32 {
+    let (most, least) = RING_BYTES;
+    let share = MAX_RINGS_BYTES / count.max(1);
+    (1 << share.max(1).ilog2()).clamp(least, most)
+}
+
 /// How many rings there are for so many vCPUs.
 fn rings(vcpus: u32) -> u32 {
     vcpus.clamp(1, MAX_RINGS)
@@ -309,6 +317,21 @@ mod tests {
     #[test]
     fn max_rings_bounds_the_kernel_memory_of_a_vm_with_many_vcpus() {
         assert_eq!([0, 1, 4, 500].map(rings), [1, 1, 4, MAX_RINGS]);
+    }
+
+    #[test]
+    fn max_rings_bytes_bounds_what_all_rings_take_together() {
+        for count in 1..=MAX_RINGS {
+            let each = ring_bytes(count);
+            assert!(
+                each.is_power_of_two() && each * count <= MAX_RINGS_BYTES,
+                "{count} of {each}"
+            );
+        }
+        assert_eq!(
+            [1, 4, 5, 64].map(ring_bytes),
+            [16 << 20, 16 << 20, 8 << 20, 1 << 20]
+        );
     }
 
     #[test]

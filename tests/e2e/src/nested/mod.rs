@@ -58,7 +58,7 @@ impl Default for Shape {
 /// A machine that can be started.
 #[derive(Debug)]
 pub struct Nested {
-    root: PathBuf,
+    folder: PathBuf,
     image: Image,
 }
 
@@ -69,9 +69,20 @@ impl Nested {
     /// When a package cannot be had or a tool fails.
     pub fn ensure(image: &Image) -> Result<Self> {
         Ok(Nested {
-            root: root::ensure()?,
+            folder: root::ensure()?,
             image: image.clone(),
         })
+    }
+
+    /// The firmware that its QEMU starts guests with, to be catalogued.
+    ///
+    /// # Errors
+    /// When the cache cannot be read.
+    pub fn firmware(&self) -> Result<Vec<PathBuf>> {
+        let entries = fs::read_dir(self.folder.join("firmware"))?;
+        let mut files: Vec<PathBuf> = entries.map(|entry| Ok(entry?.path())).collect::<Result<_>>()?;
+        files.sort();
+        Ok(files)
     }
 
     /// Starts it, runs a shell script in it as root, and gives the script's exit code when it has switched itself off. What the
@@ -196,7 +207,10 @@ impl Nested {
             "console=ttyS0 quiet panic=-1 nokaslr mitigations=off {}",
             shape.cmdline
         ));
-        for (id, disk) in [("root", self.root.clone()), ("guest", self.image.disk())] {
+        for (id, disk) in [
+            ("root", self.folder.join("disk.img")),
+            ("guest", self.image.disk()),
+        ] {
             let file = disk.display();
             command
                 .arg("-drive")

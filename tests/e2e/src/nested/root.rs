@@ -28,16 +28,24 @@ const PACKAGES: [&str; 10] = [
     "util-linux",
 ];
 
-/// The disk, made when the cache does not hold it.
+/// Where QEMU's firmware is in the packages, and what its files end with.
+const FIRMWARE: [(&str, &[&str]); 3] = [
+    ("usr/share/seabios", &["bin"]),
+    ("usr/share/qemu", &["bin", "rom"]),
+    ("usr/lib/ipxe/qemu", &["rom"]),
+];
+
+/// The folder with `disk.img` and `firmware`, made when the cache does not hold it.
 pub(super) fn ensure() -> Result<PathBuf> {
     let parts: Vec<&[u8]> = PACKAGES
         .iter()
         .map(|name| name.as_bytes())
-        .chain([SUITE.as_bytes()])
+        // And how the folder is laid out.
+        .chain([SUITE.as_bytes(), b"disk and firmware"])
         .collect();
     let folder = cache::build_once(&format!("nested-root-{}", cache::key(&parts)), build)?;
     cache::prune("nested-root-", 1)?;
-    Ok(folder.join("disk.img"))
+    Ok(folder)
 }
 
 fn build(work: &Path) -> Result<()> {
@@ -56,6 +64,20 @@ fn build(work: &Path) -> Result<()> {
     for package in &packages {
         let mut unpack = privileged("dpkg-deb");
         run_logged(&mut step, unpack.arg("--extract").arg(package).arg(&root), &log)?;
+    }
+    let firmware = work.join("firmware");
+    fs::create_dir(&firmware)?;
+    for (folder, endings) in FIRMWARE {
+        for entry in fs::read_dir(root.join(folder))? {
+            let path = entry?.path();
+            let ending = path
+                .extension()
+                .and_then(|ending| ending.to_str())
+                .unwrap_or_default();
+            if endings.contains(&ending) && path.metadata().is_ok_and(|about| about.is_file()) {
+                fs::copy(&path, firmware.join(path.file_name().unwrap_or_default()))?;
+            }
+        }
     }
     disk::build(&mut step, &root, &work.join("disk.img"), "nested", 256, &log)?;
     let removed = privileged("rm").arg("-rf").arg(&root).arg(&parts).status()?;
