@@ -68,7 +68,12 @@ fn build(work: &Path) -> Result<()> {
     let firmware = work.join("firmware");
     fs::create_dir(&firmware)?;
     for (folder, endings) in FIRMWARE {
-        for entry in fs::read_dir(root.join(folder))? {
+        let folder = root.join(folder);
+        // QEMU's package only recommends option ROMs.
+        if !folder.is_dir() {
+            continue;
+        }
+        for entry in fs::read_dir(folder)? {
             let path = entry?.path();
             let ending = path
                 .extension()
