@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: GPL-2.0
 /*
- * Where KVM is listened to. Nothing of it is changed: ftrace calls us at the start of five of its functions, and refuses
+ * Where KVM is listened to. Nothing of it is changed: ftrace calls us at the start of four of its functions, and refuses
  * us where somebody else redirects one of them (live patching). Hooks are there while a VM is watched, and not before.
  */
 #include <linux/ftrace.h>

@@ -150,8 +150,9 @@ static bool fetched(struct nph_vm *vm, struct kvm_vcpu *vcpu, gpa_t gpa, u64 err
 	if ((error & ERROR_PRESENT) || atomic_read(&vm->kvm->online_vcpus) > 1)
 		zap(vm, frame);
 	if (capture(vm, vcpu, gpa, frame, generation) == NPH_AGAIN) {
-		/* Not sent, and nothing is mapped yet: as if it had not happened. */
+		/* Not sent: as if it had not happened. Another vCPU may have mapped the frame meanwhile. */
 		xa_store(&vm->frames, frame, before, GFP_KERNEL_ACCOUNT);
+		zap(vm, frame);
 		handle = false;
 	}
 out:
