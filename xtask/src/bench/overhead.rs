@@ -80,6 +80,13 @@ pub(crate) fn run(arguments: &OverheadArgs) -> Result<()> {
     );
     let setting = Setting {
         image,
+        own_plugin: built
+            .program
+            .with_file_name("plugins")
+            .join("libnephoscope-qemu-api4.so")
+            .display()
+            .to_string(),
+        scratch: tempfile::tempdir()?,
         options,
         watch: Watched {
             program: built.program,

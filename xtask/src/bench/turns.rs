@@ -45,6 +45,8 @@ pub(crate) enum Mode {
     Conditional,
     /// User blocks that may leave their page store into its word.
     Exits,
+    /// What a watched QEMU has, and no monitor comes.
+    Unattended,
 }
 
 impl Mode {
@@ -56,6 +58,7 @@ impl Mode {
             Mode::Callback => "callback",
             Mode::Conditional => "conditional",
             Mode::Exits => "exits",
+            Mode::Unattended => "unattended",
         }
     }
 
@@ -67,6 +70,7 @@ impl Mode {
             Mode::Callback => "a call in each user block",
             Mode::Conditional => "a call in each user block whose word is not set",
             Mode::Exits => "a store in user blocks that may leave their page",
+            Mode::Unattended => "the plugin and no monitor",
         }
     }
 }
@@ -95,6 +99,10 @@ pub(crate) struct Setting {
     pub(crate) image: Image,
     pub(crate) options: Options,
     pub(crate) watch: Watched,
+    /// The plugin of a watch.
+    pub(crate) own_plugin: String,
+    /// For sockets that nobody connects to.
+    pub(crate) scratch: tempfile::TempDir,
     /// The plugin that learns nothing, and in which modes it is measured too.
     pub(crate) plugin: String,
     pub(crate) with: Vec<Mode>,
@@ -152,9 +160,13 @@ impl Setting {
         };
         if let Side::Other(mode) = side {
             options.extra.push("-plugin".into());
-            options
-                .extra
-                .push(format!("{},mode={}", self.plugin, mode.word()));
+            options.extra.push(match mode {
+                Mode::Unattended => {
+                    let socket = self.scratch.path().join(format!("{smp}.sock"));
+                    format!("{},socket={}", self.own_plugin, socket.display())
+                }
+                other => format!("{},mode={}", self.plugin, other.word()),
+            });
         }
         let guest = Guest::boot(&self.image, options)?;
         let meter = Meter::of(guest.pid(), side == Side::Watched)?;

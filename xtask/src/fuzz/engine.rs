@@ -12,15 +12,37 @@ use crate::build;
 
 /// Instrumentation that the stable compiler has; the same that `cargo fuzz` asks for, but for the address sanitiser,
 /// which only a nightly one has. Passed to what is built for the target, not to build scripts.
-const FLAGS: [&str; 7] = [
+const FLAGS: [&str; 6] = [
     "-Cpasses=sancov-module",
     "-Cllvm-args=-sanitizer-coverage-level=4",
     "-Cllvm-args=-sanitizer-coverage-inline-8bit-counters",
     "-Cllvm-args=-sanitizer-coverage-pc-table",
-    "-Cllvm-args=-sanitizer-coverage-trace-compares",
     "--cfg",
     "fuzzing",
 ];
+
+/// For inputs that get through comparisons, magic numbers above all; most of the time goes there.
+const COMPARISONS: &str = "-Cllvm-args=-sanitizer-coverage-trace-compares";
+
+/// What steers the next inputs.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+pub(crate) enum Steering {
+    /// Edges of the program that were reached, and the comparisons on the way.
+    #[default]
+    Comparisons,
+    /// Edges alone: a few times as many inputs in the same time, from those that got through the comparisons before.
+    Edges,
+}
+
+impl Steering {
+    /// Its name in the tally.
+    pub(crate) fn name(self) -> &'static str {
+        match self {
+            Self::Comparisons => "comparisons",
+            Self::Edges => "edges",
+        }
+    }
+}
 
 /// The triple has to be named, or the flags reach build scripts too.
 const TRIPLE: &str = "x86_64-unknown-linux-gnu";
@@ -55,13 +77,20 @@ impl Engine {
 }
 
 /// Builds every program.
-pub(crate) fn build() -> Result<Engine> {
+pub(crate) fn build(steering: Steering) -> Result<Engine> {
     let kept = cache::folder()?.join("fuzz");
     for folder in ["found", "harmful"] {
         let folder = kept.join(folder);
         std::fs::create_dir_all(&folder).with_context(|| format!("cannot make {}", folder.display()))?;
     }
-    let folder = build::target_folder().join("fuzz");
+    let mut flags = FLAGS.to_vec();
+    let folder = match steering {
+        Steering::Comparisons => {
+            flags.push(COMPARISONS);
+            build::target_folder().join("fuzz")
+        }
+        Steering::Edges => build::target_folder().join("fuzz-edges"),
+    };
     let mut step = Step::begin("Building the fuzz targets");
     let mut command = Command::new(std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into()));
     command
@@ -75,7 +104,7 @@ pub(crate) fn build() -> Result<Engine> {
             "--target-dir",
         ])
         .arg(&folder)
-        .env("CARGO_ENCODED_RUSTFLAGS", FLAGS.join("\x1f"))
+        .env("CARGO_ENCODED_RUSTFLAGS", flags.join("\x1f"))
         .current_dir(build::workspace().join("fuzz"));
     run_logged(&mut step, &mut command, &kept.join("build.log"))?;
     step.done("");

@@ -21,6 +21,7 @@ use clap::Args;
 use nephoscope_e2e::Step;
 
 use campaign::{Effort, Outcome};
+use engine::Steering;
 use tally::Tally;
 use targets::{TARGETS, Target};
 
@@ -43,11 +44,15 @@ pub(crate) struct FuzzArgs {
     /// Add the runs to the record there, as it stands in `bench/record`: FILE.md, and FILE.tsv for the runs.
     #[arg(long, value_name = "FILE")]
     record: Option<PathBuf>,
+    /// Let edges alone steer, not comparisons: some three times as many executions in the same time, which get through no
+    /// magic number that no input has yet. For targets that were run the other way before.
+    #[arg(long)]
+    edges: bool,
     /// Take what was found into the committed inputs: few, small ones that reach the same code.
     #[arg(long)]
     keep: bool,
     /// Every target over its committed inputs, and 5,000 executions beyond; nothing is added to the tally.
-    #[arg(long, conflicts_with_all = ["seconds", "only", "executions", "record", "keep"])]
+    #[arg(long, conflicts_with_all = ["seconds", "only", "executions", "record", "keep", "edges"])]
     check: bool,
 }
 
@@ -64,7 +69,12 @@ pub(crate) fn run(arguments: &FuzzArgs) -> Result<()> {
     if arguments.check {
         return check();
     }
-    let engine = engine::build()?;
+    let steering = if arguments.edges {
+        Steering::Edges
+    } else {
+        Steering::Comparisons
+    };
+    let engine = engine::build(steering)?;
     let chosen: Vec<Target> = TARGETS
         .into_iter()
         .filter(|target| arguments.only.is_empty() || arguments.only.contains(target))
@@ -87,7 +97,7 @@ pub(crate) fn run(arguments: &FuzzArgs) -> Result<()> {
         };
         let outcome = campaign::run(&engine, *target, effort)?;
         if let Some(tally) = &tally {
-            tally.add(&outcome)?;
+            tally.add(&outcome, steering)?;
         }
         outcomes.push(outcome);
     }
@@ -105,7 +115,7 @@ pub(crate) fn run(arguments: &FuzzArgs) -> Result<()> {
 
 /// Every target over its committed inputs, and a fixed number of executions beyond.
 pub(crate) fn check() -> Result<()> {
-    let engine = engine::build()?;
+    let engine = engine::build(Steering::Comparisons)?;
     let mut outcomes = Vec::new();
     for target in TARGETS {
         let effort = Effort {

@@ -2,8 +2,10 @@
 //! is committed, so that the next machine goes on from where the last one stopped.
 //!
 //! ```text
-//! target ⇥ executions ⇥ seconds ⇥ commit ⇥ what was found, or -
+//! target ⇥ executions ⇥ seconds ⇥ commit ⇥ what was found, or - ⇥ what steered
 //! ```
+//!
+//! Lines without the last field are from before there was a choice: comparisons.
 
 use std::fs::File;
 use std::io::Write;
@@ -14,6 +16,7 @@ use anyhow::{Context, Result, bail};
 use nephoscope_e2e::command::output_of;
 
 use super::campaign::Outcome;
+use super::engine::Steering;
 use super::targets::Target;
 use crate::build;
 
@@ -21,6 +24,8 @@ use crate::build;
 #[derive(Clone, PartialEq, Debug, Default)]
 pub(crate) struct Sum {
     pub(crate) executions: u64,
+    /// Of them, those steered by edges alone.
+    pub(crate) by_edges: u64,
     pub(crate) seconds: u64,
     /// Runs that ended with a harmful input.
     pub(crate) found: u64,
@@ -41,7 +46,7 @@ impl Tally {
     }
 
     /// Adds a run.
-    pub(crate) fn add(&self, outcome: &Outcome) -> Result<()> {
+    pub(crate) fn add(&self, outcome: &Outcome, steering: Steering) -> Result<()> {
         let cannot = || format!("cannot write {}", self.file.display());
         let mut lines = File::options()
             .create(true)
@@ -50,7 +55,7 @@ impl Tally {
             .with_context(cannot)?;
         // One write: two campaigns may add to it.
         let line = format!(
-            "{}\t{}\t{:.0}\t{}\t{}\n",
+            "{}\t{}\t{:.0}\t{}\t{}\t{}\n",
             outcome.target,
             outcome.executions,
             outcome.seconds,
@@ -59,7 +64,8 @@ impl Tally {
                 .harmful
                 .as_deref()
                 .unwrap_or("-")
-                .replace(['\t', '\n'], " ")
+                .replace(['\t', '\n'], " "),
+            steering.name()
         );
         lines.write_all(line.as_bytes()).with_context(cannot)
     }
@@ -78,8 +84,10 @@ impl Tally {
 fn sum(text: &str, target: &str) -> Result<Sum> {
     let mut sum = Sum::default();
     for (number, line) in (1..).zip(text.lines()) {
-        let [name, executions, seconds, _, found] = line.split('\t').collect::<Vec<_>>()[..] else {
-            bail!("line {number} has not five fields: {line:?}");
+        let fields: Vec<_> = line.split('\t').collect();
+        let ([name, executions, seconds, _, found] | [name, executions, seconds, _, found, _]) = fields[..]
+        else {
+            bail!("line {number} has not six fields: {line:?}");
         };
         if name != target {
             continue;
@@ -89,6 +97,9 @@ fn sum(text: &str, target: &str) -> Result<Sum> {
             count.with_context(|| format!("line {number} has {text:?} for a number"))
         };
         sum.executions += count(executions)?;
+        if fields.get(5) == Some(&Steering::Edges.name()) {
+            sum.by_edges += count(executions)?;
+        }
         sum.seconds += count(seconds)?;
         sum.found += u64::from(found != "-");
     }
@@ -120,11 +131,12 @@ mod tests {
             seconds: 2.2,
             ..Outcome::default()
         };
-        tally.add(&outcome).unwrap();
+        tally.add(&outcome, Steering::Comparisons).unwrap();
         outcome.harmful = Some("crash\t1".into());
-        tally.add(&outcome).unwrap();
+        tally.add(&outcome, Steering::Edges).unwrap();
         let expected = Sum {
             executions: 80,
+            by_edges: 40,
             seconds: 4,
             found: 1,
         };
@@ -135,16 +147,17 @@ mod tests {
 
     #[test]
     fn runs_of_one_target_are_summed_and_those_of_others_are_not() {
-        let text = "elf\t10\t2\tabc\t-\nelfin\t5\t5\tabc\t-\nelf\t7\t1\tdef\tcrash-1\n";
+        let text = "elf\t10\t2\tabc\t-\nelfin\t5\t5\tabc\t-\nelf\t7\t1\tdef\tcrash-1\tedges\n";
         let expected = Sum {
             executions: 17,
+            by_edges: 7,
             seconds: 3,
             found: 1,
         };
         assert_eq!(sum(text, "elf").unwrap(), expected);
         assert_eq!(sum(text, "walk").unwrap(), Sum::default());
         for (bad, what) in [
-            ("elf\n", "line 1 has not five fields"),
+            ("elf\n", "line 1 has not six fields"),
             ("elf\tx\t1\tabc\t-", "\"x\" for a number"),
         ] {
             let error = sum(bad, "elf").unwrap_err().to_string();
