@@ -134,9 +134,7 @@ impl Client {
     pub(crate) fn report(&mut self) -> Result<Report, AskError> {
         match self.ask(&Ask::Report)? {
             Answer::Report { report } if report.schema == SCHEMA => Ok(*report),
-            Answer::Report { report } => {
-                Err(self.garbage(format!("a report of schema {}", escape(&report.schema))))
-            }
+            Answer::Report { report } => Err(self.garbage(&format!("a report of schema {}", report.schema))),
             other => Err(self.unexpected(other)),
         }
     }
@@ -164,13 +162,13 @@ impl Client {
     }
 
     fn ask(&mut self, ask: &Ask) -> Result<Answer, AskError> {
-        let mut question = serde_json::to_vec(ask).map_err(|error| self.garbage(error.to_string()))?;
+        let mut question = serde_json::to_vec(ask).map_err(|error| self.garbage(&error.to_string()))?;
         question.push(b'\n');
         self.stream
             .write_all(&question)
             .map_err(|error| self.failed(error))?;
         let line = self.line()?;
-        serde_json::from_slice(&line).map_err(|error| self.garbage(error.to_string()))
+        serde_json::from_slice(&line).map_err(|error| self.garbage(&error.to_string()))
     }
 
     fn line(&mut self) -> Result<Vec<u8>, AskError> {
@@ -179,7 +177,7 @@ impl Client {
         loop {
             let got = match self.stream.read(&mut chunk) {
                 Ok(0) if self.read.is_empty() => return Err(AskError::Closed(self.name.clone())),
-                Ok(0) => return Err(self.garbage("it ends in the middle".into())),
+                Ok(0) => return Err(self.garbage("it ends in the middle")),
                 Ok(got) => chunk.get(..got).unwrap_or_default(),
                 Err(error) if error.kind() == ErrorKind::Interrupted => continue,
                 Err(error) => return Err(self.failed(error)),
@@ -193,7 +191,7 @@ impl Client {
             }
             self.read.extend_from_slice(got);
             if self.read.len() > MAX_ANSWER {
-                return Err(self.garbage(format!("longer than {} MiB", MAX_ANSWER >> 20)));
+                return Err(self.garbage(&format!("longer than {} MiB", MAX_ANSWER >> 20)));
             }
             if Instant::now() > deadline {
                 return Err(AskError::Silent(
@@ -213,14 +211,15 @@ impl Client {
         }
     }
 
-    fn garbage(&self, what: String) -> AskError {
-        AskError::Garbage(self.name.clone(), what)
+    /// What is wrong with an answer may quote it.
+    fn garbage(&self, what: &str) -> AskError {
+        AskError::Garbage(self.name.clone(), escape(what).into_owned())
     }
 
     fn unexpected(&self, answer: Answer) -> AskError {
         match answer {
             Answer::Nothing { why } => AskError::Nothing(format!("{:?}: {}", self.name, escape(&why))),
-            _ => self.garbage("an answer to another question".into()),
+            _ => self.garbage("an answer to another question"),
         }
     }
 }

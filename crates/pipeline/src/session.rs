@@ -293,9 +293,11 @@ impl Session {
         counters.extend(sites::counters(&self.inventory));
         counters.insert("catalog_records_unreadable".into(), self.names.unreadable());
         for (reason, lost) in self.coverage.lost() {
-            *counters
+            let counter = counters
                 .entry(format!("lost_{}", format!("{reason:?}").to_ascii_lowercase()))
-                .or_default() += lost;
+                .or_default();
+            // A driver may say any number.
+            *counter = counter.saturating_add(lost);
         }
         let mut report = build(
             self.vm.clone(),
@@ -408,6 +410,21 @@ mod tests {
             let counted = session.report().counters.get("neighbours_left_out").copied();
             assert_eq!(counted.is_some(), more);
         }
+    }
+
+    #[test]
+    fn losses_that_no_number_holds_are_the_largest_there_is() {
+        let mut session = fed(0, Privilege::User);
+        for reason in [GapReason::RingFull, GapReason::RingFull, GapReason::Detached] {
+            session.gap(Gap {
+                from_ns: 0,
+                to_ns: 1,
+                left: Coverage::BLIND,
+                reason,
+                lost: u64::MAX,
+            });
+        }
+        assert_eq!(session.report().counters["lost_ringfull"], u64::MAX);
     }
 
     #[test]

@@ -53,6 +53,14 @@ impl Tally {
             .append(true)
             .open(&self.file)
             .with_context(cannot)?;
+        // Which machine it was found on, and where it lies there, is no matter.
+        let found = outcome.harmful.as_deref().map(|found| {
+            let kept = |word: &str| {
+                word.rsplit_once('/')
+                    .map_or_else(|| word.to_owned(), |(_, name)| name.to_owned())
+            };
+            found.split_whitespace().map(kept).collect::<Vec<_>>().join(" ")
+        });
         // One write: two campaigns may add to it.
         let line = format!(
             "{}\t{}\t{:.0}\t{}\t{}\t{}\n",
@@ -60,11 +68,7 @@ impl Tally {
             outcome.executions,
             outcome.seconds,
             commit()?,
-            outcome
-                .harmful
-                .as_deref()
-                .unwrap_or("-")
-                .replace(['\t', '\n'], " "),
+            found.as_deref().unwrap_or("-"),
             steering.name()
         );
         lines.write_all(line.as_bytes()).with_context(cannot)
@@ -132,7 +136,7 @@ mod tests {
             ..Outcome::default()
         };
         tally.add(&outcome, Steering::Comparisons).unwrap();
-        outcome.harmful = Some("crash\t1".into());
+        outcome.harmful = Some("/somewhere/else/crash-1 (panicked at\t/home/x/y.rs:7:1)".into());
         tally.add(&outcome, Steering::Edges).unwrap();
         let expected = Sum {
             executions: 80,
@@ -142,7 +146,11 @@ mod tests {
         };
         assert_eq!(tally.of(&first).unwrap(), expected);
         assert_eq!(tally.of(&second).unwrap(), Sum::default());
-        assert!(folder.path().join("fuzz.tsv").exists());
+        let lines = std::fs::read_to_string(folder.path().join("fuzz.tsv")).unwrap();
+        assert!(
+            lines.ends_with("\tcrash-1 (panicked at y.rs:7:1)\tedges\n"),
+            "{lines}"
+        );
     }
 
     #[test]

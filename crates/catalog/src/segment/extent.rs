@@ -10,6 +10,7 @@
 //! Offsets are relative to the extent, so that merging segments copies extents as they are.
 
 use std::cell::RefCell;
+use std::io::Read;
 
 use nephoscope_recipe::{Facts, Load, Object, ObjectKind, Part};
 use serde::{Deserialize, Serialize};
@@ -143,12 +144,19 @@ thread_local! {
     static DECODER: RefCell<Option<Decompressor<'static>>> = const { RefCell::new(None) };
 }
 
+/// Up to so many bytes have their memory before they are there; for more, it grows with what comes.
+const AT_ONCE: usize = 4 << 20;
+
 /// Decompresses at most `raw` bytes, and exactly so many.
 fn unpack(packed: &[u8], raw: u32) -> Result<Vec<u8>, Broken> {
     if u64::from(raw) > MAX_PART_BYTES {
         return Err(Broken);
     }
-    let raw = usize::try_from(raw).map_err(|_| Broken)?;
+    let len = raw;
+    let raw = usize::try_from(len).map_err(|_| Broken)?;
+    if raw > AT_ONCE {
+        return unpack_as_it_comes(packed, len);
+    }
     let bytes = DECODER.with_borrow_mut(|decoder| {
         // Its tables take longer to make than most blobs take to decode.
         let decoder = match decoder {
@@ -158,6 +166,19 @@ fn unpack(packed: &[u8], raw: u32) -> Result<Vec<u8>, Broken> {
         decoder.decompress(packed, raw).map_err(|_| Broken)
     })?;
     if bytes.len() == raw {
+        Ok(bytes)
+    } else {
+        Err(Broken)
+    }
+}
+
+/// A length that is not true costs no memory.
+fn unpack_as_it_comes(packed: &[u8], raw: u32) -> Result<Vec<u8>, Broken> {
+    let decoder = zstd::stream::read::Decoder::with_buffer(packed).map_err(|_| Broken)?;
+    let mut bytes = Vec::new();
+    let most = u64::from(raw).saturating_add(1);
+    decoder.take(most).read_to_end(&mut bytes).map_err(|_| Broken)?;
+    if bytes.len() as u64 == u64::from(raw) {
         Ok(bytes)
     } else {
         Err(Broken)
@@ -256,6 +277,17 @@ mod tests {
         let small = u32::try_from(5 * CHUNK + 7).unwrap();
         let bytes = unpack(&zeros(u64::from(small)), small).unwrap();
         assert_eq!(bytes, vec![0; small as usize]);
+        for near in [small, u32::try_from(AT_ONCE + 5).unwrap()] {
+            let bytes = unpack(&zeros(u64::from(near)), near).unwrap();
+            assert_eq!(bytes.len(), near as usize);
+            for wrong in [near - 1, near + 1, u32::try_from(MAX_PART_BYTES).unwrap()] {
+                assert_eq!(
+                    unpack(&zeros(u64::from(near)), wrong),
+                    Err(Broken),
+                    "{near} for {wrong}"
+                );
+            }
+        }
         let large = u32::try_from(MAX_PART_BYTES + 1).unwrap();
         assert_eq!(unpack(&zeros(u64::from(large)), large), Err(Broken));
     }

@@ -63,6 +63,12 @@ impl Interner {
     }
 }
 
+/// Whether a value is as long as its site, and every fix-up lies in it.
+fn fits(value: &Value, len: usize) -> bool {
+    let inside = |fix: &Fix| usize::from(fix.at).saturating_add(fix.form.len()) <= len;
+    (value.bytes.is_empty() || value.bytes.len() == len) && value.fixes.iter().all(inside)
+}
+
 impl Recipe<'_> {
     /// The sites of `[va, va + len)`.
     pub(crate) fn sites(&self, va: u64, len: usize, skipped: &mut Skipped) -> (Vec<Site>, Values) {
@@ -83,6 +89,11 @@ impl Recipe<'_> {
                 skipped.too_many_contents = skipped.too_many_contents.saturating_add(1);
                 continue;
             };
+            // A call in less bytes than a call has, for instance: no kernel is built so.
+            if !values.iter().all(|value| fits(value, site_len)) {
+                skipped.outside = skipped.outside.saturating_add(1);
+                continue;
+            }
             if !cluster.rewrites.is_empty() {
                 let own = self.image.raw(cluster.va, site_len).unwrap_or(&[]);
                 values.extend(self.writers.torn(cluster.va, cluster.end, &values, own));
@@ -234,6 +245,11 @@ mod tests {
 
     /// What is skipped of 12 KiB of text with so many rewrites of so many bytes at one place.
     fn skipped(count: usize, len: usize) -> Skipped {
+        skipped_with(count, len, len)
+    }
+
+    /// The same with so many bytes to write there.
+    fn skipped_with(count: usize, len: usize, contents: usize) -> Skipped {
         let text = Section {
             name: ".text".to_owned(),
             va: 0x1000,
@@ -246,7 +262,11 @@ mod tests {
             len,
             stage: Stage::SmpLock,
             kind: SiteKind::SmpLock,
-            how: How::LockPrefix,
+            how: if len == 1 {
+                How::LockPrefix
+            } else {
+                How::Any(vec![Content::fixed(&vec![0xcc; contents])])
+            },
             poked: false,
         };
         let image = Image::new(vec![text], Vec::new());
@@ -266,6 +286,24 @@ mod tests {
     fn max_site_bytes_leaves_out_a_place_that_no_kernel_rewrites_at_once() {
         assert_eq!(skipped(1, MAX_SITE_BYTES).outside, 0);
         assert_eq!(skipped(1, MAX_SITE_BYTES + 1).outside, 1);
+    }
+
+    #[test]
+    fn what_is_longer_or_shorter_than_the_place_where_it_would_be_written_is_left_out() {
+        for (contents, outside) in [(4, 1), (5, 0), (6, 1)] {
+            assert_eq!(skipped_with(1, 5, contents).outside, outside, "{contents}");
+        }
+        let value = |at| Value {
+            bytes: vec![0xe8; 4],
+            fixes: vec![Fix {
+                at,
+                form: Form::Pc32,
+                to: Target::Nothing,
+                addend: 0,
+            }],
+            poked: false,
+        };
+        assert!(fits(&value(0), 4) && !fits(&value(1), 4));
     }
 
     #[test]
