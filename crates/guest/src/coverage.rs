@@ -77,6 +77,8 @@ pub enum GapReason {
     Migrated,
     /// The guest's page tables could not be read, so that ends of address spaces and mapped pages are unknown.
     MemoryUnreadable,
+    /// Memory was looked at from time to time; what ran in between and was gone again is not known.
+    LookedAtTimes,
     /// The driver names the first address space that runs a page; others are found by looking at page tables now and then.
     AttributionSampled,
 }

@@ -32,6 +32,8 @@ pub enum Event {
         /// The address.
         va: Gva,
     },
+    /// All that an address space, or the kernel, has mapped executable at this moment.
+    CodeMapped(CodeMapped),
     /// More bytes of a captured page are about to execute: `[start, end)` in bytes from the start of the page.
     Extended {
         /// The page.
@@ -59,7 +61,8 @@ pub enum Privilege {
     Supervisor,
 }
 
-/// The 4 KiB of a code page at the moment its first instruction of this generation was about to run.
+/// The 4 KiB of a code page at the moment its first instruction of this generation was about to run; from a driver that only
+/// reads memory, at the moment it was looked at.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct CodeCaptured {
     /// This page in this generation.
@@ -84,7 +87,7 @@ pub struct CodeCaptured {
     pub bits: u8,
     /// First byte of the block about to execute, from the start of the page.
     pub start: u16,
-    /// One past its last byte in this page, at most 4096.
+    /// One past its last byte in this page, at most 4096. [`Self::start`] itself if the page was only seen to be mapped.
     pub end: u16,
     /// Captured before this monitor was attached: address, root and virtual CPU are not known.
     pub replay: bool,
@@ -104,6 +107,26 @@ pub struct Executed {
     /// Which of the address spaces that had this root, as the driver told them apart: another number is another
     /// address space. Numbers are not reused.
     pub incarnation: u32,
+}
+
+/// What an address space has mapped executable: all of it, in the place of what was said before.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct CodeMapped {
+    /// Whose; `None` for the kernel, which all roots share.
+    pub space: Option<(Root, u32)>,
+    /// The pages, captured before, by address.
+    pub pages: Vec<MappedPage>,
+}
+
+/// A page that is mapped executable.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize, Deserialize)]
+pub struct MappedPage {
+    /// The page.
+    pub page: PageId,
+    /// The address of its first byte.
+    pub va: Gva,
+    /// Whether the leaf has the accessed bit: somebody read or executed something there since the guest last cleared it.
+    pub accessed: bool,
 }
 
 /// An interval in which a driver could not see everything.

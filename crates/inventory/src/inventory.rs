@@ -3,6 +3,7 @@
 mod asked;
 mod ends;
 mod journal;
+mod mapped;
 
 use std::collections::{BTreeMap, BTreeSet, HashMap, VecDeque};
 use std::sync::Arc;
@@ -32,6 +33,14 @@ pub enum Change {
     /// A page's verdict is another one now.
     Judged {
         /// The page.
+        page: PageId,
+    },
+    /// An address space has a page mapped executable, and somebody read or executed something there. Whether it ran is not
+    /// known: drivers that only read memory say this, and not [`Change::Ran`].
+    Accessed {
+        /// Who.
+        space: SpaceId,
+        /// What.
         page: PageId,
     },
     /// An address space ended.
@@ -90,8 +99,13 @@ impl Inventory {
     pub fn captured(&mut self, page: PageRecord, changes: &mut Vec<Change>) {
         let (id, at_ns, privilege, va, root) = (page.id, page.at_ns, page.privilege, page.va, page.root);
         let kernel = page.paging && va.is_high_half();
+        let ran = !page.executed.is_empty();
         self.pages.insert(page);
         self.touched.add(Touched::Page(id));
+        if !ran {
+            // Who has it mapped is said by itself.
+            return;
+        }
         if privilege == Privilege::Supervisor {
             let kind = if kernel {
                 SpaceKind::Kernel
@@ -210,11 +224,7 @@ impl Inventory {
         {
             record.verdict = verdict;
             self.touched.add(Touched::Page(page));
-            for space in self
-                .spaces
-                .values_mut()
-                .filter(|space| space.pages.contains_key(&page))
-            {
+            for space in self.spaces.values_mut().filter(|space| space.has(page)) {
                 space.version += 1;
             }
             changes.push(Change::Judged { page });
@@ -290,6 +300,7 @@ impl Inventory {
             ended_ns: None,
             pages: BTreeMap::new(),
             mapped: BTreeMap::new(),
+            code_mapped: BTreeMap::new(),
             unlisted: PageCounts::default(),
             anchors: BTreeMap::new(),
             listed_from: PageId(0),

@@ -140,6 +140,7 @@ impl KeptSpace {
             ended_ns: self.ended_ns,
             pages: std::collections::BTreeMap::new(),
             mapped: std::collections::BTreeMap::new(),
+            code_mapped: std::collections::BTreeMap::new(),
             unlisted: self.unlisted,
             anchors: std::collections::BTreeMap::new(),
             listed_from: PageId(0),

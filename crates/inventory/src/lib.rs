@@ -28,6 +28,6 @@ pub use report::{
     PageCounts, PagesReport, ProgramReport, Report, SCHEMA, SpaceReport, SummaryReport, UnknownReport,
     UsedReport, VmReport, build, modules_of, program_path,
 };
-pub use space::{AddressSpace, SpaceId, SpaceKind};
+pub use space::{AddressSpace, MappedCode, SpaceId, SpaceKind};
 pub use summary::MAX_ENDED;
 pub use verdict::{Difference, Identified, Modified, Place, Unknown, Verdict};

@@ -24,8 +24,10 @@ use crate::verdict::{Place, Verdict};
 /// A page that an address space uses.
 #[derive(Clone, Copy, Debug)]
 pub struct Use<'a> {
-    /// The page; pages that are mapped and did not execute have no number.
+    /// The page; pages that are mapped and tell versions apart have no number.
     pub page: Option<PageId>,
+    /// Whether it is only known to be mapped executable, and not to have executed.
+    pub mapped: bool,
     /// Where it is seen.
     pub va: Option<Gva>,
     /// What it is.
@@ -67,7 +69,9 @@ pub struct Module {
     pub bias: Option<u64>,
     /// The executed pages that it explains.
     pub pages: Vec<PageId>,
-    /// Executed pages near it that are modified.
+    /// Pages that it explains and that are mapped executable; whether they executed is not known.
+    pub mapped: Vec<PageId>,
+    /// Pages near it that are modified, executed ones or mapped ones.
     pub modified: Vec<PageId>,
     /// What kind of file.
     pub kind: Option<ObjectKind>,
@@ -83,11 +87,14 @@ pub fn resolve(uses: &[Use<'_>], facts: &(impl ObjectFacts + ?Sized)) -> Vec<Mod
     in_many_files(uses, &mut modules);
     without_addresses(uses, &mut modules);
     // What is only mapped tells versions of what runs apart, and is no module by itself.
-    modules.retain(|module| !module.pages.is_empty() || !module.modified.is_empty());
+    modules.retain(|module| {
+        !module.pages.is_empty() || !module.mapped.is_empty() || !module.modified.is_empty()
+    });
     for module in &mut modules {
         module.kind = module.candidates.first().and_then(|object| facts.kind(*object));
         module.program = is_program(module, uses, facts);
         module.pages.sort_unstable();
+        module.mapped.sort_unstable();
         module.modified.sort_unstable();
     }
     modules.sort_by_key(|module| {
@@ -113,6 +120,7 @@ pub(crate) fn by_file(modules: Vec<Module>) -> Vec<Module> {
         {
             Some(other) => {
                 other.pages.extend(module.pages);
+                other.mapped.extend(module.mapped);
                 other.modified.extend(module.modified);
                 other.left_out = other.left_out.max(module.left_out);
                 other.bias = other.bias.filter(|bias| module.bias == Some(*bias));
@@ -128,7 +136,7 @@ pub(crate) fn by_file(modules: Vec<Module>) -> Vec<Module> {
 /// not that file.
 fn is_there(module: &mut Module, uses: &[Use<'_>], facts: &(impl ObjectFacts + ?Sized)) -> bool {
     let Some(bias) = module.bias else { return true };
-    let known = module.pages.len() + module.modified.len();
+    let known = module.pages.len() + module.mapped.len() + module.modified.len();
     module.candidates.retain(|object| {
         let Some(code) = facts.code(*object) else {
             return true;
@@ -148,10 +156,10 @@ fn is_there(module: &mut Module, uses: &[Use<'_>], facts: &(impl ObjectFacts + ?
 /// page with the entry point has to have run, or (a child that was forked never begins there) the file's pages have to
 /// outnumber those of nobody. A page that was changed names no program.
 fn is_program(module: &Module, uses: &[Use<'_>], facts: &(impl ObjectFacts + ?Sized)) -> bool {
-    if module.kind != Some(ObjectKind::Executable) || module.pages.is_empty() {
+    let pages: BTreeSet<PageId> = module.pages.iter().chain(&module.mapped).copied().collect();
+    if module.kind != Some(ObjectKind::Executable) || pages.is_empty() {
         return false;
     }
-    let pages: BTreeSet<PageId> = module.pages.iter().copied().collect();
     let own = || {
         uses.iter()
             .filter(|usage| usage.page.is_some_and(|page| pages.contains(&page)))
@@ -249,6 +257,7 @@ fn join_by_bias(modules: Vec<Module>) -> Vec<Module> {
                     .retain(|object| module.candidates.contains(object));
                 other.left_out = other.left_out.max(module.left_out);
                 other.pages.extend(module.pages);
+                other.mapped.extend(module.mapped);
                 other.modified.extend(module.modified);
             }
             None => joined.push(module),
@@ -266,7 +275,7 @@ fn without_addresses(uses: &[Use<'_>], modules: &mut Vec<Module>) {
         let home = modules
             .iter_mut()
             .filter(|module| module.candidates.iter().all(|object| objects.contains(object)))
-            .max_by_key(|module| module.pages.len());
+            .max_by_key(|module| module.pages.len() + module.mapped.len());
         if let Some(home) = home {
             add(home, usage);
         } else {
@@ -287,6 +296,7 @@ fn module(
         left_out: 0,
         bias,
         pages: Vec::new(),
+        mapped: Vec::new(),
         modified: Vec::new(),
         kind: None,
         program: false,
@@ -303,6 +313,7 @@ fn module(
 fn add(module: &mut Module, usage: &Use<'_>) {
     match (usage.page, usage.verdict) {
         (Some(page), Verdict::Modified(_)) => module.modified.push(page),
+        (Some(page), _) if usage.mapped => module.mapped.push(page),
         (Some(page), _) => module.pages.push(page),
         (None, _) => {}
     }
@@ -360,6 +371,7 @@ mod tests {
             .iter()
             .map(|(id, va, verdict)| Use {
                 page: Some(PageId(*id)),
+                mapped: false,
                 va: va.map(Gva),
                 verdict,
             })
@@ -416,6 +428,7 @@ mod tests {
         let (mapped, stray) = (identified(&[(2, 0x5000)]), identified(&[(7, 0x9000)]));
         let usage = |page, va, verdict| Use {
             page,
+            mapped: false,
             va: Some(Gva(va)),
             verdict,
         };

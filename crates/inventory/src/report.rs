@@ -4,7 +4,7 @@ use std::collections::{BTreeMap, BTreeSet, HashMap};
 
 use nephoscope_catalog::ObjectId;
 use nephoscope_finding::Finding;
-use nephoscope_guest::{Attribution, CodeCoverage, PageId, Privilege};
+use nephoscope_guest::{Attribution, CodeCoverage, Gva, PageId, Privilege};
 use nephoscope_recipe::ObjectKind;
 use serde::{Deserialize, Serialize};
 
@@ -12,7 +12,7 @@ use crate::coverage::{CoverageInterval, CoverageLog};
 use crate::inventory::Inventory;
 use crate::modules::{Module, ObjectFacts, Use, by_file, resolve};
 use crate::page::PageRecord;
-use crate::space::{AddressSpace, SpaceId, SpaceKind};
+use crate::space::{AddressSpace, MappedCode, SpaceId, SpaceKind};
 use crate::verdict::Verdict;
 
 /// The schema's name; the number goes up when a reader must change.
@@ -210,6 +210,10 @@ pub struct ModuleReport {
     pub build_id: Option<String>,
     /// Its pages that this address space executed.
     pub pages_executed: u64,
+    /// Its further pages that this address space has mapped executable, where a driver looks at that; whether they executed
+    /// is not known.
+    #[serde(default, skip_serializing_if = "is_zero")]
+    pub pages_mapped: u64,
     /// `identified`, or `modified` if any of its pages is.
     pub verdict: String,
 }
@@ -356,13 +360,24 @@ pub fn modules_of(
             let page = inventory.page(*id)?;
             Some(Use {
                 page: Some(*id),
+                mapped: false,
                 va: *va,
                 verdict: &page.verdict,
             })
         })
         .collect();
+    uses.extend(only_mapped(space).filter_map(|(va, code)| {
+        let page = inventory.page(code.page)?;
+        Some(Use {
+            page: Some(code.page),
+            mapped: true,
+            va: Some(va),
+            verdict: &page.verdict,
+        })
+    }));
     uses.extend(space.mapped.iter().map(|(va, verdict)| Use {
         page: None,
+        mapped: true,
         va: Some(*va),
         verdict,
     }));
@@ -373,6 +388,12 @@ pub fn modules_of(
     } else {
         by_file(modules)
     }
+}
+
+/// What is mapped executable and is not known to have executed, at the place where it is.
+fn only_mapped(space: &AddressSpace) -> impl Iterator<Item = (Gva, MappedCode)> {
+    let mapped = space.code_mapped.iter().map(|(va, code)| (*va, *code));
+    mapped.filter(|(va, code)| space.pages.get(&code.page) != Some(&Some(*va)))
 }
 
 /// The path of the program that an address space runs, if one is identified.
@@ -422,7 +443,7 @@ pub(crate) fn space_report(space: &AddressSpace, inventory: &Inventory, names: &
         program,
         modules: modules
             .iter()
-            .map(|module| module_report(module, space.kind, names))
+            .map(|module| module_report(module, space, names))
             .collect(),
         modified: pages(space, inventory)
             .filter_map(|(page, va)| modified_report(page, va, names))
@@ -438,13 +459,20 @@ fn pages<'a>(
     space: &'a AddressSpace,
     inventory: &'a Inventory,
 ) -> impl Iterator<Item = (&'a PageRecord, Option<String>)> {
-    space
-        .pages
-        .iter()
-        .filter_map(|(id, va)| Some((inventory.page(*id)?, va.map(|va| format!("{:#x}", va.0)))))
+    let executed = space.pages.iter().map(|(id, va)| (*id, *va));
+    let mapped = only_mapped(space).map(|(va, code)| (code.page, Some(va)));
+    executed
+        .chain(mapped)
+        .filter_map(|(id, va)| Some((inventory.page(id)?, va.map(|va| format!("{:#x}", va.0)))))
 }
 
-fn module_report(module: &Module, kind: SpaceKind, names: &dyn Names) -> ModuleReport {
+fn module_report(module: &Module, space: &AddressSpace, names: &dyn Names) -> ModuleReport {
+    let kind = space.kind;
+    let modified_executed = module
+        .modified
+        .iter()
+        .filter(|page| space.pages.contains_key(page))
+        .count();
     let (path, candidates) = name(&module.candidates, module.left_out, kind, module.kind, names);
     let ids: BTreeSet<Option<Vec<u8>>> = module
         .candidates
@@ -465,7 +493,8 @@ fn module_report(module: &Module, kind: SpaceKind, names: &dyn Names) -> ModuleR
         candidates,
         left_out: module.left_out,
         build_id,
-        pages_executed: (module.pages.len() + module.modified.len()) as u64,
+        pages_executed: (module.pages.len() + modified_executed) as u64,
+        pages_mapped: (module.mapped.len() + module.modified.len() - modified_executed) as u64,
         verdict: verdict.to_owned(),
     }
 }

@@ -53,6 +53,15 @@ impl Supervisors {
     }
 }
 
+/// A page that is mapped executable.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct MappedCode {
+    /// The page.
+    pub page: PageId,
+    /// Whether somebody read or executed something there since the guest last cleared the accessed bit.
+    pub accessed: bool,
+}
+
 /// Files at a place remembered per address space: more than any program loads. They only help to find what a modified page
 /// is near to.
 pub(crate) const MAX_ANCHORS: usize = 4096;
@@ -78,6 +87,8 @@ pub struct AddressSpace {
     pub pages: BTreeMap<PageId, Option<Gva>>,
     /// Pages that it maps and that were looked at to tell versions apart; whether they executed is not known by this.
     pub mapped: BTreeMap<Gva, Arc<Verdict>>,
+    /// What it has mapped executable, as a driver that reads memory saw it last. Such a driver does not know what ran.
+    pub code_mapped: BTreeMap<Gva, MappedCode>,
     /// Pages that it executed beyond those that are kept (`MAX_LISTED`), by verdict. One that comes back is counted again.
     pub unlisted: PageCounts,
     /// Where files lie that its pages are of: file and load address minus link address, with the first and the last page.
@@ -96,6 +107,20 @@ impl AddressSpace {
         };
         let anchors = self.anchors.iter().filter(move |(_, span)| near(span));
         anchors.map(|(anchor, _)| *anchor).take(most)
+    }
+
+    /// Whether it executed the page, or has it mapped executable.
+    #[must_use]
+    pub fn has(&self, page: PageId) -> bool {
+        self.pages.contains_key(&page) || self.code_mapped.values().any(|mapped| mapped.page == page)
+    }
+
+    /// Every page that it has something to do with, once for each: those that it executed, and those mapped executable.
+    pub(crate) fn all_pages(&self) -> impl Iterator<Item = PageId> {
+        self.pages
+            .keys()
+            .copied()
+            .chain(self.code_mapped.values().map(|mapped| mapped.page))
     }
 
     /// Remembers what a page says of where files lie; how much of it there is no room for.

@@ -93,6 +93,51 @@ impl Mode {
         }
     }
 
+    /// The modes that a guest may be in when its registers are not known, the one of most levels first, with all features that
+    /// change what an entry means switched on: execute-disable, 1 GiB pages, addresses of 52 bits.
+    ///
+    /// Tables of five levels are tables of four too, which map the last level's tables as memory; the other way round, the large
+    /// pages of a kernel set bits that are reserved. So the first of these that finds roots is the guest's.
+    #[must_use]
+    pub fn guesses() -> [Self; 4] {
+        [
+            &modes::X86_64_5_LEVEL,
+            &modes::X86_64_4_LEVEL,
+            &modes::I386_PAE,
+            &modes::I386_PSE,
+        ]
+        .map(|facts| Self {
+            facts,
+            physical_bits: 52,
+            no_execute: true,
+            gib_pages: true,
+            global_pages: true,
+            supervisor_fetch: SupervisorFetch::Anywhere,
+        })
+    }
+
+    /// The same, with another rule for what the supervisor may execute.
+    pub(crate) const fn with_supervisor_fetch(self, supervisor_fetch: SupervisorFetch) -> Self {
+        Self {
+            supervisor_fetch,
+            ..self
+        }
+    }
+
+    /// The same, with at most so many bits of physical addresses.
+    pub(crate) fn with_physical_bits(self, most: u8) -> Self {
+        Self {
+            physical_bits: self.physical_bits.min(most),
+            ..self
+        }
+    }
+
+    /// The width of most code in this mode, in bits.
+    #[must_use]
+    pub const fn code_bits(&self) -> u8 {
+        if self.facts.spaces.len() > 1 { 64 } else { 32 }
+    }
+
     /// What the mode is called, for people.
     #[must_use]
     pub const fn name(&self) -> &'static str {

@@ -128,6 +128,8 @@ pub(crate) struct Facts {
     pub(crate) accessed: Test,
     pub(crate) dirty: Test,
     pub(crate) global: Test,
+    /// Bits of a top-level entry that must be zero when the CPU loads the root, and that it does not look at later.
+    pub(crate) reserved_when_loaded: u64,
     /// Bits of a top-level entry in which the two tables of one isolated address space may differ.
     pub(crate) isolation_ignores: u64,
 }

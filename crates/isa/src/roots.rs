@@ -108,6 +108,13 @@ impl Roots {
         }
     }
 
+    /// Whoever has this root from now on is another address space.
+    pub fn gone(&self, root: u64) {
+        if let Some(mut shard) = self.shard(root) {
+            shard.remove(&root);
+        }
+    }
+
     /// Whoever has a root from now on is another address space.
     pub fn forget(&self) {
         for shard in &self.shards {

@@ -32,11 +32,13 @@ impl Judge for ModifiedCode {
 
     fn judge(&mut self, change: &Change, inventory: &Inventory, names: &dyn Names, out: &mut Vec<Draft>) {
         match change {
-            Change::Ran { space, page } => self.one(*space, *page, inventory, names, out),
+            Change::Ran { space, page } | Change::Accessed { space, page } => {
+                self.one(*space, *page, inventory, names, out)
+            }
             Change::Judged { page } => {
                 let spaces: Vec<SpaceId> = inventory
                     .spaces()
-                    .filter(|s| s.pages.contains_key(page))
+                    .filter(|s| s.has(*page))
                     .map(|s| s.id)
                     .collect();
                 for space in spaces {

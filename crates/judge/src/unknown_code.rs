@@ -62,7 +62,7 @@ impl Judge for UnknownCode {
             self.said.remove(space);
             self.kernels.remove(space);
         }
-        let Change::Ran { space, page } = change else {
+        let (Change::Ran { space, page } | Change::Accessed { space, page }) = change else {
             return;
         };
         let (Some(record), Some(about)) = (inventory.page(*page), inventory.space(*space)) else {

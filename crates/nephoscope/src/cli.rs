@@ -15,7 +15,8 @@ use crate::cmd;
         nephoscope ps web1\n  \
         nephoscope top web1\n  \
         nephoscope findings web1 --follow\n  \
-        nephoscope why web1 p123\n\n\
+        nephoscope why web1 p123\n  \
+        nephoscope scan qmp:/run/vm/qmp.sock\n\n\
         Exit codes are listed in docs/exit-codes.md."
 )]
 pub(crate) struct Cli {
@@ -30,6 +31,7 @@ pub(crate) enum Command {
     Catalog(cmd::catalog::CatalogArgs),
     Run(cmd::run::RunArgs),
     Attach(cmd::attach::AttachArgs),
+    Scan(cmd::scan::ScanArgs),
     Ps(cmd::ps::PsArgs),
     Top(cmd::top::TopArgs),
     Findings(cmd::findings::FindingsArgs),

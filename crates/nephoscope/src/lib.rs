@@ -15,6 +15,7 @@ mod monitor;
 mod privilege;
 mod qemu;
 mod runtime;
+mod scan;
 mod source;
 mod state;
 mod text;

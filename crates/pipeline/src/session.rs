@@ -129,6 +129,10 @@ impl Session {
                     self.touched.insert(page);
                 }
             }
+            Event::CodeMapped(mapped) => {
+                let left_out = self.inventory.code_mapped(stamped.at_ns, mapped, &mut changes);
+                self.counters.add("mapped_pages_left_out", left_out);
+            }
             Event::Gap(gap) => self.add_gap(gap),
             Event::Lifecycle(Lifecycle::Reset) => {
                 self.inventory.reset(stamped.at_ns, &mut changes);

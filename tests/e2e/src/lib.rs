@@ -26,6 +26,7 @@ pub mod planted;
 mod program;
 pub mod progress;
 pub mod qemu;
+pub mod qmp;
 pub mod report;
 pub mod truth;
 

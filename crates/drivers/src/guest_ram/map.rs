@@ -92,13 +92,26 @@ impl RamMap {
                 Err(why) => map.left_out.push(LeftOut { range, why }),
             }
         }
-        map.segments.sort_by_key(|segment| segment.gpa);
+        map.finished()
+    }
+
+    /// The map of these segments, whoever knows them.
+    pub(crate) fn of(segments: Vec<Segment>) -> Result<Self, RamMapError> {
+        let map = Self {
+            segments,
+            ..Self::default()
+        };
+        map.finished()
+    }
+
+    fn finished(mut self) -> Result<Self, RamMapError> {
+        self.segments.sort_by_key(|segment| segment.gpa);
         let overlap = |pair: &[Segment]| matches!(pair, [a, b] if b.gpa.0 - a.gpa.0 < a.size_bytes);
-        if map.segments.windows(2).any(overlap) {
+        if self.segments.windows(2).any(overlap) {
             return Err(RamMapError::Overlap);
         }
-        map.pieces = pieces(&map.segments);
-        Ok(map)
+        self.pieces = pieces(&self.segments);
+        Ok(self)
     }
 
     /// The host address of the byte at `gpa`.

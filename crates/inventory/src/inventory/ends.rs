@@ -104,12 +104,12 @@ impl Inventory {
             return;
         };
         let mut counts = space.unlisted;
-        for page in space.pages.keys().filter_map(|page| self.pages.get(*page)) {
+        for page in space.all_pages().filter_map(|page| self.pages.get(page)) {
             counts.count(&page.verdict);
         }
         self.summaries.add(&space_report(&space, self, names), counts);
-        for page in space.pages.keys() {
-            self.pages.leave(*page);
+        for page in space.all_pages() {
+            self.pages.leave(page);
         }
         if space.kind == SpaceKind::User {
             self.by_incarnation.remove(&space.incarnation);
@@ -130,7 +130,7 @@ impl Inventory {
         let Some(space) = self.spaces.get(&id) else {
             return;
         };
-        let mut verdicts = space.pages.keys().filter_map(|page| self.pages.get(*page));
+        let mut verdicts = space.all_pages().filter_map(|page| self.pages.get(page));
         let is_clean = space.unlisted == PageCounts::default()
             && verdicts.all(|page| matches!(*page.verdict, Verdict::Identified(_)));
         if is_clean {

@@ -96,5 +96,6 @@ pub(crate) static AARCH64_4K_48: Facts = Facts {
     dirty: Test::bits(bits(51, 51) | bits(7, 7), bits(51, 51)),
     // nG.
     global: Test::clear(11),
+    reserved_when_loaded: 0,
     isolation_ignores: bits(60, 59),
 };

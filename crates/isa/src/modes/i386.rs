@@ -64,6 +64,7 @@ const BASE: Facts = Facts {
     accessed: ACCESSED,
     dirty: DIRTY,
     global: GLOBAL,
+    reserved_when_loaded: 0,
     isolation_ignores: ISOLATION_IGNORES,
 };
 

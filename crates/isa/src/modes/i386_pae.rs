@@ -60,6 +60,7 @@ const PT: Level = Level {
     ..PD
 };
 
+/// Of a PDPTE, bits 2:1 and 8:6 are reserved when it is loaded (and bit 5, which TCG sets in memory).
 /// The top table has 4 entries and is aligned to 32 bytes: CR3 bits 31:5 (table 4-7).
 pub(crate) static I386_PAE: Facts = Facts {
     name: "i386 with PAE",
@@ -70,5 +71,6 @@ pub(crate) static I386_PAE: Facts = Facts {
     accessed: ACCESSED,
     dirty: DIRTY,
     global: GLOBAL,
+    reserved_when_loaded: bits(2, 1) | bits(8, 6),
     isolation_ignores: ISOLATION_IGNORES,
 };

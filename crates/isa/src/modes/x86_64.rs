@@ -89,6 +89,7 @@ const FOUR: Facts = Facts {
     accessed: ACCESSED,
     dirty: DIRTY,
     global: GLOBAL,
+    reserved_when_loaded: 0,
     isolation_ignores: ISOLATION_IGNORES,
 };
 

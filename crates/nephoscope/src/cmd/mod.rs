@@ -6,6 +6,7 @@ pub(crate) mod findings;
 pub(crate) mod keep;
 pub(crate) mod ps;
 pub(crate) mod run;
+pub(crate) mod scan;
 pub(crate) mod top;
 pub(crate) mod version;
 pub(crate) mod why;
@@ -22,6 +23,7 @@ pub(crate) fn dispatch(cli: Cli) -> anyhow::Result<ExitCode> {
         Command::Attach(args) => attach::run(&args),
         Command::Keep(args) => keep::keep(&args),
         Command::Watch(args) => keep::watch(&args),
+        Command::Scan(args) => scan::run(&args),
         Command::Ps(args) => ps::run(&args).map(|()| ExitCode::SUCCESS),
         Command::Top(args) => top::run(&args),
         Command::Findings(args) => findings::run(&args).map(|()| ExitCode::SUCCESS),

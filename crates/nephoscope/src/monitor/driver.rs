@@ -6,6 +6,8 @@ use nephoscope_drivers::{KvmTrap, QemuPlugin};
 use nephoscope_guest::Stamped;
 use nephoscope_wire::RamRange;
 
+use super::pump::Pump;
+
 /// What there is to watch a VM with.
 #[derive(Debug)]
 pub(crate) enum Driver {
@@ -17,6 +19,13 @@ pub(crate) enum Driver {
         trap: Box<KvmTrap>,
         /// Whether the guest ran before.
         was_running: bool,
+    },
+    /// The same, when its thread runs.
+    Pumped {
+        /// The thread.
+        pump: Pump,
+        /// How the watch began.
+        origin: Origin,
     },
 }
 
@@ -38,6 +47,18 @@ pub(crate) struct Origin {
 }
 
 impl Driver {
+    /// Starts the thread that a driver needs which looks into guest memory as events come. Not before privileges are dropped.
+    pub(crate) fn run_beside(self) -> anyhow::Result<Self> {
+        let origin = self.origin();
+        Ok(match self {
+            Self::KvmTrap { trap, .. } => Self::Pumped {
+                pump: Pump::start(*trap)?,
+                origin,
+            },
+            other => other,
+        })
+    }
+
     /// How the watch began.
     pub(crate) fn origin(&self) -> Origin {
         match self {
@@ -60,6 +81,7 @@ impl Driver {
                 was_blind: *was_running,
                 samples_attribution: true,
             },
+            Self::Pumped { origin, .. } => *origin,
         }
     }
 
@@ -68,6 +90,8 @@ impl Driver {
         match self {
             Self::Plugin(plugin) => plugin.set_ram(ranges)?,
             Self::KvmTrap { trap, .. } => trap.set_ram(ranges),
+            // Memory stays where it is as long as the machine.
+            Self::Pumped { .. } => {}
         }
         Ok(())
     }
@@ -77,6 +101,7 @@ impl Driver {
         match self {
             Self::Plugin(plugin) => drop(plugin.reset()),
             Self::KvmTrap { trap, .. } => trap.reset(),
+            Self::Pumped { pump, .. } => pump.reset(),
         }
     }
 
@@ -85,6 +110,7 @@ impl Driver {
         match self {
             Self::Plugin(plugin) => plugin.seen_until_ns(),
             Self::KvmTrap { trap, .. } => trap.seen_until_ns(),
+            Self::Pumped { pump, .. } => pump.seen_until_ns(),
         }
     }
 
@@ -93,6 +119,7 @@ impl Driver {
         match self {
             Self::Plugin(plugin) => plugin.is_closed(),
             Self::KvmTrap { trap, .. } => trap.is_closed(),
+            Self::Pumped { pump, .. } => pump.is_closed(),
         }
     }
 
@@ -101,6 +128,7 @@ impl Driver {
         match self {
             Self::Plugin(plugin) => plugin.next(timeout, out)?,
             Self::KvmTrap { trap, .. } => trap.next(timeout, out)?,
+            Self::Pumped { pump, .. } => pump.next(timeout, out)?,
         }
         Ok(())
     }

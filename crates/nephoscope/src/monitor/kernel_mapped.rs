@@ -171,7 +171,7 @@ impl KernelMapped {
 }
 
 /// What is mapped executable at an address of the kernel: where it lies, and the BLAKE3 of its bytes.
-pub(super) fn there(
+pub(crate) fn there(
     mode: &Mode,
     memory: &impl PhysicalMemory,
     root: Root,

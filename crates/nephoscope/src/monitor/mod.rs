@@ -12,6 +12,7 @@ mod machine;
 mod mapped;
 mod memory;
 mod placing;
+mod pump;
 mod report;
 mod resident;
 pub(crate) mod server;
@@ -19,6 +20,7 @@ mod sinks;
 mod vm;
 mod watch;
 
+pub(crate) use kernel_mapped::there as kernel_there;
 pub(crate) use vm::{Over, watch_vm};
 
 use std::path::Path;

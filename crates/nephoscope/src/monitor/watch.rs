@@ -163,6 +163,7 @@ impl Watch {
             .ok();
         let refused = Arc::new(AtomicU64::new(0));
         let requests = serve(listener, owner, refused.clone())?;
+        let driver = driver.run_beside()?;
         let sinks = if setup.print_findings {
             vec![Terminal::begin()?]
         } else {

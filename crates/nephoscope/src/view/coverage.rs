@@ -113,6 +113,7 @@ fn explain(word: &str) -> std::borrow::Cow<'_, str> {
         "driver_lost" => "QEMU ended without a word",
         "monitor_overrun" => "the monitor did not keep up",
         "memory_unreadable" => "guest memory cannot be read",
+        "looked_at_times" => "memory was looked at from time to time",
         "attribution_sampled" => "who runs a page is sampled",
         "" => "no reason given",
         other => return escape(other),

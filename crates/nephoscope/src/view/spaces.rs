@@ -162,17 +162,20 @@ fn named(space: &SpaceReport) -> Option<(&str, &[nephoscope_inventory::Candidate
         let program = space.program.as_ref()?;
         return Some((&program.path, &program.candidates));
     }
-    let largest: &ModuleReport = space.modules.iter().max_by_key(|module| module.pages_executed)?;
+    let largest: &ModuleReport = space
+        .modules
+        .iter()
+        .max_by_key(|module| module.pages_executed.saturating_add(module.pages_mapped))?;
     Some((&largest.path, &largest.candidates))
 }
 
-/// Pages that an address space executed, as far as the report has them.
+/// Pages that an address space executed, or has mapped executable, as far as the report has them.
 fn pages(space: &SpaceReport) -> u64 {
     let length = |pages: usize| u64::try_from(pages).unwrap_or(u64::MAX);
-    let in_modules = space
-        .modules
-        .iter()
-        .fold(0_u64, |sum, module| sum.saturating_add(module.pages_executed));
+    let in_modules = space.modules.iter().fold(0_u64, |sum, module| {
+        sum.saturating_add(module.pages_executed)
+            .saturating_add(module.pages_mapped)
+    });
     // A module counts its modified pages. Where nothing else of it ran, there is no module.
     let outside = if space.modules.iter().any(|module| module.verdict == "modified") {
         0
@@ -218,7 +221,7 @@ pub(crate) fn module_table(space: &SpaceReport) -> Table {
         table.push(vec![
             Cell::path(escape(&module.path)),
             Cell::alternatives(alternatives(&module.candidates)),
-            Cell::text(count(module.pages_executed)),
+            Cell::text(count(module.pages_executed.saturating_add(module.pages_mapped))),
             Cell::text(escape(&module.verdict)).toned(tone),
             Cell::text(escape(&id.chars().take(12).collect::<String>())),
         ]);

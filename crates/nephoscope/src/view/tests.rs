@@ -43,6 +43,7 @@ fn module() -> impl Strategy<Value = ModuleReport> {
             left_out: 0,
             build_id,
             pages_executed,
+            pages_mapped: 0,
             verdict,
         },
     )

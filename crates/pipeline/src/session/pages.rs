@@ -49,7 +49,11 @@ impl Session {
             first: captured.start,
             digest: *blake3::hash(&captured.bytes[..]).as_bytes(),
             verdict: Arc::new(Verdict::Unknown(Unknown::default())),
-            executed: vec![(captured.start, captured.end)],
+            executed: if captured.start < captured.end {
+                vec![(captured.start, captured.end)]
+            } else {
+                Vec::new()
+            },
         };
         let answer = self.ask(&record, &captured.bytes);
         let (page, root, open) = (record.id, record.root, answer.open);

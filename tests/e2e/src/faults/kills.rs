@@ -12,13 +12,13 @@ use serde_json::{Value, json};
 
 use super::ours::{self, Role};
 use super::proof::{account, blind, only_while_away};
-use super::qmp::Qmp;
 use super::scene::{Presence, Scene};
 use super::ticks::now_ns;
 use super::{Row, SLACK, Setting};
 use crate::command::{output_of, privileged};
 use crate::control;
 use crate::living::{list, living};
+use crate::qmp::Qmp;
 
 /// A guest that works: processes come and go.
 const WORK: &str = "bash -c \"while :; do /opt/nephoscope/shortlived 20; sleep 0.2; done\"";

@@ -8,12 +8,12 @@ use serde_json::{Value, json};
 
 use super::ours::{self, Role};
 use super::proof::{account, blind, intervals, only_while_away};
-use super::qmp::Qmp;
 use super::scene::{Presence, Scene};
 use super::ticks::{Ticks, now_ns};
 use super::{Row, SLACK, Setting};
 use crate::command::output_of;
 use crate::living::list;
+use crate::qmp::Qmp;
 
 pub(super) fn run(setting: &Setting) -> Result<Vec<Row>> {
     let mut scene = Scene::begin(setting, "machine", None, |options| options.reboots = true)?;

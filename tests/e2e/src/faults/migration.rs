@@ -8,12 +8,12 @@ use serde_json::{Value, json};
 
 use super::ours::{self, Leash};
 use super::proof::{Origin, account, blind, intervals};
-use super::qmp::Qmp;
 use super::scene::Scene;
 use super::ticks;
 use super::{Row, Setting};
 use crate::command::output_of;
 use crate::guest::{Guest, Options, Watched};
+use crate::qmp::Qmp;
 
 pub(super) fn run(setting: &Setting) -> Result<Vec<Row>> {
     Ok(vec![Row::new(

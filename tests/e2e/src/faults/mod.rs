@@ -9,7 +9,6 @@ mod machine;
 mod migration;
 pub mod ours;
 mod proof;
-mod qmp;
 mod scene;
 pub mod ticks;
 

@@ -1,4 +1,4 @@
-//! QEMU's monitor protocol, as far as faults are made by it.
+//! QEMU's monitor protocol, as far as tests need it beside a watch.
 
 use std::io::{BufRead, BufReader, Write};
 use std::os::unix::net::UnixStream;
@@ -13,10 +13,14 @@ const TIMEOUT: Duration = Duration::from_secs(120);
 
 /// A connection of its own beside the watch's.
 #[derive(Debug)]
-pub(super) struct Qmp(BufReader<UnixStream>);
+pub struct Qmp(BufReader<UnixStream>);
 
 impl Qmp {
-    pub(super) fn connect(folder: &Path) -> Result<Self> {
+    /// Connects to `qmp.sock` in this folder.
+    ///
+    /// # Errors
+    /// When there is none, or QEMU does not greet.
+    pub fn connect(folder: &Path) -> Result<Self> {
         let stream = UnixStream::connect(folder.join("qmp.sock")).context("QEMU offers no qmp.sock")?;
         stream.set_read_timeout(Some(TIMEOUT))?;
         let mut qmp = Qmp(BufReader::new(stream));
@@ -32,7 +36,11 @@ impl Qmp {
         Ok(serde_json::from_str(&line)?)
     }
 
-    pub(super) fn execute(&mut self, command: &str, arguments: Value) -> Result<Value> {
+    /// Runs a command and gives what it returns.
+    ///
+    /// # Errors
+    /// When QEMU refuses it, or the connection ends.
+    pub fn execute(&mut self, command: &str, arguments: Value) -> Result<Value> {
         let request = json!({"execute": command, "arguments": arguments});
         self.0.get_mut().write_all(format!("{request}\n").as_bytes())?;
         loop {
@@ -47,7 +55,10 @@ impl Qmp {
     }
 
     /// A line of the human monitor, which says something only if it is wrong.
-    pub(super) fn human(&mut self, line: &str) -> Result<()> {
+    ///
+    /// # Errors
+    /// When it says something.
+    pub fn human(&mut self, line: &str) -> Result<()> {
         let said = self.execute("human-monitor-command", json!({"command-line": line}))?;
         let said = said.as_str().unwrap_or_default().trim();
         ensure!(said.is_empty(), "`{line}`: {said}");

@@ -1,0 +1,179 @@
+//! The memory of a running VM, whatever its VMM, with nothing loaded and the VM not paused.
+//!
+//! ```text
+//!  QMP: where memory is, and how CPUs translate ─┐
+//!  /proc/PID/maps: the largest memory it has ────┴─► RamMap ─► shared with others (memfd, file): mapped here too
+//!                                                          └─► its own: read through /proc/PID/mem
+//! ```
+
+mod layouts;
+mod maps;
+mod shared;
+
+use std::io;
+use std::path::Path;
+use std::time::Duration;
+
+use nephoscope_guest::{Gpa, MemoryFault, PhysicalMemory};
+use nephoscope_isa::Mode;
+use thiserror::Error;
+
+use crate::cpu_state::paging_mode;
+use crate::guest_ram::{MemoryKind, ProcessRam, ProcessRamError, RamMap, RamMapError};
+use crate::qmp::{Qmp, QmpError};
+use shared::Shared;
+
+/// How long QEMU may take to answer.
+const TIMEOUT: Duration = Duration::from_secs(5);
+
+/// Why the memory of a VM cannot be read.
+#[derive(Debug, Error)]
+#[non_exhaustive]
+pub enum LiveMemoryError {
+    /// QEMU's monitor cannot be reached.
+    #[error("QEMU's monitor does not answer")]
+    Qmp(#[from] QmpError),
+    /// QEMU does not say where memory is.
+    #[error("where the guest's memory is, is not known")]
+    Map(#[from] RamMapError),
+    /// Nobody says which process has the other end of the socket.
+    #[error("the process behind the monitor's socket is not known: is it in another process namespace?")]
+    NoPeer,
+    /// Its process cannot be read.
+    #[error(transparent)]
+    Process(#[from] ProcessRamError),
+    /// What it has mapped cannot be read.
+    #[error("cannot read what process {pid} has mapped")]
+    Maps {
+        /// The process.
+        pid: u32,
+        /// Why.
+        #[source]
+        source: io::Error,
+    },
+    /// It has no memory that could be a guest's.
+    #[error(
+        "process {pid} has no memory of {} MiB or more in one piece: is it a VMM?",
+        layouts::LEAST >> 20
+    )]
+    NoMemory {
+        /// The process.
+        pid: u32,
+    },
+}
+
+/// Memory of a running VM.
+#[derive(Debug)]
+pub struct LiveMemory {
+    ram: ProcessRam,
+    shared: Shared,
+    qmp: Option<Qmp>,
+    /// Other layouts that the same memory may have, where nobody tells.
+    others: Vec<RamMap>,
+    pid: u32,
+}
+
+impl LiveMemory {
+    /// Of the QEMU whose monitor listens on this socket.
+    ///
+    /// # Errors
+    /// [`LiveMemoryError`] if it does not answer, or its process may not be read.
+    pub fn over_qmp(socket: &Path) -> Result<Self, LiveMemoryError> {
+        let mut qmp = Qmp::connect_when_ready(socket, TIMEOUT)?;
+        let pid = qmp.peer_pid().ok_or(LiveMemoryError::NoPeer)?;
+        let map = RamMap::read(&mut qmp)?;
+        Self::new(pid, map, Some(qmp), Vec::new())
+    }
+
+    /// Of any VMM's process. Where its guest sees the memory is not told there; [`LiveMemory::try_next_layout`] goes through
+    /// what VMMs do.
+    ///
+    /// # Errors
+    /// [`LiveMemoryError`] if there is no such process, it may not be read, or it has no memory like a guest's.
+    pub fn of_process(pid: u32) -> Result<Self, LiveMemoryError> {
+        let text = std::fs::read_to_string(format!("/proc/{pid}/maps"));
+        let text = text.map_err(|source| LiveMemoryError::Maps { pid, source })?;
+        let mut layouts = layouts::guess(&maps::parse(&text)).into_iter();
+        let first = layouts.next().ok_or(LiveMemoryError::NoMemory { pid })?;
+        Self::new(pid, first, None, layouts.rev().collect())
+    }
+
+    fn new(pid: u32, map: RamMap, qmp: Option<Qmp>, others: Vec<RamMap>) -> Result<Self, LiveMemoryError> {
+        let ram = ProcessRam::open(pid, map)?;
+        let shared = Shared::of(pid, ram.map());
+        Ok(Self {
+            ram,
+            shared,
+            qmp,
+            others,
+            pid,
+        })
+    }
+
+    /// The VMM's process.
+    #[must_use]
+    pub const fn pid(&self) -> u32 {
+        self.pid
+    }
+
+    /// What QEMU calls itself, if it was asked.
+    #[must_use]
+    pub fn vmm(&self) -> Option<&str> {
+        self.qmp.as_ref().map(Qmp::version)
+    }
+
+    /// How the guest's CPUs translate, if somebody tells: paging is on, and there is a monitor.
+    pub fn paging_mode(&mut self) -> Option<Mode> {
+        paging_mode(self.qmp.as_mut()?).ok().flatten()
+    }
+
+    /// Goes on with another layout that the memory may have. False: there is none left.
+    pub fn try_next_layout(&mut self) -> bool {
+        let Some(next) = self.others.pop() else {
+            return false;
+        };
+        self.shared = Shared::of(self.pid, &next);
+        self.ram.set_map(next);
+        true
+    }
+
+    /// The guest's RAM: first address and bytes of each range.
+    #[must_use]
+    pub fn ranges(&self) -> Vec<(Gpa, u64)> {
+        let segments = self.ram.map().segments().iter();
+        segments
+            .filter(|segment| segment.kind == MemoryKind::Ram)
+            .map(|segment| (segment.gpa, segment.size_bytes))
+            .collect()
+    }
+
+    /// How many bytes of it are mapped here, and need not be copied to be looked at.
+    #[must_use]
+    pub fn mapped_bytes(&self) -> u64 {
+        self.shared.bytes()
+    }
+
+    /// Whether the process has ended.
+    #[must_use]
+    pub fn is_gone(&self) -> bool {
+        self.ram.is_gone()
+    }
+}
+
+impl PhysicalMemory for LiveMemory {
+    fn read(&self, at: Gpa, buf: &mut [u8]) -> Result<(), MemoryFault> {
+        let whole = self.ram.map().segment_of(at).filter(|segment| {
+            let offset = at.0 - segment.gpa.0;
+            segment.size_bytes - offset >= buf.len() as u64
+        });
+        if let Some(segment) = whole
+            && self
+                .shared
+                .read(segment.hva.0 + (at.0 - segment.gpa.0), buf)
+                .is_some()
+        {
+            return Ok(());
+        }
+        self.ram.read(at, buf)
+    }
+}

@@ -1,0 +1,415 @@
+//! Finding roots without registers, by the shape of page tables.
+//!
+//! ```text
+//!  every aligned place in RAM ─► could it be a top-level table? ─► its tables, each looked at once ─► what it maps
+//!                                                                          │
+//!  kernel entries of those that are roots ─► every place that has the same entries is one too ◄────┘
+//! ```
+//!
+//! A root maps a kernel: in its upper half some memory that only the supervisor may execute, reached through tables without
+//! a reserved bit. A root of a process maps memory for user code in its lower half besides. Everything else that a page may
+//! hold fails one of these soon. Processes of one guest share their kernel's tables: what shares them with nobody is no root,
+//! and once some are found, the others are known by these entries, whatever else is in them: a guest cannot hide one with a
+//! reserved bit.
+//!
+//! What cannot be told from memory alone: whether a root was ever loaded, and whether a table that maps no user memory any
+//! more is still somebody's. A guest that keeps a root elsewhere while it does not run is not found out either: who finds
+//! roots samples, and says so.
+
+use foldhash::{HashMap, HashSet};
+use nephoscope_guest::{Gpa, PAGE_SIZE, PhysicalMemory, Root};
+
+use crate::controls::Mode;
+use crate::entries::EntryBuffer;
+use crate::facts::{Level, SupervisorFetch};
+use crate::step::{Permissions, Step, step};
+
+/// The most tables that a search reads. It stops a guest that makes them without end; 4 GiB in 4 KiB pages have 2,048, and
+/// what processes share is read once.
+pub const MAX_TABLES_SEARCHED: u64 = 1 << 18;
+/// The most roots that a search gives, for the same reason.
+pub const MAX_ROOTS_FOUND: usize = 1 << 16;
+/// How much memory is read at a time.
+const CHUNK: usize = 64 << 10;
+/// A table that somebody writes to while it is read may look like none; roots are looked at so many times.
+const LOOKS: usize = 3;
+
+/// Where memory and devices are, in a search: below 128 TiB. In memory that holds no tables, higher addresses are common.
+const SEARCHED_BITS: u8 = 47;
+
+/// What a root is of.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug)]
+pub enum RootKind {
+    /// A process: user code can reach memory in its lower half.
+    Process,
+    /// Nothing but a kernel: its own root, that of a process that ended, or one that a CPU starts with.
+    Kernel,
+}
+
+/// What a search found.
+#[derive(Clone, PartialEq, Eq, Debug, Default)]
+pub struct RootsFound {
+    /// The roots, ascending.
+    pub roots: Vec<(Root, RootKind)>,
+    /// Places that could have been top-level tables and were looked into.
+    pub candidates: u64,
+    /// Tables read.
+    pub tables: u64,
+    /// Bytes of memory looked through.
+    pub searched_bytes: u64,
+    /// Bytes that could not be read.
+    pub unreadable_bytes: u64,
+    /// Whether a bound ended the search: there may be more.
+    pub cut_short: bool,
+}
+
+impl RootsFound {
+    /// The roots of processes.
+    pub fn processes(&self) -> impl Iterator<Item = Root> {
+        self.roots
+            .iter()
+            .filter(|(_, kind)| *kind == RootKind::Process)
+            .map(|(root, _)| *root)
+    }
+}
+
+/// Looks through `ranges` of memory (first address and bytes) for the roots of a guest whose CPUs are in `mode`.
+///
+/// The guest may run meanwhile. Takes the time to read the memory once, and each table of its roots once.
+#[must_use]
+pub fn find_roots<M: PhysicalMemory>(mode: &Mode, memory: &M, ranges: &[(Gpa, u64)]) -> RootsFound {
+    let mode = mode.searched(SEARCHED_BITS);
+    let mut search = Search {
+        mode: &mode,
+        memory,
+        ranges,
+        shapes: HashMap::default(),
+        found: RootsFound::default(),
+    };
+    let mut candidates = Vec::new();
+    search.places(ranges, |search, at, bytes| {
+        if search.is_candidate(bytes) {
+            candidates.push(at);
+        }
+    });
+    search.found.candidates = candidates.len() as u64;
+    let mut strict = Vec::new();
+    for _ in 0..LOOKS {
+        candidates.retain(|at| match search.root(*at) {
+            Some((kind, kernel)) => {
+                strict.push((*at, kind, kernel));
+                false
+            }
+            None => true,
+        });
+        search.forget_broken();
+    }
+    let kernels = shared_by_most(&strict);
+    let mut roots: HashMap<u64, RootKind> = strict
+        .into_iter()
+        .filter(|(_, _, kernel)| kernel.iter().any(|entry| kernels.contains(entry)))
+        .map(|(at, kind, _)| (at, kind))
+        .collect();
+    if !kernels.is_empty() {
+        let before = search.found.clone();
+        search.places(ranges, |search, at, bytes| {
+            if !roots.contains_key(&at) && search.shares(bytes, &kernels) && search.maps_user_memory(bytes) {
+                roots.insert(at, RootKind::Process);
+            }
+        });
+        search.found.searched_bytes = before.searched_bytes;
+        search.found.unreadable_bytes = before.unreadable_bytes;
+    }
+    let mut found = search.found;
+    found.roots = roots.into_iter().map(|(at, kind)| (Root(at), kind)).collect();
+    found.roots.sort_unstable();
+    if found.roots.len() > MAX_ROOTS_FOUND {
+        found.roots.truncate(MAX_ROOTS_FOUND);
+        found.cut_short = true;
+    }
+    found
+}
+
+/// An entry of a top-level table that leads to a kernel's code: its number, and what it names.
+type KernelEntry = (u64, u64);
+
+/// The entries that several roots have in common; those of the only one, if there is but one.
+fn shared_by_most(roots: &[(u64, RootKind, Vec<KernelEntry>)]) -> HashSet<KernelEntry> {
+    let mut counts: HashMap<KernelEntry, usize> = HashMap::default();
+    for entry in roots.iter().flat_map(|(_, _, kernel)| kernel) {
+        *counts.entry(*entry).or_default() += 1;
+    }
+    let least = if roots.len() == 1 { 1 } else { 2 };
+    counts.retain(|_, count| *count >= least);
+    counts.into_keys().collect()
+}
+
+/// What lies below a table, its own place in the tree not counted: the rights that leaves have.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+struct Shape {
+    /// One bit for each combination of rights.
+    leaves: u16,
+    /// An entry with a reserved bit, or a table that cannot be read.
+    broken: bool,
+    /// Nothing more was looked at because of that.
+    partial: bool,
+}
+
+const USER: u8 = 1;
+const EXECUTE: u8 = 2;
+
+const fn rights(permissions: Permissions) -> u8 {
+    (if permissions.user { USER } else { 0 })
+        | (if permissions.execute_supervisor {
+            EXECUTE
+        } else {
+            0
+        })
+}
+
+impl Shape {
+    fn leaf(&mut self, permissions: Permissions) {
+        self.leaves |= 1 << rights(permissions);
+    }
+
+    /// What lies below an entry that leaves these rights.
+    fn below(&mut self, shape: Self, permissions: Permissions) {
+        for combination in 0..4_u8 {
+            if shape.leaves >> combination & 1 != 0 {
+                self.leaves |= 1 << (combination & rights(permissions));
+            }
+        }
+        self.broken |= shape.broken;
+        self.partial |= shape.partial;
+    }
+
+    const fn has_user_memory(self) -> bool {
+        self.leaves & (1 << USER | 1 << (USER | EXECUTE)) != 0
+    }
+
+    /// Memory that the supervisor may execute, and user code may not reach.
+    const fn has_kernel_code(self) -> bool {
+        self.leaves & (1 << EXECUTE) != 0
+    }
+}
+
+struct Search<'a, M> {
+    mode: &'a Mode,
+    memory: &'a M,
+    ranges: &'a [(Gpa, u64)],
+    /// By level and place: processes share most of their tables.
+    shapes: HashMap<(u8, u64), Shape>,
+    found: RootsFound,
+}
+
+impl<M: PhysicalMemory> Search<'_, M> {
+    fn top(&self) -> Option<(&'static Level, &'static [Level])> {
+        self.mode.facts().levels.split_first()
+    }
+
+    fn top_bytes(&self) -> usize {
+        let entries = self.top().map_or(0, |(level, _)| level.entries());
+        usize::try_from(entries).unwrap_or(0) * usize::from(self.mode.facts().entry_bytes)
+    }
+
+    /// Gives every place at which a top-level table may lie, with its bytes.
+    fn places(&mut self, ranges: &[(Gpa, u64)], mut visit: impl FnMut(&mut Self, u64, &[u8])) {
+        let size = self.top_bytes().max(1);
+        let mut chunk = vec![0; CHUNK];
+        for (first, len) in ranges {
+            let mut at = first.0.next_multiple_of(PAGE_SIZE as u64);
+            let end = first.0.saturating_add(*len);
+            while at < end {
+                // Page by page where not all can be read, not to lose the rest.
+                let all = usize::try_from(end - at).unwrap_or(CHUNK).min(CHUNK);
+                let read = [all, all.min(PAGE_SIZE)].into_iter().find(|len| {
+                    let bytes = chunk.get_mut(..*len);
+                    bytes.is_some_and(|bytes| self.memory.read(Gpa(at), bytes).is_ok())
+                });
+                let Some(read) = read else {
+                    let skipped = all.min(PAGE_SIZE) as u64;
+                    self.found.unreadable_bytes += skipped;
+                    at += skipped;
+                    continue;
+                };
+                self.found.searched_bytes += read as u64;
+                let tables = chunk.get(..read).unwrap_or_default().chunks_exact(size);
+                for (place, table) in (at..).step_by(size).zip(tables) {
+                    // A root has to fit its register: 32 bits for PAE.
+                    if self.mode.root(place).0 == place {
+                        visit(self, place, table);
+                    }
+                }
+                at += read as u64;
+            }
+        }
+    }
+
+    /// The entries of a table's copy, with their numbers.
+    fn entries<'b>(&self, bytes: &'b [u8]) -> impl DoubleEndedIterator<Item = (u64, u64)> + use<'b, M> {
+        let size = usize::from(self.mode.facts().entry_bytes);
+        bytes
+            .chunks_exact(size.max(1))
+            .enumerate()
+            .map(|(index, raw)| (index as u64, little_endian(raw)))
+    }
+
+    /// Whether these bytes could be a top-level table of a guest that does nothing strange: something in the upper half, every
+    /// present entry without a reserved bit, and nothing in the others.
+    fn is_candidate(&self, bytes: &[u8]) -> bool {
+        let Some((level, _)) = self.top() else {
+            return false;
+        };
+        // Most memory is zero throughout, or no entry at its end.
+        let half = level.entries() / 2;
+        let in_half = bytes.len() / 2;
+        if bytes
+            .get(in_half..)
+            .is_none_or(|upper| upper.iter().all(|byte| *byte == 0))
+        {
+            return false;
+        }
+        let mut upper = 0;
+        for (index, entry) in self.entries(bytes).rev() {
+            if entry & self.mode.facts().reserved_when_loaded != 0 {
+                return false;
+            }
+            match step(self.mode, level, entry, Permissions::ALL) {
+                Step::Absent if entry == 0 => {}
+                Step::Absent | Step::Reserved => return false,
+                Step::Leaf(..) | Step::Table(..) => upper += u64::from(index >= half),
+            }
+        }
+        upper > 0
+    }
+
+    /// Whether a root is there, and of what; the entries that lead to its kernel's code.
+    fn root(&mut self, at: u64) -> Option<(RootKind, Vec<KernelEntry>)> {
+        let (level, below) = self.top()?;
+        let mut bytes = vec![0; self.top_bytes()];
+        self.memory.read(Gpa(at), &mut bytes).ok()?;
+        let half = level.entries() / 2;
+        let (mut user, mut kernel) = (false, Vec::new());
+        for (index, entry) in self.entries(&bytes) {
+            let shape = self.below(level, below, entry, true);
+            if shape.broken {
+                return None;
+            }
+            user |= index < half && shape.has_user_memory();
+            if index >= half && shape.has_kernel_code() {
+                kernel.push((index, self.named(level, entry)));
+            }
+        }
+        if kernel.is_empty() {
+            return None;
+        }
+        let kind = if user { RootKind::Process } else { RootKind::Kernel };
+        Some((kind, kernel))
+    }
+
+    /// What an entry names, without the bits that a CPU sets.
+    fn named(&self, level: &Level, entry: u64) -> u64 {
+        match step(self.mode, level, entry, Permissions::ALL) {
+            Step::Table(at, _) | Step::Leaf(at, _) => at,
+            Step::Absent | Step::Reserved => 0,
+        }
+    }
+
+    /// Whether the table has one of these entries.
+    fn shares(&self, bytes: &[u8], kernels: &HashSet<KernelEntry>) -> bool {
+        let Some((level, _)) = self.top() else {
+            return false;
+        };
+        let size = usize::from(self.mode.facts().entry_bytes);
+        kernels.iter().any(|(index, named)| {
+            let at = usize::try_from(*index).unwrap_or(0) * size;
+            let entry = bytes.get(at..at + size).map_or(0, little_endian);
+            entry != 0 && self.named(level, entry) == *named
+        })
+    }
+
+    /// Whether user code can reach memory in the lower half, whatever else is there.
+    fn maps_user_memory(&mut self, bytes: &[u8]) -> bool {
+        let Some((level, below)) = self.top() else {
+            return false;
+        };
+        let half = level.entries() / 2;
+        let mut entries = self.entries(bytes).take_while(|(index, _)| *index < half);
+        entries.any(|(_, entry)| self.below(level, below, entry, false).has_user_memory())
+    }
+
+    /// What lies below one entry. Nothing more of it is looked at, if that is asked for, once something is broken.
+    fn below(&mut self, level: &Level, below: &'static [Level], entry: u64, strict: bool) -> Shape {
+        let mut shape = Shape::default();
+        match step(self.mode, level, entry, Permissions::ALL) {
+            Step::Absent => {}
+            Step::Reserved => shape.broken = true,
+            // What is no memory, devices for instance, tells nothing.
+            Step::Leaf(at, permissions) if self.is_memory(at) => shape.leaf(permissions),
+            Step::Leaf(..) => {}
+            Step::Table(at, permissions) => shape.below(self.table(below, at, strict), permissions),
+        }
+        shape
+    }
+
+    /// What lies below a table. Recursion ends with the levels of the mode, at most five.
+    fn table(&mut self, levels: &'static [Level], at: u64, strict: bool) -> Shape {
+        let Some((level, below)) = levels.split_first() else {
+            return Shape::default();
+        };
+        let known = self.shapes.get(&(level.number, at));
+        if let Some(shape) = known.filter(|shape| strict || !shape.partial) {
+            return *shape;
+        }
+        if self.found.tables >= MAX_TABLES_SEARCHED {
+            self.found.cut_short = true;
+            return Shape::default();
+        }
+        self.found.tables += 1;
+        let mut buffer = EntryBuffer::new(self.mode.facts().entry_bytes);
+        let mut shape = Shape::default();
+        if buffer.read(self.memory, at, 0, level.entries() - 1).is_ok() {
+            for index in 0..level.entries() {
+                let entry = buffer.get(index).unwrap_or(0);
+                let here = self.below(level, below, entry, strict);
+                shape.leaves |= here.leaves;
+                shape.broken |= here.broken;
+                shape.partial |= here.partial;
+                if shape.broken && strict {
+                    shape.partial = true;
+                    break;
+                }
+            }
+        } else {
+            shape.broken = true;
+        }
+        self.shapes.insert((level.number, at), shape);
+        shape
+    }
+
+    fn is_memory(&self, at: u64) -> bool {
+        self.ranges
+            .iter()
+            .any(|(first, len)| at.checked_sub(first.0).is_some_and(|offset| offset < *len))
+    }
+
+    /// Tables that looked broken are looked at again.
+    fn forget_broken(&mut self) {
+        self.shapes.retain(|_, shape| !shape.broken);
+    }
+}
+
+fn little_endian(raw: &[u8]) -> u64 {
+    raw.iter()
+        .rev()
+        .fold(0, |number, byte| number << 8 | u64::from(*byte))
+}
+
+impl Mode {
+    /// The same for a search: with at most so many bits of physical addresses, and with the rule left out that keeps the
+    /// supervisor from executing user memory, because it looks at a way as a whole.
+    fn searched(self, most_bits: u8) -> Self {
+        self.with_supervisor_fetch(SupervisorFetch::Anywhere)
+            .with_physical_bits(most_bits)
+    }
+}

@@ -1,0 +1,171 @@
+//! What is looked at.
+
+use std::path::PathBuf;
+use std::str::FromStr;
+
+use anyhow::Context;
+use nephoscope_drivers::{CpuRegisters, Dump, DumpFormat, LiveMemory, Machine};
+use nephoscope_guest::{Gpa, MemoryFault, PhysicalMemory};
+use nephoscope_inventory::VmReport;
+use nephoscope_isa::{Mode, X86Controls};
+
+use crate::exit::{Failure, exit};
+
+/// What somebody asks to look at.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub(crate) enum What {
+    /// A running QEMU, by the socket of its monitor.
+    Qmp(PathBuf),
+    /// A running VMM, by its process.
+    Pid(u32),
+    /// A dump.
+    File(PathBuf),
+}
+
+impl FromStr for What {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        if let Some(socket) = text.strip_prefix("qmp:") {
+            return Ok(Self::Qmp(socket.into()));
+        }
+        if let Some(pid) = text.strip_prefix("pid:") {
+            let number = pid.parse().map_err(|_| format!("{pid:?} is no process number"))?;
+            return Ok(Self::Pid(number));
+        }
+        Ok(Self::File(text.into()))
+    }
+}
+
+/// Memory, and whoever may tell how CPUs translate.
+#[derive(Debug)]
+pub(crate) enum Source {
+    /// A running VM.
+    Live(Box<LiveMemory>),
+    /// A dump.
+    Dump(Box<Dump>),
+}
+
+impl Source {
+    /// Opens it.
+    pub(crate) fn open(what: &What) -> anyhow::Result<Self> {
+        let live = |memory: Result<LiveMemory, _>| memory.map(|memory| Self::Live(Box::new(memory)));
+        match what {
+            What::Qmp(socket) => live(LiveMemory::over_qmp(socket))
+                .with_context(|| format!("the memory of the VM at {} cannot be read", socket.display())),
+            What::Pid(pid) => live(LiveMemory::of_process(*pid))
+                .with_context(|| format!("the memory of process {pid} cannot be read")),
+            What::File(path) if !path.exists() => {
+                let message = format!(
+                    "there is no file {}: a dump's path, qmp:SOCKET or pid:NUMBER is wanted",
+                    path.display()
+                );
+                Err(exit(Failure::Usage, message))
+            }
+            What::File(path) => Ok(Self::Dump(Box::new(Dump::open(path)?))),
+        }
+    }
+
+    /// The VM, for a report.
+    pub(crate) fn about(&self, what: &What) -> VmReport {
+        let name = match what {
+            What::Qmp(socket) => socket.display().to_string(),
+            What::Pid(pid) => format!("process {pid}"),
+            What::File(path) => path
+                .file_name()
+                .map_or_else(String::new, |name| name.to_string_lossy().into_owned()),
+        };
+        let vmm = match self {
+            Self::Live(live) => live
+                .vmm()
+                .map_or_else(|| "a process".to_owned(), |version| format!("QEMU {version}")),
+            Self::Dump(dump) => match dump.format() {
+                DumpFormat::Elf(_) => "ELF core".to_owned(),
+                DumpFormat::Lime => "LiME image".to_owned(),
+                DumpFormat::Raw => "raw image".to_owned(),
+            },
+        };
+        let vcpus = match self {
+            Self::Dump(dump) => u32::try_from(dump.cpus().len()).unwrap_or(0),
+            Self::Live(_) => 0,
+        };
+        VmReport {
+            name,
+            vmm,
+            accelerator: "memory".to_owned(),
+            isa: String::new(),
+            vcpus,
+        }
+    }
+
+    /// The guest's RAM.
+    pub(crate) fn ranges(&self) -> Vec<(Gpa, u64)> {
+        match self {
+            Self::Live(live) => live.ranges(),
+            Self::Dump(dump) => dump.ranges().collect(),
+        }
+    }
+
+    /// How the guest's CPUs translate, if registers tell.
+    pub(crate) fn paging_mode(&mut self) -> Option<Mode> {
+        match self {
+            Self::Live(live) => live.paging_mode(),
+            Self::Dump(dump) => {
+                let long = dump.format() == DumpFormat::Elf(Machine::X86_64);
+                dump.cpus().iter().find_map(|cpu| mode(cpu, long))
+            }
+        }
+    }
+
+    /// Goes on with another layout that memory may have.
+    pub(crate) fn try_next_layout(&mut self) -> bool {
+        match self {
+            Self::Live(live) => live.try_next_layout(),
+            Self::Dump(_) => false,
+        }
+    }
+
+    /// Whether there is nothing more to look at.
+    pub(crate) fn is_gone(&self) -> bool {
+        match self {
+            Self::Live(live) => live.is_gone(),
+            Self::Dump(_) => false,
+        }
+    }
+}
+
+/// A core has CR0 and CR4; which of the modes with EFER.LMA it is, the machine of the core says. EFER.NXE is not in it.
+fn mode(cpu: &CpuRegisters, long: bool) -> Option<Mode> {
+    const LMA: u64 = 1 << 10;
+    const NXE: u64 = 1 << 11;
+    Mode::x86(&X86Controls {
+        cr0: cpu.cr0,
+        cr4: cpu.cr4,
+        efer: NXE | if long { LMA } else { 0 },
+        physical_bits: 52,
+        gib_pages: true,
+    })
+}
+
+impl PhysicalMemory for Source {
+    fn read(&self, at: Gpa, buf: &mut [u8]) -> Result<(), MemoryFault> {
+        match self {
+            Self::Live(live) => live.read(at, buf),
+            Self::Dump(dump) => dump.read(at, buf),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_to_look_at_is_a_socket_a_process_or_a_file() {
+        let parsed = |text: &str| text.parse::<What>();
+        assert_eq!(parsed("qmp:/run/q"), Ok(What::Qmp("/run/q".into())));
+        assert_eq!(parsed("pid:17"), Ok(What::Pid(17)));
+        assert_eq!(parsed("./pid.core"), Ok(What::File("./pid.core".into())));
+        assert!(parsed("pid:x").unwrap_err().contains("no process number"));
+    }
+}
