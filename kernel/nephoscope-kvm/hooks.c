@@ -132,7 +132,9 @@ static void at_exit_of_guest(void *data, struct kvm_vcpu *vcpu, u32 isa)
 		state = nph_vcpu_of(vm, vcpu);
 		if (state->last_cr3 != cr3 && state->roots) {
 			state->last_cr3 = cr3;
-			WRITE_ONCE(state->roots[(cr3 >> PAGE_SHIFT) % NPH_KVM_ROOTS], cr3 | 1);
+			/* PAE roots lie in one page by the dozen. */
+			WRITE_ONCE(state->roots[(cr3 >> PAGE_SHIFT ^ cr3 >> 5) % NPH_KVM_ROOTS],
+				   cr3 | 1);
 		}
 	}
 	rcu_read_unlock();

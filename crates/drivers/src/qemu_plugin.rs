@@ -217,7 +217,7 @@ fn capture(page: PageId, vcpu: VcpuId, captured: &Captured, bytes: &[u8; PAGE_SI
         },
         generation: captured.generation,
         vcpu,
-        root: Root::from_cr3(captured.cr3),
+        root: Root(captured.root),
         va: Gva(captured.va),
         privilege: if captured.user {
             Privilege::User

@@ -26,8 +26,6 @@ const BOUNDS: Bounds = Bounds {
     tables: 1 << 14,
     leaves: 1 << 20,
 };
-/// Page-table levels of long mode by which roots are told apart.
-const LEVELS: u8 = 4;
 /// What one pass did and could not do.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
 pub struct Pass {
@@ -110,14 +108,15 @@ impl Sampler {
             at(number);
             pass.spaces += 1;
             let walker = Walker::new(*mode, memory);
-            // Isolated page tables: user code runs on the second of two roots, which are one address space.
+            // Isolated page tables: user code runs on the second of two roots, which are one address space. It has that one's
+            // name, as where what runs is seen.
             let pair = walker
-                .isolation_pair(*root, &user)
+                .isolation_pair(*root, &mode.user_half())
                 .ok()
                 .flatten()
                 .filter(|pair| [pair.kernel, pair.user].iter().all(|root| all.contains(root)));
             let (named, runs_user_code) = match pair {
-                Some(pair) => (pair.kernel, pair.user == *root),
+                Some(pair) => (pair.user, pair.user == *root),
                 None => (*root, *kind == RootKind::Process),
             };
             let mut leaves = Vec::new();
@@ -164,11 +163,8 @@ impl Sampler {
 
     /// Which of the address spaces that had this root it is now.
     fn incarnation(&self, memory: &impl PhysicalMemory, mode: &Mode, root: Root) -> u32 {
-        let incarnation = self.roots.loaded(memory, root.0);
-        // Ways are those of long mode; elsewhere a root that is there in every pass is one address space.
-        if mode.code_bits() == 64 {
-            self.roots.ran_user_code(memory, root.0, LEVELS);
-        }
+        let incarnation = self.roots.loaded(memory, mode, root.0);
+        self.roots.ran_user_code(memory, root.0);
         incarnation
     }
 

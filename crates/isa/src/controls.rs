@@ -79,6 +79,24 @@ impl Mode {
         })
     }
 
+    /// Long mode with four levels and all features that change what an entry means: what tables mean to one who does not
+    /// need to know more.
+    #[must_use]
+    pub const fn long() -> Self {
+        Self::guess(&modes::X86_64_4_LEVEL)
+    }
+
+    const fn guess(facts: &'static Facts) -> Self {
+        Self {
+            facts,
+            physical_bits: 52,
+            no_execute: true,
+            gib_pages: true,
+            global_pages: true,
+            supervisor_fetch: SupervisorFetch::Anywhere,
+        }
+    }
+
     /// AArch64 stage 1 of EL1&0: 4 KiB granule, 48-bit addresses (TCR_EL1.T0SZ = T1SZ = 16). `physical_bits` is
     /// what TCR_EL1.IPS allows.
     #[must_use]
@@ -99,21 +117,13 @@ impl Mode {
     /// Tables of five levels are tables of four too, which map the last level's tables as memory; the other way round, the large
     /// pages of a kernel set bits that are reserved. So the first of these that finds roots is the guest's.
     #[must_use]
-    pub fn guesses() -> [Self; 4] {
+    pub const fn guesses() -> [Self; 4] {
         [
-            &modes::X86_64_5_LEVEL,
-            &modes::X86_64_4_LEVEL,
-            &modes::I386_PAE,
-            &modes::I386_PSE,
+            Self::guess(&modes::X86_64_5_LEVEL),
+            Self::long(),
+            Self::guess(&modes::I386_PAE),
+            Self::guess(&modes::I386_PSE),
         ]
-        .map(|facts| Self {
-            facts,
-            physical_bits: 52,
-            no_execute: true,
-            gib_pages: true,
-            global_pages: true,
-            supervisor_fetch: SupervisorFetch::Anywhere,
-        })
     }
 
     /// The same, with another rule for what the supervisor may execute.
@@ -157,6 +167,17 @@ impl Mode {
             .spaces
             .iter()
             .map(|&(first, last)| Gva(first)..=Gva(last))
+    }
+
+    /// Addresses that are user code's in any case: the lower half. Where a kernel begins is its own choice in a mode without
+    /// halves, and above.
+    #[must_use]
+    pub fn user_half(&self) -> RangeInclusive<Gva> {
+        match *self.facts.spaces {
+            [(first, last)] => Gva(first)..=Gva(first + (last - first) / 2),
+            [(first, last), ..] => Gva(first)..=Gva(last),
+            [] => Gva(0)..=Gva(0),
+        }
     }
 
     pub(crate) const fn facts(&self) -> &'static Facts {

@@ -43,4 +43,4 @@ pub use leaves::{Bounds, Census, Ended, Leaf, Want};
 pub use roots::{Recent, Roots};
 pub use step::Permissions;
 pub use translate::{Translation, Walker};
-pub use way::Way;
+pub use way::{MAX_TABLES_OF_A_WAY, Way};

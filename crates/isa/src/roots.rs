@@ -11,11 +11,14 @@ use std::sync::Mutex;
 use foldhash::HashMap;
 use nephoscope_guest::{PhysicalMemory, Root};
 
+use crate::controls::Mode;
 use crate::way::Way;
 
 #[derive(Debug, Default)]
 struct Known {
     incarnation: u32,
+    /// In which it was loaded.
+    mode: Option<Mode>,
     way: Option<Way>,
 }
 
@@ -54,7 +57,8 @@ impl Roots {
     }
 
     fn shard(&self, root: u64) -> Option<std::sync::MutexGuard<'_, HashMap<u64, Known>>> {
-        let number = usize::try_from((root >> 12) % SHARDS as u64).ok()?;
+        // In some modes there are many in one page.
+        let number = usize::try_from((root >> 12 ^ root >> 5) % SHARDS as u64).ok()?;
         Some(
             self.shards
                 .get(number)?
@@ -67,8 +71,8 @@ impl Roots {
         self.next.fetch_add(1, std::sync::atomic::Ordering::Relaxed)
     }
 
-    /// The root is about to be loaded: which address space is it now?
-    pub fn loaded(&self, memory: &impl PhysicalMemory, root: u64) -> u32 {
+    /// The root is about to be loaded by a CPU in this mode: which address space is it now?
+    pub fn loaded(&self, memory: &impl PhysicalMemory, mode: &Mode, root: u64) -> u32 {
         let Some(mut shard) = self.shard(root) else {
             return 0;
         };
@@ -80,9 +84,11 @@ impl Roots {
         if moved || known.incarnation == 0 {
             *known = Known {
                 incarnation: self.fresh(),
+                mode: None,
                 way: None,
             };
         }
+        known.mode = Some(*mode);
         known.incarnation
     }
 
@@ -127,12 +133,12 @@ impl Roots {
 
     /// User code ran in this root: remember the way to its highest page, once. A short process may have come and gone
     /// before its code is collected: there is no way any more, and the next one that loads the root is another.
-    pub fn ran_user_code(&self, memory: &impl PhysicalMemory, root: u64, levels: u8) {
+    pub fn ran_user_code(&self, memory: &impl PhysicalMemory, root: u64) {
         let Some(mut shard) = self.shard(root) else { return };
         if let Some(known) = shard.get_mut(&root)
-            && known.way.is_none()
+            && let (None, Some(mode)) = (&known.way, known.mode)
         {
-            match Way::find(memory, Root(root), levels) {
+            match Way::find(memory, &mode, Root(root)) {
                 Ok(Some(way)) => known.way = Some(way),
                 Ok(None) => *known = Known::default(),
                 // It says nothing about the address space.
@@ -201,27 +207,31 @@ mod tests {
     fn a_living_address_space_keeps_its_incarnation_while_it_maps_and_unmaps() {
         let roots = Roots::new();
         let memory = process(0x1000, [0x2000, 0x3000, 0x4000], [511, 500, 3]);
-        let first = roots.loaded(&memory, 0x1000);
-        roots.ran_user_code(&memory, 0x1000, 4);
+        let first = roots.loaded(&memory, &Mode::long(), 0x1000);
+        roots.ran_user_code(&memory, 0x1000);
         memory.0.borrow_mut().insert(0x1000 + 8 * 100, 0x9000 | 7);
         memory.0.borrow_mut().insert(0x4000 + 8 * 3, 0xdef000 | 7);
-        assert_eq!(roots.loaded(&memory, 0x1000), first);
+        assert_eq!(roots.loaded(&memory, &Mode::long(), 0x1000), first);
     }
 
     #[test]
     fn a_root_with_other_tables_below_is_another_address_space() {
         let roots = Roots::new();
         let old = process(0x1000, [0x2000, 0x3000, 0x4000], [511, 500, 3]);
-        let first = roots.loaded(&old, 0x1000);
-        roots.ran_user_code(&old, 0x1000, 4);
+        let first = roots.loaded(&old, &Mode::long(), 0x1000);
+        roots.ran_user_code(&old, 0x1000);
         let same_frames = process(0x1000, [0x2000, 0x3000, 0x4000], [511, 499, 3]);
-        let second = roots.loaded(&same_frames, 0x1000);
+        let second = roots.loaded(&same_frames, &Mode::long(), 0x1000);
         assert_ne!(
             first, second,
             "the same frames in the same order, at another address"
         );
-        roots.ran_user_code(&same_frames, 0x1000, 4);
-        let third = roots.loaded(&process(0x1000, [0x3000, 0x2000, 0x4000], [511, 499, 3]), 0x1000);
+        roots.ran_user_code(&same_frames, 0x1000);
+        let third = roots.loaded(
+            &process(0x1000, [0x3000, 0x2000, 0x4000], [511, 499, 3]),
+            &Mode::long(),
+            0x1000,
+        );
         assert_ne!(second, third);
     }
 
@@ -230,38 +240,46 @@ mod tests {
         let roots = Roots::new();
         let child = process(0x1000, [0x2000, 0x3000, 0x4000], [511, 500, 3]);
         let mut recent = Recent::default();
-        let first = roots.loaded(&child, 0x1000);
-        roots.ran_user_code(&child, 0x1000, 4);
+        let first = roots.loaded(&child, &Mode::long(), 0x1000);
+        roots.ran_user_code(&child, 0x1000);
         recent.left(0x1000, &roots, &child);
-        assert_eq!(roots.loaded(&child, 0x1000), first, "it only slept");
+        assert_eq!(
+            roots.loaded(&child, &Mode::long(), 0x1000),
+            first,
+            "it only slept"
+        );
         recent.left(0x1000, &roots, &child);
         // The child ends: its tables are taken down. Its parent runs, and is left for the next child.
         recent.left(0x9000, &roots, &Tables(RefCell::default()));
-        assert_ne!(roots.loaded(&child, 0x1000), first);
+        assert_ne!(roots.loaded(&child, &Mode::long(), 0x1000), first);
     }
 
     #[test]
     fn a_process_that_was_gone_before_its_code_was_collected_leaves_its_root_to_another() {
         let roots = Roots::new();
         let child = process(0x1000, [0x2000, 0x3000, 0x4000], [511, 500, 3]);
-        let first = roots.loaded(&child, 0x1000);
-        roots.ran_user_code(&Tables(RefCell::default()), 0x1000, 4);
-        assert_ne!(roots.loaded(&child, 0x1000), first);
+        let first = roots.loaded(&child, &Mode::long(), 0x1000);
+        roots.ran_user_code(&Tables(RefCell::default()), 0x1000);
+        assert_ne!(roots.loaded(&child, &Mode::long(), 0x1000), first);
     }
 
     #[test]
     fn memory_that_was_replaced_beneath_makes_other_address_spaces_of_those_whose_tables_moved() {
         let roots = Roots::new();
         let memory = process(0x1000, [0x2000, 0x3000, 0x4000], [511, 500, 3]);
-        let first = roots.loaded(&memory, 0x1000);
-        roots.ran_user_code(&memory, 0x1000, 4);
+        let first = roots.loaded(&memory, &Mode::long(), 0x1000);
+        roots.ran_user_code(&memory, 0x1000);
         roots.look_at_all(&memory);
-        assert_eq!(roots.loaded(&memory, 0x1000), first, "the same tables");
+        assert_eq!(
+            roots.loaded(&memory, &Mode::long(), 0x1000),
+            first,
+            "the same tables"
+        );
         roots.look_at_all(&process(0x1000, [0x2000, 0x5000, 0x4000], [511, 500, 3]));
-        assert_ne!(roots.loaded(&memory, 0x1000), first);
-        let second = roots.loaded(&memory, 0x1000);
+        assert_ne!(roots.loaded(&memory, &Mode::long(), 0x1000), first);
+        let second = roots.loaded(&memory, &Mode::long(), 0x1000);
         roots.forget();
-        assert_ne!(roots.loaded(&memory, 0x1000), second);
+        assert_ne!(roots.loaded(&memory, &Mode::long(), 0x1000), second);
     }
 
     #[test]
@@ -279,11 +297,12 @@ mod tests {
         let roots = Roots::new();
         let first = roots.loaded(
             &process(0x1000, [0x2000, 0x3000, 0x4000], [511, 511, 510]),
+            &Mode::long(),
             0x1000,
         );
         let moved = process(0x1000, [0x2000, 0x5000, 0x6000], [510, 20, 10]);
         assert_eq!(
-            roots.loaded(&moved, 0x1000),
+            roots.loaded(&moved, &Mode::long(), 0x1000),
             first,
             "exec moves the stack before the program runs"
         );
@@ -294,7 +313,7 @@ mod tests {
         let roots = Roots::new();
         let memory = Tables(RefCell::default());
         for i in 0..200_000_u64 {
-            roots.loaded(&memory, i << 12);
+            roots.loaded(&memory, &Mode::long(), i << 12);
         }
         let kept: usize = roots.shards.iter().map(|s| s.lock().unwrap().len()).sum();
         assert!(kept <= SHARDS * MAX_PER_SHARD);

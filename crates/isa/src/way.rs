@@ -5,86 +5,133 @@
 //! first thread's stack (or the system's shared page), there from before the first user instruction to the end. If a
 //! step of the way is another one later, so is the address space.
 
-use nephoscope_guest::{Gpa, MemoryFault, PhysicalMemory, Root};
+use nephoscope_guest::{MemoryFault, PhysicalMemory, Root};
 
-/// Frame bits of a long-mode table entry: 51:12 (Intel SDM 3A, tables 4-15 to 4-20).
-const FRAME: u64 = 0x000f_ffff_ffff_f000;
-/// P.
-const PRESENT: u64 = 1;
-/// PS: the entry is a leaf.
-const LEAF: u64 = 1 << 7;
-/// Entries of the user half of a top-level table.
-const USER_ENTRIES: usize = 256;
+use crate::controls::Mode;
+use crate::entries::EntryBuffer;
+use crate::facts::Level;
+use crate::step::{Permissions, Step, step};
 
-/// One step from a table to the next: the entry's number and the frame it names.
+/// Tables above the last level: as many as five levels have.
+const LEGS: usize = 4;
+/// Tables read for one way. A guest can fill tables with entries that lead to empty ones; in one that does not, few have to
+/// be looked at: those of the kernel, where a mode's top level does not tell them from a process's.
+pub const MAX_TABLES_OF_A_WAY: u32 = 16;
+
+/// One step from a table to the next: the entry's number and the table it names.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
-struct Step {
-    entry: u16,
-    frame: u64,
+struct Leg {
+    entry: u64,
+    table: u64,
 }
 
-/// The tables on the way, in long mode. The last level's entries are pages, which may move; they are not part of it.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+/// The tables on the way. The last level's entries are pages, which may move; they are not part of it.
+#[derive(Clone, Copy, Debug)]
 pub struct Way {
-    steps: [Option<Step>; 4],
+    mode: Mode,
+    legs: [Option<Leg>; LEGS],
 }
 
 impl Way {
-    /// Follows the last present entry of each level, at the first level in its user half only. `None` if there is no
-    /// user memory: it was never mapped, or is taken down already.
+    /// Follows the last entry of each level through which user code may get to memory; in a mode whose addresses are two halves,
+    /// in the lower one. `None` if there is no user memory: it was never mapped, or is taken down already.
     ///
     /// # Errors
     /// A table cannot be read.
-    pub fn find(memory: &impl PhysicalMemory, root: Root, levels: u8) -> Result<Option<Self>, MemoryFault> {
-        let mut steps = [None; 4];
-        let mut frame = root.0;
-        let mut most = USER_ENTRIES;
-        for step in steps.iter_mut().take(usize::from(levels).saturating_sub(1)) {
-            let entries = table(memory, frame)?;
-            let last = (0_u16..)
-                .zip(&entries)
-                .take(most)
-                .filter(|(_, entry)| **entry & PRESENT != 0)
-                .last();
-            let Some((number, entry)) = last else {
-                return Ok(None);
-            };
-            if *entry & LEAF != 0 && most != USER_ENTRIES {
-                break;
-            }
-            frame = entry & FRAME;
-            most = entries.len();
-            *step = Some(Step { entry: number, frame });
-        }
-        Ok(steps.iter().any(Option::is_some).then_some(Self { steps }))
+    pub fn find(memory: &impl PhysicalMemory, mode: &Mode, root: Root) -> Result<Option<Self>, MemoryFault> {
+        let facts = mode.facts();
+        let Some((top, below)) = facts.levels.split_first() else {
+            return Ok(None);
+        };
+        let entries = if facts.spaces.len() > 1 {
+            top.entries() / 2
+        } else {
+            top.entries()
+        };
+        let mut search = Search {
+            mode,
+            memory,
+            left: MAX_TABLES_OF_A_WAY,
+            legs: [None; LEGS],
+        };
+        let found = search.below((top, below), mode.root(root.0).0, entries, Permissions::ALL, 0)?;
+        let way = Self {
+            mode: *mode,
+            legs: search.legs,
+        };
+        // A large page in the top-level table alone says nothing of an address space.
+        Ok((found && way.legs.iter().any(Option::is_some)).then_some(way))
     }
 
     /// Whether every step is still there.
     pub fn holds(&self, memory: &impl PhysicalMemory, root: Root) -> bool {
-        let mut frame = root.0;
-        self.steps.iter().flatten().all(|step| {
-            let mut bytes = [0; 8];
-            let read = memory.read(Gpa(frame.wrapping_add(u64::from(step.entry) * 8)), &mut bytes);
-            let entry = u64::from_le_bytes(bytes);
-            frame = step.frame;
-            read.is_ok() && entry & PRESENT != 0 && entry & FRAME == step.frame
+        let facts = self.mode.facts();
+        let mut at = self.mode.root(root.0).0;
+        let mut buffer = EntryBuffer::new(facts.entry_bytes);
+        self.legs.iter().flatten().zip(facts.levels).all(|(leg, level)| {
+            let read = buffer.read(memory, at, leg.entry, leg.entry);
+            at = leg.table;
+            read.is_ok()
+                && buffer.get(leg.entry).is_some_and(|entry| {
+                    matches!(step(&self.mode, level, entry, Permissions::ALL), Step::Table(table, _) if table == leg.table)
+                })
         })
     }
 }
 
-fn table(memory: &impl PhysicalMemory, frame: u64) -> Result<[u64; 512], MemoryFault> {
-    let mut bytes = [0; 4096];
-    memory.read(Gpa(frame), &mut bytes)?;
-    let mut entries = [0; 512];
-    for (entry, chunk) in entries.iter_mut().zip(bytes.as_chunks().0) {
-        *entry = u64::from_le_bytes(*chunk);
+struct Search<'a, M> {
+    mode: &'a Mode,
+    memory: &'a M,
+    left: u32,
+    legs: [Option<Leg>; LEGS],
+}
+
+impl<M: PhysicalMemory> Search<'_, M> {
+    /// Whether user memory is below the first `entries` of this table; the way there is in `legs` then. Recursion ends with the
+    /// levels of the mode, at most five.
+    fn below(
+        &mut self,
+        (level, levels): (&'static Level, &'static [Level]),
+        at: u64,
+        entries: u64,
+        rights: Permissions,
+        depth: usize,
+    ) -> Result<bool, MemoryFault> {
+        let Some(next) = levels.split_first() else {
+            // What the last table holds may change at any time.
+            return Ok(true);
+        };
+        let Some(left) = self.left.checked_sub(1) else {
+            return Ok(false);
+        };
+        self.left = left;
+        let mut buffer = EntryBuffer::new(self.mode.facts().entry_bytes);
+        let read = buffer.read(self.memory, at, 0, entries.saturating_sub(1));
+        read.map_err(|at| MemoryFault { at })?;
+        for number in (0..entries).rev() {
+            let entry = buffer.get(number).unwrap_or(0);
+            match step(self.mode, level, entry, rights) {
+                Step::Leaf(_, rights) if rights.user => return Ok(true),
+                Step::Table(table, rights) if rights.user => {
+                    if self.below(next, table, next.0.entries(), rights, depth + 1)? {
+                        if let Some(leg) = self.legs.get_mut(depth) {
+                            *leg = Some(Leg { entry: number, table });
+                        }
+                        return Ok(true);
+                    }
+                }
+                Step::Absent | Step::Reserved | Step::Leaf(..) | Step::Table(..) => {}
+            }
+        }
+        Ok(false)
     }
-    Ok(entries)
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::controls::X86Controls;
+    use nephoscope_guest::Gpa;
     use std::collections::HashMap;
 
     struct Tables(HashMap<u64, u64>);
@@ -114,7 +161,7 @@ mod tests {
     #[test]
     fn the_way_holds_while_pages_come_and_go() {
         let mut memory = process([0x2000, 0x3000, 0x4000], [511, 500, 3]);
-        let way = Way::find(&memory, ROOT, 4).unwrap().unwrap();
+        let way = Way::find(&memory, &Mode::long(), ROOT).unwrap().unwrap();
         memory.0.insert(0x1000 + 8 * 100, 0x9000 | 7);
         memory.0.insert(0x4000 + 8 * 3, 0xdef_0000 | 7);
         assert!(way.holds(&memory, ROOT));
@@ -122,19 +169,78 @@ mod tests {
 
     #[test]
     fn the_same_frames_in_the_same_order_at_another_address_are_another_way() {
-        let way = Way::find(&process([0x2000, 0x3000, 0x4000], [511, 500, 3]), ROOT, 4)
-            .unwrap()
-            .unwrap();
+        let way = Way::find(
+            &process([0x2000, 0x3000, 0x4000], [511, 500, 3]),
+            &Mode::long(),
+            ROOT,
+        )
+        .unwrap()
+        .unwrap();
         assert!(!way.holds(&process([0x2000, 0x3000, 0x4000], [511, 499, 3]), ROOT));
         assert!(!way.holds(&process([0x3000, 0x2000, 0x4000], [511, 500, 3]), ROOT));
     }
 
     #[test]
     fn an_empty_user_half_has_no_way() {
-        assert_eq!(
-            Way::find(&Tables(HashMap::from([(0x1000 + 511 * 8, 0xff_f003)])), ROOT, 4),
-            Ok(None)
-        );
+        let kernel = Tables(HashMap::from([(0x1000 + 511 * 8, 0xff_f007)]));
+        assert!(Way::find(&kernel, &Mode::long(), ROOT).unwrap().is_none());
+    }
+
+    #[test]
+    fn memory_of_the_kernel_alone_in_the_lower_half_is_no_way() {
+        let memory = Tables(HashMap::from([(0x1000 + 8, 0x2003), (0x2000, 0x3003)]));
+        assert!(Way::find(&memory, &Mode::long(), ROOT).unwrap().is_none());
+    }
+
+    #[test]
+    fn a_pae_guest_has_its_kernel_above_the_highest_user_page() {
+        let pae = Mode::x86(&X86Controls {
+            cr0: 1 << 31,
+            cr4: 1 << 5,
+            efer: 0,
+            physical_bits: 36,
+            gib_pages: false,
+        })
+        .unwrap();
+        // Two roots in one page. The top-level table does not say which of its entries is the kernel's.
+        let mut words = HashMap::new();
+        for (root, tables) in [(0x1020_u64, 0x20_0000_u64), (0x1040, 0x21_0000)] {
+            words.insert(root, (tables + 0x1000) | 1);
+            words.insert(root + 16, tables | 1);
+            words.insert(root + 24, 0x10_0000 | 1);
+            words.insert(tables + 0x1000, (tables + 0x3000) | 7);
+            words.insert(tables + 511 * 8, (tables + 0x2000) | 7);
+        }
+        words.insert(0x10_0000, 0x11_0063);
+        let mut memory = Tables(words);
+        let [first, second] =
+            [0x1020, 0x1040].map(|root| Way::find(&memory, &pae, Root(root)).unwrap().unwrap());
+        assert!(first.holds(&memory, Root(0x1020)) && second.holds(&memory, Root(0x1040)));
+        assert!(!first.holds(&memory, Root(0x1040)));
+        memory.0.insert(0x20_0000 + 511 * 8, 0);
+        assert!(!first.holds(&memory, Root(0x1020)), "its highest page is gone");
+        assert!(second.holds(&memory, Root(0x1040)));
+    }
+
+    #[test]
+    fn max_tables_of_a_way_bounds_what_tables_that_lead_nowhere_cost() {
+        struct Counted(std::cell::Cell<u32>);
+        impl PhysicalMemory for Counted {
+            fn read(&self, at: Gpa, buf: &mut [u8]) -> Result<(), MemoryFault> {
+                self.0.set(self.0.get() + 1);
+                buf.fill(0);
+                if at.0 == ROOT.0 {
+                    // Each entry of the root is a table without any.
+                    for (number, entry) in (2_u64..).zip(buf.chunks_mut(8)) {
+                        entry.copy_from_slice(&(number << 12 | 7).to_le_bytes());
+                    }
+                }
+                Ok(())
+            }
+        }
+        let memory = Counted(std::cell::Cell::new(0));
+        assert!(Way::find(&memory, &Mode::long(), ROOT).unwrap().is_none());
+        assert_eq!(memory.0.get(), MAX_TABLES_OF_A_WAY);
     }
 
     #[test]
@@ -145,6 +251,6 @@ mod tests {
                 Err(MemoryFault { at })
             }
         }
-        assert!(Way::find(&Nothing, ROOT, 4).is_err());
+        assert!(Way::find(&Nothing, &Mode::long(), ROOT).is_err());
     }
 }

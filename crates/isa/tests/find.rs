@@ -202,6 +202,43 @@ fn a_pae_root_is_found_at_any_multiple_of_32_bytes() {
     assert_eq!(found(&pae, &memory), expected);
 }
 
+/// Linux gives each process a copy of the kernel's second-level table, where tables are isolated and there are three levels.
+#[test]
+fn processes_with_copies_of_the_kernels_tables_have_its_entries_in_common() {
+    let mut memory = memory();
+    let pae = x86(X86Controls {
+        cr0: PG,
+        cr4: PAE | PGE,
+        efer: 1 << 11,
+        physical_bits: 36,
+        gib_pages: false,
+    });
+    // The last table of the kernel is the one that is shared.
+    memory.write_u64(0x10_1000, 0x30_0000 | KERNEL);
+    for (at, tables) in [
+        (0x2000_u64, 0x20_0000_u64),
+        (0x4000, 0x21_0000),
+        (0x6000, 0x22_0000),
+    ] {
+        memory.write_u64(at, tables | 1);
+        memory.write_u64(at + 24, (tables + 0x1000) | 1);
+        memory.write_u64(tables, (tables + 0x3000) | USER);
+        memory.write_u64(tables + 0x3000, 0x30_2000 | USER);
+        memory.write_u64(tables + 0x1000 + 8, 0x10_1000 | KERNEL);
+    }
+    // Another table that leads to something executable has nothing in common with them.
+    memory.write_u64(0x8000, 0x23_0000 | 1);
+    memory.write_u64(0x8018, 0x23_1000 | 1);
+    memory.write_u64(0x23_0000, 0x23_2000 | USER);
+    memory.write_u64(0x23_2000, 0x30_2000 | USER);
+    memory.write_u64(0x23_1000, 0x23_3000 | KERNEL);
+    memory.write_u64(0x23_3000, 0x30_5000 | KERNEL);
+    // One of the three cannot hide behind a reserved bit.
+    memory.write_u64(0x4008, 0x21_4000 | 1 | 1 << 5);
+    let expected = [0x2000, 0x4000, 0x6000].map(|at| (at, RootKind::Process));
+    assert_eq!(found(&pae, &memory), expected);
+}
+
 #[test]
 fn memory_that_cannot_be_read_is_counted() {
     let memory = guest();

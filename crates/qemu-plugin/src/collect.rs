@@ -3,7 +3,8 @@
 use std::ffi::{c_uint, c_void};
 use std::sync::atomic::Ordering;
 
-use nephoscope_guest::{Attribution, CodeCoverage, Coverage, GapReason, Root};
+use nephoscope_guest::{Attribution, CodeCoverage, Coverage, GapReason};
+use nephoscope_isa::Mode;
 use nephoscope_wire::Frame;
 
 use crate::counters::Count;
@@ -11,10 +12,14 @@ use crate::plugin::{Plugin, guarded, now_ns};
 use crate::vcpu::{Loaded, Local, Vcpu};
 
 /// What an instruction that may change the root carries to its callback.
-pub(crate) fn pack(general: Option<u8>) -> *mut c_void {
-    // 1 to 16: the register; 17: the new root cannot be known in advance.
-    std::ptr::without_provenance_mut(general.map_or(17, |number| usize::from(number) + 1))
+pub(crate) fn pack(general: Option<u8>, long: bool) -> *mut c_void {
+    // 1 to 16: the register; 17: the new root cannot be known in advance. A block is of one mode.
+    let register = general.map_or(17, |number| usize::from(number) + 1);
+    std::ptr::without_provenance_mut(register | if long { LONG } else { 0 })
 }
+
+/// In what [`pack`] makes: the instruction runs in long mode.
+const LONG: usize = 1 << 8;
 
 /// Before an instruction that may change the root.
 pub(crate) extern "C" fn before_root_change(vcpu: c_uint, data: *mut c_void) {
@@ -29,21 +34,19 @@ pub(crate) extern "C" fn before_root_change(vcpu: c_uint, data: *mut c_void) {
         };
         plugin.with_buffer(|buffer| {
             let mut local = vcpu.lock();
-            let outgoing = registers
-                .cr3(&plugin.api, buffer)
-                .map(|cr3| Root::from_cr3(cr3).0);
+            let outgoing = registers.root(&plugin.api, buffer, data.addr() & LONG != 0);
             plugin.leave(vcpu, &mut local, outgoing, true);
-            if let Some(outgoing) = outgoing {
+            if let Some((outgoing, _)) = outgoing {
                 local.recent.left(outgoing, &plugin.roots, &plugin.memory);
             }
-            let number = u8::try_from(data.addr())
+            let number = u8::try_from(data.addr() & !LONG)
                 .ok()
                 .filter(|n| (1..=16).contains(n))
                 .map(|n| n - 1);
             let value = number.and_then(|number| registers.general(&plugin.api, buffer, number));
-            local.loaded = match value {
-                Some(cr3) => plugin.known(Root::from_cr3(cr3).0),
-                None => Loaded::Unknown,
+            local.loaded = match (value, outgoing) {
+                (Some(cr3), Some((_, mode))) => plugin.known(mode.root(cr3).0, &mode),
+                _ => Loaded::Unknown,
             };
         });
     });
@@ -58,9 +61,12 @@ pub(crate) extern "C" fn before_unmarked_block(vcpu: c_uint, data: *mut c_void) 
         let Some(registers) = plugin.registers.get() else {
             return;
         };
-        let cr3 = plugin.with_buffer(|buffer| registers.cr3(&plugin.api, buffer));
-        let Some(cr3) = cr3 else { return };
-        let Loaded::Known { root, incarnation } = plugin.known(Root::from_cr3(cr3).0) else {
+        let loaded = plugin.with_buffer(|buffer| {
+            let long = registers.is_long(&plugin.api, buffer)?;
+            registers.root(&plugin.api, buffer, long)
+        });
+        let Some((root, mode)) = loaded else { return };
+        let Loaded::Known { root, incarnation } = plugin.known(root, &mode) else {
             return;
         };
         let mut local = vcpu.lock();
@@ -105,24 +111,19 @@ pub(crate) extern "C" fn on_flush(_: u64, _: u64) {
 
 impl Plugin {
     /// The root with its incarnation.
-    pub(crate) fn known(&self, root: u64) -> Loaded {
-        let incarnation = self.roots.loaded(&self.memory, root);
+    pub(crate) fn known(&self, root: u64, mode: &Mode) -> Loaded {
+        let incarnation = self.roots.loaded(&self.memory, mode, root);
         Loaded::Known { root, incarnation }
-    }
-
-    /// Table levels of long mode, which is where roots are told apart.
-    fn levels(&self) -> u8 {
-        4
     }
 
     /// The vCPU leaves its root, which `outgoing` read from the CPU. Marks since the last look belong to it if it is
     /// the root that was known then (or none was: every change passes here).
-    pub(crate) fn leave(&self, vcpu: &Vcpu, local: &mut Local, outgoing: Option<u64>, wait: bool) {
+    pub(crate) fn leave(&self, vcpu: &Vcpu, local: &mut Local, outgoing: Option<(u64, Mode)>, wait: bool) {
         let loaded = match (local.loaded, outgoing) {
-            (Loaded::Known { root, incarnation }, Some(outgoing)) if root == outgoing => {
+            (Loaded::Known { root, incarnation }, Some((outgoing, _))) if root == outgoing => {
                 Loaded::Known { root, incarnation }
             }
-            (Loaded::Unknown, Some(outgoing)) => self.known(outgoing),
+            (Loaded::Unknown, Some((outgoing, mode))) => self.known(outgoing, &mode),
             (Loaded::Known { .. }, _) => {
                 // The root changed by a way that gives no event, or MOV CR3 faulted and the old one stayed: whose
                 // marks these are cannot be told.
@@ -207,7 +208,7 @@ impl Plugin {
                 sent || wait
             });
         if any {
-            self.roots.ran_user_code(&self.memory, root, self.levels());
+            self.roots.ran_user_code(&self.memory, root);
         }
     }
 

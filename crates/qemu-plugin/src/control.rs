@@ -136,7 +136,7 @@ impl Plugin {
             let (start, end) = runs.next().unwrap_or((0, 4096));
             let captured = Captured {
                 frame,
-                cr3: first.cr3,
+                root: first.root,
                 va: first.va,
                 generation: page.generation,
                 start,

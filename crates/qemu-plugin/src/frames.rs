@@ -37,8 +37,8 @@ pub(crate) struct Captured {
 /// Who ran a page first, and where: what a monitor that comes later is told of it.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub(crate) struct First {
-    /// CR3 as read.
-    pub(crate) cr3: u64,
+    /// The root that was loaded.
+    pub(crate) root: u64,
     /// Virtual address of the page.
     pub(crate) va: u64,
     /// CPL 3.
@@ -395,7 +395,7 @@ mod tests {
         translated(&frames, &page, 4088, 4096);
         translated(&frames, &page, 12, 20);
         let first = First {
-            cr3: 0x1000,
+            root: 0x1000,
             va: 0x40_0000,
             user: true,
             paging: true,

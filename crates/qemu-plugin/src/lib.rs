@@ -26,7 +26,6 @@ mod plugin;
 mod registers;
 mod translate;
 mod vcpu;
-mod walk;
 
 pub use api::Info;
 pub use install::install_for;

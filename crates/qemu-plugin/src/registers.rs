@@ -3,7 +3,12 @@
 
 use std::ffi::{c_char, c_void};
 
+use nephoscope_isa::{Mode, X86Controls};
+
 use crate::api::{Api, GArray, text};
+
+const CR0_PG: u64 = 1 << 31;
+const EFER_LMA: u64 = 1 << 10;
 
 /// A register's handle, kept as a number so that it can be shared.
 type Handle = usize;
@@ -89,8 +94,41 @@ impl Registers {
     }
 
     /// CR3.
-    pub(crate) fn cr3(&self, api: &Api, buffer: &Buffer) -> Option<u64> {
+    fn cr3(&self, api: &Api, buffer: &Buffer) -> Option<u64> {
         buffer.read(api, self.cr3)
+    }
+
+    /// How tables are read by a CPU in long mode or not. In 32-bit code without paging it is how they will be.
+    fn mode(&self, api: &Api, buffer: &Buffer, long: bool) -> Option<Mode> {
+        Mode::x86(&X86Controls {
+            cr0: CR0_PG,
+            cr4: buffer.read(api, self.cr4)?,
+            efer: buffer.read(api, self.efer)? & !EFER_LMA | if long { EFER_LMA } else { 0 },
+            physical_bits: 52,
+            gib_pages: true,
+        })
+    }
+
+    /// The root that is loaded, and how its tables are read. In long mode whether they have a fifth level is not looked at,
+    /// which telling address spaces apart does not need, and which would be two more registers at each change of the root.
+    pub(crate) fn root(&self, api: &Api, buffer: &Buffer, long: bool) -> Option<(u64, Mode)> {
+        let mode = if long {
+            Mode::long()
+        } else {
+            self.mode(api, buffer, long)?
+        };
+        Some((mode.root(self.cr3(api, buffer)?).0, mode))
+    }
+
+    /// The root that is loaded, and how its tables are read, the number of their levels too.
+    pub(crate) fn root_and_levels(&self, api: &Api, buffer: &Buffer, long: bool) -> Option<(u64, Mode)> {
+        let mode = self.mode(api, buffer, long)?;
+        Some((mode.root(self.cr3(api, buffer)?).0, mode))
+    }
+
+    /// EFER.LMA.
+    pub(crate) fn is_long(&self, api: &Api, buffer: &Buffer) -> Option<bool> {
+        Some(buffer.read(api, self.efer)? & EFER_LMA != 0)
     }
 
     /// A general register by its number in the instruction encoding.
@@ -101,11 +139,6 @@ impl Registers {
             .copied()
             .filter(|handle| *handle != 0)?;
         buffer.read(api, handle)
-    }
-
-    /// CR4.LA57: page tables have five levels.
-    pub(crate) fn five_levels(&self, api: &Api, buffer: &Buffer) -> Option<bool> {
-        Some(buffer.read(api, self.cr4)? & (1 << 12) != 0)
     }
 
     /// What a translation of code at `va` needs.
@@ -122,12 +155,12 @@ impl Registers {
         }
         let cr0 = buffer.read(api, self.cr0)?;
         let protected = cr0 & 1 != 0;
-        let long = buffer.read(api, self.efer)? & (1 << 10) != 0;
+        let long = self.is_long(api, buffer)?;
         let level = buffer.read(api, self.cs)? & 3;
         // Virtual-8086 mode (EFLAGS.VM) always runs at CPL 3; real mode has no privilege levels.
         let virtual_8086 = !long && protected && buffer.read(api, self.eflags)? & (1 << 17) != 0;
         Some(CpuState {
-            paging: cr0 & (1 << 31) != 0,
+            paging: cr0 & CR0_PG != 0,
             protected,
             long,
             user: protected && (level == 3 || virtual_8086),

@@ -2,7 +2,8 @@
 
 use std::cell::RefCell;
 
-use nephoscope_guest::{Coverage, GapReason, PAGE_SIZE, Root};
+use nephoscope_guest::{Coverage, GapReason, Gpa, Gva, PAGE_SIZE, Root};
+use nephoscope_isa::Walker;
 use nephoscope_wire::{Captured, Frame, NO_FRAME};
 
 use crate::api::{CB_R_REGS, INLINE_STORE_U64, Insn, Tb};
@@ -106,10 +107,10 @@ impl Plugin {
         }
     }
 
-    /// CR3 as it is now: needed for few blocks, so read for those only.
-    fn cr3(&self) -> Option<u64> {
+    /// The root as it is now, and how its tables are read: needed for few blocks, so read for those only.
+    fn root(&self, state: CpuState) -> Option<(u64, nephoscope_isa::Mode)> {
         let registers = self.registers.get()?;
-        self.with_buffer(|buffer| registers.cr3(&self.api, buffer))
+        self.with_buffer(|buffer| registers.root(&self.api, buffer, state.long))
     }
 
     /// The bytes that were translated: those that will run, whatever memory holds by now.
@@ -182,10 +183,17 @@ impl Plugin {
         if at >= va {
             return page_host(&self.api, last, at - va);
         }
-        let registers = self.registers.get()?;
-        let five_levels = self.with_buffer(|buffer| registers.five_levels(&self.api, buffer))?;
-        let gpa = crate::walk::walk(&self.memory, state, self.cr3()?, five_levels, va)?;
-        self.memory.host(nephoscope_guest::Gpa(gpa), PAGE_SIZE)
+        let gpa = if state.paging {
+            let registers = self.registers.get()?;
+            let (root, mode) =
+                self.with_buffer(|buffer| registers.root_and_levels(&self.api, buffer, state.long))?;
+            // Any doubt is no answer: the page is captured without its frame then.
+            let walker = Walker::new(mode, &self.memory);
+            walker.translate(Root(root), Gva(va)).ok()?.gpa
+        } else {
+            Gpa(va)
+        };
+        self.memory.host(gpa, PAGE_SIZE)
     }
 
     /// `None`: the page or a register cannot be read.
@@ -193,11 +201,7 @@ impl Plugin {
         let key = match piece.host {
             Some(host) => FrameKey::Host(host),
             None => {
-                let root = if state.paging {
-                    Root::from_cr3(self.cr3()?).0
-                } else {
-                    0
-                };
+                let root = if state.paging { self.root(state)?.0 } else { 0 };
                 FrameKey::Virtual { root, va: piece.va }
             }
         };
@@ -254,7 +258,7 @@ impl Plugin {
         generation: u32,
         now: &[u8; PAGE_SIZE],
     ) -> Option<()> {
-        let cr3 = self.cr3()?;
+        let (root, _) = self.root(state)?;
         self.counters.add(
             if generation == 0 {
                 Count::Captures
@@ -272,7 +276,7 @@ impl Plugin {
         };
         let captured = Captured {
             frame,
-            cr3,
+            root,
             va: piece.va,
             generation,
             start: piece.start,
@@ -288,7 +292,7 @@ impl Plugin {
             key,
             page,
             First {
-                cr3,
+                root,
                 va,
                 user,
                 paging,
@@ -327,11 +331,11 @@ impl Plugin {
         {
             return;
         }
-        let Some(root) = self.cr3().map(|cr3| Root::from_cr3(cr3).0) else {
+        let Some((root, mode)) = self.root(state) else {
             return;
         };
         if !self.round_robin.load(std::sync::atomic::Ordering::Relaxed) && local.loaded == Loaded::Unknown {
-            local.loaded = self.known(root);
+            local.loaded = self.known(root, &mode);
         }
         let Loaded::Known { incarnation, .. } = local.loaded else {
             return;
@@ -372,9 +376,16 @@ impl Plugin {
         };
         match root_change(bytes.get(..len).unwrap_or(&[]), mode) {
             Some(RootChange::MovCr3(general)) => {
-                (self.api.insn_exec)(insn, before_root_change, CB_R_REGS, pack(Some(general)));
+                (self.api.insn_exec)(
+                    insn,
+                    before_root_change,
+                    CB_R_REGS,
+                    pack(Some(general), state.long),
+                );
             }
-            Some(RootChange::Other) => (self.api.insn_exec)(insn, before_root_change, CB_R_REGS, pack(None)),
+            Some(RootChange::Other) => {
+                (self.api.insn_exec)(insn, before_root_change, CB_R_REGS, pack(None, state.long))
+            }
             None => {}
         }
     }

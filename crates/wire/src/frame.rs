@@ -54,8 +54,8 @@ pub struct Stamp {
 pub struct Captured {
     /// Host-virtual address of the frame in the VMM, or [`NO_FRAME`].
     pub frame: u64,
-    /// CR3 as read, with all its bits.
-    pub cr3: u64,
+    /// The root that CR3 names in the CPU's mode.
+    pub root: u64,
     /// Virtual address of the page.
     pub va: u64,
     /// How often this frame was captured before.
@@ -184,7 +184,7 @@ impl Frame<'_> {
     fn encode_body(&self, out: &mut Vec<u8>) {
         match self {
             Frame::Captured(c, page) => {
-                for number in [c.frame, c.cr3, c.va] {
+                for number in [c.frame, c.root, c.va] {
                     out.extend_from_slice(&number.to_le_bytes());
                 }
                 out.extend_from_slice(&c.generation.to_le_bytes());
@@ -314,7 +314,7 @@ fn decode_body<'a>(kind: u16, f: &mut Fields<'a>, length: FrameError) -> Result<
 }
 
 fn decode_captured<'a>(f: &mut Fields<'a>, length: FrameError) -> Result<Frame<'a>, FrameError> {
-    let (frame, cr3, va) = (
+    let (frame, root, va) = (
         f.u64().ok_or(length)?,
         f.u64().ok_or(length)?,
         f.u64().ok_or(length)?,
@@ -333,7 +333,7 @@ fn decode_captured<'a>(f: &mut Fields<'a>, length: FrameError) -> Result<Frame<'
     }
     let captured = Captured {
         frame,
-        cr3,
+        root,
         va,
         generation,
         start,
@@ -441,7 +441,7 @@ mod tests {
     fn every_kind(page: &[u8; PAGE_SIZE]) -> Vec<Frame<'_>> {
         let captured = Captured {
             frame: 0x7f00_0000_1000,
-            cr3: 0x1234_5001,
+            root: 0x1234_5020,
             va: 0xffff_ffff_8100_0000,
             generation: 3,
             start: 4000,

@@ -8,7 +8,7 @@ pub(crate) fn seeds() -> Vec<Seed> {
     let page = [0x90; PAGE_SIZE];
     let captured = Captured {
         frame: 0x7f00_0000_1000,
-        cr3: 0x1234_5000,
+        root: 0x1234_5000,
         va: 0x40_1000,
         end: 64,
         user: true,

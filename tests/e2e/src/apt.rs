@@ -114,11 +114,46 @@ impl PrivateApt {
         Self::open_suites(step, folder, &[source], log)
     }
 
+    /// [`PrivateApt::open`] for packages of another architecture than the machine's.
+    ///
+    /// # Errors
+    /// As [`PrivateApt::open`].
+    pub fn open_architecture(
+        step: &mut Step,
+        folder: &Path,
+        suite: &str,
+        architecture: &str,
+        log: &Path,
+    ) -> Result<Self> {
+        let source = Suite {
+            name: suite.to_owned(),
+            uri: mirror()?,
+            release_file: None,
+        };
+        Self::open_with(
+            step,
+            folder,
+            &[source],
+            &[("APT::Architecture", architecture.to_owned())],
+            log,
+        )
+    }
+
     /// [`PrivateApt::open`] for several suites, each with its own mirror; for example those of the machine.
     ///
     /// # Errors
     /// When a list cannot be fetched.
     pub fn open_suites(step: &mut Step, folder: &Path, suites: &[Suite], log: &Path) -> Result<Self> {
+        Self::open_with(step, folder, suites, &[], log)
+    }
+
+    fn open_with(
+        step: &mut Step,
+        folder: &Path,
+        suites: &[Suite],
+        more: &[(&str, String)],
+        log: &Path,
+    ) -> Result<Self> {
         let apt = PrivateApt {
             folder: folder.to_owned(),
         };
@@ -150,6 +185,7 @@ impl PrivateApt {
         ];
         let text: String = configuration
             .iter()
+            .chain(more)
             .map(|(name, value)| format!("{name} \"{value}\";\n"))
             .collect();
         write_file(&folder.join("apt.conf"), text)?;

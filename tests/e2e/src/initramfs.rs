@@ -35,12 +35,18 @@ impl Archive {
     pub fn with_busybox() -> Result<Self> {
         let program = find_program("busybox").context("busybox is missing; run `cargo xtask setup`")?;
         let program = fs::read(&program).with_context(|| format!("cannot read {}", program.display()))?;
+        Ok(Self::with_program("bin/busybox", &program))
+    }
+
+    /// One with this program and the folders that every system has.
+    #[must_use]
+    pub fn with_program(path: &str, program: &[u8]) -> Self {
         let mut archive = Self::default();
         for name in ["bin", "dev", "proc", "sys"] {
             archive.folder(name);
         }
-        archive.file("bin/busybox", true, &program);
-        Ok(archive)
+        archive.file(path, true, program);
+        archive
     }
 
     /// A folder; those above it must be there.

@@ -22,6 +22,7 @@ pub mod kbuild;
 pub mod living;
 pub mod nested;
 pub mod packages;
+pub mod pae;
 pub mod planted;
 mod program;
 pub mod progress;

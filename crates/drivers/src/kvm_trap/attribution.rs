@@ -25,8 +25,6 @@ const BOUNDS: Bounds = Bounds {
 };
 /// Roots that are remembered. Forgetting them only means to read them again.
 const MAX_ROOTS: usize = 1 << 14;
-/// Page-table levels of long mode by which roots are told apart.
-const LEVELS: u8 = 4;
 
 /// Guest memory by way of the VMM's process.
 #[derive(Debug)]
@@ -92,6 +90,7 @@ pub(super) struct Spaces {
     ram: Option<Ram>,
     process: Option<File>,
     roots: Roots,
+    mode: Mode,
     seen: HashMap<u64, Seen>,
     /// The page that each frame, by its host address, is at this moment.
     frames: HashMap<u64, PageId>,
@@ -104,6 +103,7 @@ impl Spaces {
             ram: None,
             process: Some(process),
             roots: Roots::numbered_from(first),
+            mode: Mode::long(),
             seen: HashMap::new(),
             frames: HashMap::new(),
         }
@@ -115,6 +115,11 @@ impl Spaces {
             (none, Some(process)) => *none = Some(Ram { process, ranges }),
             (None, None) => {}
         }
+    }
+
+    /// The guest's CPUs translate like this; like long mode until it is said.
+    pub(super) fn set_mode(&mut self, mode: Mode) {
+        self.mode = mode;
     }
 
     /// Whoever has a root from now on is another address space.
@@ -155,8 +160,8 @@ impl Spaces {
         if self.seen.len() >= MAX_ROOTS {
             self.seen.clear();
         }
-        let incarnation = self.roots.loaded(ram, root.0);
-        self.roots.ran_user_code(ram, root.0, LEVELS);
+        let incarnation = self.roots.loaded(ram, &self.mode, root.0);
+        self.roots.ran_user_code(ram, root.0);
         let seen = self.seen.entry(root.0).or_insert_with(|| Seen {
             incarnation,
             walked: Instant::now(),

@@ -12,7 +12,7 @@ use std::fs::File;
 use std::os::fd::{AsFd, OwnedFd};
 use std::time::{Duration, Instant};
 
-use nephoscope_guest::{Event, Root, Stamped, VcpuId};
+use nephoscope_guest::{Event, Stamped, VcpuId};
 use nephoscope_isa::{Mode, X86Controls};
 use nephoscope_wire::{Consumer, DeviceWords, Frame, RING_HEAD_BYTES, RamRange, RingMemory, ShmError, Stamp};
 
@@ -210,10 +210,15 @@ impl KvmTrap {
             end: None,
         };
         let (origin, spaces) = (self.begun_ns, &mut self.spaces);
+        let mode = self.mode.unwrap_or(Mode::long());
         let take = |stamp: Stamp, frame: &Frame<'_>, events: &mut Vec<Event>| {
-            let event = qemu_plugin::event(stamp, frame, origin);
-            let captured = match &event {
-                Event::CodeCaptured(captured) => Some(First::of(captured)),
+            let mut event = qemu_plugin::event(stamp, frame, origin);
+            let captured = match &mut event {
+                Event::CodeCaptured(captured) => {
+                    // The module gives CR3 as it is.
+                    captured.root = mode.root(captured.root.0);
+                    Some(First::of(captured))
+                }
                 _ => None,
             };
             events.push(event);
@@ -242,7 +247,7 @@ impl KvmTrap {
             for (vcpu, roots) in (0_u16..).zip(&self.roots) {
                 for cr3 in roots.take() {
                     self.spaces
-                        .seen(Root::from_cr3(cr3), VcpuId::from(vcpu), mode, &mut events);
+                        .seen(mode.root(cr3), VcpuId::from(vcpu), mode, &mut events);
                 }
             }
         }
@@ -260,6 +265,9 @@ impl KvmTrap {
             physical_bits: u8::try_from(info.physical_bits).unwrap_or(52),
             gib_pages: true,
         });
+        if let Some(mode) = self.mode {
+            self.spaces.set_mode(mode);
+        }
         events.push(Event::Counters(vec![
             ("kvm_captures", info.captures),
             ("kvm_writes", info.writes),

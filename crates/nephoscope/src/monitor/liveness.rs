@@ -8,7 +8,7 @@ use std::collections::HashMap;
 
 use nephoscope_guest::{PhysicalMemory, Root};
 use nephoscope_inventory::SpaceId;
-use nephoscope_isa::Way;
+use nephoscope_isa::{Mode, Way};
 
 /// The ways of the living.
 #[derive(Debug, Default)]
@@ -16,12 +16,19 @@ pub(super) struct Liveness {
     ways: HashMap<SpaceId, Way>,
 }
 
-/// Levels of long mode.
-const LEVELS: u8 = 4;
-
 impl Liveness {
-    /// Looks at the living address spaces; gives those that are gone.
-    pub(super) fn look(&mut self, living: &[(SpaceId, Root)], memory: &impl PhysicalMemory) -> Vec<SpaceId> {
+    /// Whether some of the living were not looked at yet.
+    pub(super) fn has_new(&self, living: &[(SpaceId, Root)]) -> bool {
+        living.iter().any(|(space, _)| !self.ways.contains_key(space))
+    }
+
+    /// Looks at the living address spaces; gives those that are gone. Without a mode those that are new have to wait.
+    pub(super) fn look(
+        &mut self,
+        living: &[(SpaceId, Root)],
+        mode: Option<&Mode>,
+        memory: &impl PhysicalMemory,
+    ) -> Vec<SpaceId> {
         let mut gone = Vec::new();
         let mut ways = HashMap::with_capacity(living.len());
         for (space, root) in living {
@@ -30,11 +37,12 @@ impl Liveness {
                     ways.insert(*space, *way);
                 }
                 Some(_) => gone.push(*space),
-                None => match Way::find(memory, *root, LEVELS) {
-                    Ok(Some(way)) => {
+                None => match mode.map(|mode| Way::find(memory, mode, *root)) {
+                    Some(Ok(Some(way))) => {
                         ways.insert(*space, way);
                     }
-                    Ok(None) | Err(_) => gone.push(*space),
+                    Some(Ok(None) | Err(_)) => gone.push(*space),
+                    None => {}
                 },
             }
         }

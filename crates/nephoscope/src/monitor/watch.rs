@@ -327,9 +327,14 @@ impl Watch {
                 Turn::Away { from_ns, to_ns } => self.session.gap(away(from_ns, to_ns)),
             }
         }
+        let living: Vec<_> = self.session.living().collect();
+        let mode = if self.liveness.has_new(&living) {
+            memory.paging_mode()
+        } else {
+            None
+        };
         if let Some(ram) = memory.ram() {
-            let living: Vec<_> = self.session.living().collect();
-            for space in self.liveness.look(&living, ram) {
+            for space in self.liveness.look(&living, mode.as_ref(), ram) {
                 self.session.ended(space, now, &mut sinks(&mut self.sinks));
             }
         }

@@ -118,8 +118,10 @@ pub(crate) fn runtime_constants(parts: &mut [Part], constants: &[Moving]) {
                 site.kind = SiteKind::RuntimeConstant;
             }
         }
-        // Until boot computes them they hold the placeholder.
-        for value_set in &mut part.values.sets {
+        // Until boot computes them they hold the placeholder. Where something else lies over one there is more to the site
+        // than that: no kernel is built so.
+        let lengths = lengths(part);
+        for (value_set, len) in part.values.sets.iter_mut().zip(lengths) {
             let [Value { bytes, fixes, .. }] = value_set.as_slice() else {
                 continue;
             };
@@ -134,11 +136,27 @@ pub(crate) fn runtime_constants(parts: &mut [Part], constants: &[Moving]) {
             else {
                 continue;
             };
-            if bytes.is_empty() {
-                value_set.push(Value::fixed(placeholder(*form)));
+            let placeholder = placeholder(*form);
+            if bytes.is_empty() && len == Some(placeholder.len()) {
+                value_set.push(Value::fixed(placeholder));
             }
         }
     }
+}
+
+/// How long the sites of each set are, where all are alike.
+fn lengths(part: &Part) -> Vec<Option<usize>> {
+    let mut lengths: Vec<Option<Option<usize>>> = vec![None; part.values.sets.len()];
+    for site in &part.sites {
+        let len = usize::from(site.len);
+        if let Some(of_set) = lengths.get_mut(bytes::index(site.set.into())) {
+            *of_set = match *of_set {
+                Some(other) if other != Some(len) => Some(None),
+                _ => Some(Some(len)),
+            };
+        }
+    }
+    lengths.into_iter().map(Option::flatten).collect()
 }
 
 /// What the macros of `runtime-const.h` leave in the image.
@@ -208,6 +226,44 @@ pub(crate) fn real_mode(blob: &[u8], fields: &[(u32, Form)]) -> Part {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_runtime_constant_under_something_longer_holds_no_placeholder() {
+        let fix = |form| Fix {
+            at: 0,
+            form,
+            to: Target::Unknown(1),
+            addend: 0,
+        };
+        let set = |form| {
+            vec![Value {
+                fixes: vec![fix(form)],
+                ..Value::own()
+            }]
+        };
+        let site = |at, len, set| Site {
+            at,
+            len,
+            kind: SiteKind::Kaslr,
+            set,
+        };
+        // Two of one byte; one of eight; one of one byte, and another field behind it.
+        let mut part = Part {
+            sites: vec![site(0, 1, 0), site(4, 1, 0), site(8, 8, 1), site(20, 5, 2)],
+            values: Values {
+                sets: vec![set(Form::Abs8), set(Form::Abs64), set(Form::Abs8)],
+                ..Values::default()
+            },
+            ..real_mode(&[0; 32], &[])
+        };
+        runtime_constants(std::slice::from_mut(&mut part), &[]);
+        let placeholders: Vec<_> = part.values.sets.iter().map(|set| set.get(1)).collect();
+        let eight = 0x0123_4567_89ab_cdef_u64.to_le_bytes();
+        assert_eq!(
+            placeholders,
+            [Some(&Value::fixed([12])), Some(&Value::fixed(eight)), None]
+        );
+    }
 
     #[test]
     fn fields_of_the_trampoline_that_overlap_make_one_site() {

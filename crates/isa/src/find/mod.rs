@@ -16,13 +16,18 @@
 //! more is still somebody's. A guest that keeps a root elsewhere while it does not run is not found out either: who finds
 //! roots samples, and says so.
 
-use foldhash::{HashMap, HashSet};
+mod kernels;
+mod shape;
+
+use foldhash::HashMap;
 use nephoscope_guest::{Gpa, PAGE_SIZE, PhysicalMemory, Root};
 
 use crate::controls::Mode;
 use crate::entries::EntryBuffer;
 use crate::facts::{Level, SupervisorFetch};
 use crate::step::{Permissions, Step, step};
+use kernels::{Entry, Kernels};
+use shape::Shape;
 
 /// The most tables that a search reads. It stops a guest that makes them without end; 4 GiB in 4 KiB pages have 2,048, and
 /// what processes share is read once.
@@ -84,6 +89,7 @@ pub fn find_roots<M: PhysicalMemory>(mode: &Mode, memory: &M, ranges: &[(Gpa, u6
         memory,
         ranges,
         shapes: HashMap::default(),
+        kernel_entries: HashMap::default(),
         found: RootsFound::default(),
     };
     let mut candidates = Vec::new();
@@ -104,10 +110,10 @@ pub fn find_roots<M: PhysicalMemory>(mode: &Mode, memory: &M, ranges: &[(Gpa, u6
         });
         search.forget_broken();
     }
-    let kernels = shared_by_most(&strict);
+    let kernels = search.kernels(&strict);
     let mut roots: HashMap<u64, RootKind> = strict
         .into_iter()
-        .filter(|(_, _, kernel)| kernel.iter().any(|entry| kernels.contains(entry)))
+        .filter(|(_, _, kernel)| kernels.have(kernel, |table| search.kernel_entries(table)))
         .map(|(at, kind, _)| (at, kind))
         .collect();
     if !kernels.is_empty() {
@@ -130,75 +136,14 @@ pub fn find_roots<M: PhysicalMemory>(mode: &Mode, memory: &M, ranges: &[(Gpa, u6
     found
 }
 
-/// An entry of a top-level table that leads to a kernel's code: its number, and what it names.
-type KernelEntry = (u64, u64);
-
-/// The entries that several roots have in common; those of the only one, if there is but one.
-fn shared_by_most(roots: &[(u64, RootKind, Vec<KernelEntry>)]) -> HashSet<KernelEntry> {
-    let mut counts: HashMap<KernelEntry, usize> = HashMap::default();
-    for entry in roots.iter().flat_map(|(_, _, kernel)| kernel) {
-        *counts.entry(*entry).or_default() += 1;
-    }
-    let least = if roots.len() == 1 { 1 } else { 2 };
-    counts.retain(|_, count| *count >= least);
-    counts.into_keys().collect()
-}
-
-/// What lies below a table, its own place in the tree not counted: the rights that leaves have.
-#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
-struct Shape {
-    /// One bit for each combination of rights.
-    leaves: u16,
-    /// An entry with a reserved bit, or a table that cannot be read.
-    broken: bool,
-    /// Nothing more was looked at because of that.
-    partial: bool,
-}
-
-const USER: u8 = 1;
-const EXECUTE: u8 = 2;
-
-const fn rights(permissions: Permissions) -> u8 {
-    (if permissions.user { USER } else { 0 })
-        | (if permissions.execute_supervisor {
-            EXECUTE
-        } else {
-            0
-        })
-}
-
-impl Shape {
-    fn leaf(&mut self, permissions: Permissions) {
-        self.leaves |= 1 << rights(permissions);
-    }
-
-    /// What lies below an entry that leaves these rights.
-    fn below(&mut self, shape: Self, permissions: Permissions) {
-        for combination in 0..4_u8 {
-            if shape.leaves >> combination & 1 != 0 {
-                self.leaves |= 1 << (combination & rights(permissions));
-            }
-        }
-        self.broken |= shape.broken;
-        self.partial |= shape.partial;
-    }
-
-    const fn has_user_memory(self) -> bool {
-        self.leaves & (1 << USER | 1 << (USER | EXECUTE)) != 0
-    }
-
-    /// Memory that the supervisor may execute, and user code may not reach.
-    const fn has_kernel_code(self) -> bool {
-        self.leaves & (1 << EXECUTE) != 0
-    }
-}
-
 struct Search<'a, M> {
     mode: &'a Mode,
     memory: &'a M,
     ranges: &'a [(Gpa, u64)],
     /// By level and place: processes share most of their tables.
     shapes: HashMap<(u8, u64), Shape>,
+    /// Of second-level tables, by their place: the entries that lead to a kernel's code.
+    kernel_entries: HashMap<u64, Vec<Entry>>,
     found: RootsFound,
 }
 
@@ -284,18 +229,18 @@ impl<M: PhysicalMemory> Search<'_, M> {
     }
 
     /// Whether a root is there, and of what; the entries that lead to its kernel's code.
-    fn root(&mut self, at: u64) -> Option<(RootKind, Vec<KernelEntry>)> {
+    fn root(&mut self, at: u64) -> Option<(RootKind, Vec<Entry>)> {
         let (level, below) = self.top()?;
         let mut bytes = vec![0; self.top_bytes()];
         self.memory.read(Gpa(at), &mut bytes).ok()?;
-        let half = level.entries() / 2;
+        let (half, users) = (level.entries() / 2, self.user_entries(level));
         let (mut user, mut kernel) = (false, Vec::new());
         for (index, entry) in self.entries(&bytes) {
             let shape = self.below(level, below, entry, true);
             if shape.broken {
                 return None;
             }
-            user |= index < half && shape.has_user_memory();
+            user |= index < users && shape.has_user_memory();
             if index >= half && shape.has_kernel_code() {
                 kernel.push((index, self.named(level, entry)));
             }
@@ -315,26 +260,102 @@ impl<M: PhysicalMemory> Search<'_, M> {
         }
     }
 
-    /// Whether the table has one of these entries.
-    fn shares(&self, bytes: &[u8], kernels: &HashSet<KernelEntry>) -> bool {
+    /// What these roots have in common.
+    fn kernels(&mut self, roots: &[(u64, RootKind, Vec<Entry>)]) -> Kernels {
+        let mut kernels = Kernels::of(roots.iter().map(|(_, _, kernel)| kernel));
+        let alone = |kernel: &Vec<Entry>| !kernel.iter().any(|entry| kernels.tops.contains(entry));
+        if roots.iter().any(|(_, _, kernel)| alone(kernel)) {
+            let tables = roots.iter().flat_map(|(_, _, kernel)| kernel).copied().collect();
+            kernels.look_below(&tables, |table| self.kernel_entries(table));
+        }
+        kernels
+    }
+
+    /// The entries of a second-level table that lead to a kernel's code.
+    fn kernel_entries(&mut self, table: u64) -> Vec<Entry> {
+        if let Some(known) = self.kernel_entries.get(&table) {
+            return known.clone();
+        }
+        let mut found = Vec::new();
+        let levels = self.mode.facts().levels.get(1..).and_then(<[_]>::split_first);
+        let mut buffer = EntryBuffer::new(self.mode.facts().entry_bytes);
+        if let Some((level, below)) = levels
+            && self.may_read(table)
+            && buffer.read(self.memory, table, 0, level.entries() - 1).is_ok()
+        {
+            for index in 0..level.entries() {
+                let entry = buffer.get(index).unwrap_or(0);
+                if self.below(level, below, entry, true).has_kernel_code() {
+                    found.push((index, self.named(level, entry)));
+                }
+            }
+        }
+        self.kernel_entries.insert(table, found.clone());
+        found
+    }
+
+    /// Whether a table may be read: it is in memory, and not one too many.
+    fn may_read(&mut self, table: u64) -> bool {
+        if !self.is_memory(table) {
+            return false;
+        }
+        let may = self.found.tables < MAX_TABLES_SEARCHED;
+        self.found.tables += u64::from(may);
+        self.found.cut_short |= !may;
+        may
+    }
+
+    /// Whether the table at the top is of one of these kernels.
+    fn shares(&mut self, bytes: &[u8], kernels: &Kernels) -> bool {
         let Some((level, _)) = self.top() else {
             return false;
         };
-        let size = usize::from(self.mode.facts().entry_bytes);
-        kernels.iter().any(|(index, named)| {
-            let at = usize::try_from(*index).unwrap_or(0) * size;
-            let entry = bytes.get(at..at + size).map_or(0, little_endian);
-            entry != 0 && self.named(level, entry) == *named
-        })
+        let (size, reserved) = (
+            usize::from(self.mode.facts().entry_bytes),
+            self.mode.facts().reserved_when_loaded,
+        );
+        // No CPU loads such a root.
+        let refused = |entry: u64| level.present.holds(entry) && entry & reserved != 0;
+        if reserved != 0 && self.entries(bytes).any(|(_, entry)| refused(entry)) {
+            return false;
+        }
+        let at = |index: u64| {
+            let at = usize::try_from(index).unwrap_or(0) * size;
+            bytes.get(at..at + size).map_or(0, little_endian)
+        };
+        let same = |(index, named): &Entry| at(*index) != 0 && self.named(level, at(*index)) == *named;
+        if kernels.tops.iter().any(same) {
+            return true;
+        }
+        let copies: Vec<Entry> = kernels
+            .copied
+            .keys()
+            .filter_map(
+                |index| match step(self.mode, level, at(*index), Permissions::ALL) {
+                    Step::Table(table, _) => Some((*index, table)),
+                    Step::Absent | Step::Reserved | Step::Leaf(..) => None,
+                },
+            )
+            .collect();
+        kernels.have(&copies, |table| self.kernel_entries(table))
     }
 
-    /// Whether user code can reach memory in the lower half, whatever else is there.
+    /// How many entries of the top-level table may lead to user memory: in a mode without halves it is the guest's choice where
+    /// its kernel begins.
+    fn user_entries(&self, level: &Level) -> u64 {
+        match self.mode.facts().spaces {
+            [_, _, ..] => level.entries() / 2,
+            _ => level.entries(),
+        }
+    }
+
+    /// Whether user code can reach memory, whatever else is there.
     fn maps_user_memory(&mut self, bytes: &[u8]) -> bool {
         let Some((level, below)) = self.top() else {
             return false;
         };
-        let half = level.entries() / 2;
-        let mut entries = self.entries(bytes).take_while(|(index, _)| *index < half);
+        let users = self.user_entries(level);
+        let mut entries = self.entries(bytes).take_while(|(index, _)| *index < users);
         entries.any(|(_, entry)| self.below(level, below, entry, false).has_user_memory())
     }
 
