@@ -14,9 +14,10 @@ use crate::step::{Permissions, Step, step};
 
 /// Tables above the last level: as many as five levels have.
 const LEGS: usize = 4;
-/// Tables read for one way. A guest can fill tables with entries that lead to empty ones; in one that does not, few have to
-/// be looked at: those of the kernel, where a mode's top level does not tell them from a process's.
-pub const MAX_TABLES_OF_A_WAY: u32 = 16;
+/// Tables read for one way. A guest can fill tables with entries that lead to empty ones; in one that does not, a few have to
+/// be looked at: those of the kernel, where the mode does not say where it begins. Linux marks its tables for `vmalloc` as
+/// user ones there, some 64, and only the pages in them as its own (`pmd_populate_kernel`).
+pub const MAX_TABLES_OF_A_WAY: u32 = 128;
 
 /// One step from a table to the next: the entry's number and the table it names.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -43,14 +44,12 @@ impl Way {
         let Some((top, below)) = facts.levels.split_first() else {
             return Ok(None);
         };
-        let entries = if facts.spaces.len() > 1 {
-            top.entries() / 2
-        } else {
-            top.entries()
-        };
+        let halves = facts.spaces.len() > 1;
+        let entries = if halves { top.entries() / 2 } else { top.entries() };
         let mut search = Search {
             mode,
             memory,
+            halves,
             left: MAX_TABLES_OF_A_WAY,
             legs: [None; LEGS],
         };
@@ -61,6 +60,12 @@ impl Way {
         };
         // A large page in the top-level table alone says nothing of an address space.
         Ok((found && way.legs.iter().any(Option::is_some)).then_some(way))
+    }
+
+    /// The first table below the top-level one: two that live have two, but for the two roots of one address space.
+    #[must_use]
+    pub fn first_table(&self) -> Option<u64> {
+        self.legs.iter().flatten().map(|leg| leg.table).next()
     }
 
     /// Whether every step is still there.
@@ -82,6 +87,8 @@ impl Way {
 struct Search<'a, M> {
     mode: &'a Mode,
     memory: &'a M,
+    /// Whether nothing but user memory is looked at.
+    halves: bool,
     left: u32,
     legs: [Option<Leg>; LEGS],
 }
@@ -97,10 +104,11 @@ impl<M: PhysicalMemory> Search<'_, M> {
         rights: Permissions,
         depth: usize,
     ) -> Result<bool, MemoryFault> {
-        let Some(next) = levels.split_first() else {
+        let next = levels.split_first();
+        if next.is_none() && self.halves {
             // What the last table holds may change at any time.
             return Ok(true);
-        };
+        }
         let Some(left) = self.left.checked_sub(1) else {
             return Ok(false);
         };
@@ -113,6 +121,7 @@ impl<M: PhysicalMemory> Search<'_, M> {
             match step(self.mode, level, entry, rights) {
                 Step::Leaf(_, rights) if rights.user => return Ok(true),
                 Step::Table(table, rights) if rights.user => {
+                    let Some(next) = next else { continue };
                     if self.below(next, table, next.0.entries(), rights, depth + 1)? {
                         if let Some(leg) = self.legs.get_mut(depth) {
                             *leg = Some(Leg { entry: number, table });
@@ -210,8 +219,11 @@ mod tests {
             words.insert(root + 24, 0x10_0000 | 1);
             words.insert(tables + 0x1000, (tables + 0x3000) | 7);
             words.insert(tables + 511 * 8, (tables + 0x2000) | 7);
+            words.insert(tables + 0x2000, 0x30_0007);
         }
-        words.insert(0x10_0000, 0x11_0063);
+        // The kernel's own table for pages says that user code may get there, its pages do not.
+        words.insert(0x10_0000, 0x11_0067);
+        words.insert(0x11_0000, 0x12_0063);
         let mut memory = Tables(words);
         let [first, second] =
             [0x1020, 0x1040].map(|root| Way::find(&memory, &pae, Root(root)).unwrap().unwrap());

@@ -55,6 +55,17 @@ impl Memory {
         at
     }
 
+    /// The entry of a top-level table that serves `va`.
+    pub(super) fn get(&self, root: Root, va: Gva) -> u64 {
+        self.frames[&root.0][usize::try_from(va.0 >> 39 & 511).unwrap()]
+    }
+
+    /// Changes it.
+    pub(super) fn set(&mut self, root: Root, va: Gva, entry: u64) {
+        let table = self.frames.get_mut(&root.0).unwrap();
+        table[usize::try_from(va.0 >> 39 & 511).unwrap()] = entry;
+    }
+
     /// Maps the page at `va` in the tables of `root`, with these bits at every level.
     pub(super) fn map(&mut self, root: Root, va: Gva, gpa: Gpa, bits: u64) {
         let mut table = root.0;
