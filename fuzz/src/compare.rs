@@ -40,7 +40,10 @@ fn check(input: &mut Unstructured<'_>) -> arbitrary::Result<()> {
     let mut page = Box::new([0_u8; PAGE_SIZE]);
     // What the part has there; zeros before its beginning and behind its end.
     let before = usize::try_from(-at).unwrap_or(0).min(PAGE_SIZE);
-    let own = part.bytes.get(usize::try_from(at).unwrap_or(0)..).unwrap_or_default();
+    let own = part
+        .bytes
+        .get(usize::try_from(at).unwrap_or(0)..)
+        .unwrap_or_default();
     let own = &own[..own.len().min(PAGE_SIZE - before)];
     page[before..before + own.len()].copy_from_slice(own);
     let mut changed = Vec::new();
@@ -62,10 +65,7 @@ fn check(input: &mut Unstructured<'_>) -> arbitrary::Result<()> {
     };
     if whole.is_equal() {
         for (offset, (shown, own)) in (before..).zip(page[before..].iter().zip(own)) {
-            assert!(
-                own == shown || in_site(offset),
-                "an unlisted byte is no identity"
-            );
+            assert!(own == shown || in_site(offset), "an unlisted byte is no identity");
         }
     }
     for difference in &whole.differences {

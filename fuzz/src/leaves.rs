@@ -56,8 +56,8 @@ fn check(input: &mut Unstructured<'_>) -> arbitrary::Result<()> {
     }
     let half = mode.spaces().next().expect("every mode has addresses");
     let _ = walker.is_empty(root, &half);
-    let _ = walker.isolation_pair(root, &half);
-    if let Ok(Some(way)) = Way::find(&memory, root, input.int_in_range(0..=5)?) {
+    let _ = walker.isolation_pair(root, &mode.user_half());
+    if let Ok(Some(way)) = Way::find(&memory, &mode, root) {
         assert!(
             way.holds(&memory, root),
             "what was found holds as long as nothing changes"
