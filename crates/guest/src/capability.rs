@@ -19,10 +19,29 @@ pub trait PhysicalMemory {
     /// # Errors
     /// [`MemoryFault`] if any byte of the range is not RAM or ROM; `buf` is then unspecified.
     fn read(&self, at: Gpa, buf: &mut [u8]) -> Result<(), MemoryFault>;
+
+    /// The next part of `[from, end)` that is not known to be zeros: its first address, and one past its last. To look through
+    /// all memory is to look through these.
+    fn next_data(&self, from: Gpa, end: Gpa) -> Option<(Gpa, Gpa)> {
+        (from < end).then_some((from, end))
+    }
+
+    /// Whether a read costs no more than what it copies: no call into a kernel, for example.
+    fn is_mapped(&self) -> bool {
+        false
+    }
 }
 
 impl<M: PhysicalMemory + ?Sized> PhysicalMemory for &M {
     fn read(&self, at: Gpa, buf: &mut [u8]) -> Result<(), MemoryFault> {
         (**self).read(at, buf)
+    }
+
+    fn next_data(&self, from: Gpa, end: Gpa) -> Option<(Gpa, Gpa)> {
+        (**self).next_data(from, end)
+    }
+
+    fn is_mapped(&self) -> bool {
+        (**self).is_mapped()
     }
 }

@@ -9,7 +9,7 @@ mod common;
 
 use common::{LA57, LONG, Memory, PAE, PG, PGE, x86};
 use nephoscope_guest::{Gpa, Root};
-use nephoscope_isa::{MAX_ROOTS_FOUND, Mode, RootKind, RootsFound, X86Controls, find_roots};
+use nephoscope_isa::{MAX_ROOTS_FOUND, Mode, RootKind, RootsFound, X86Controls, find_roots, find_roots_told};
 
 const NX: u64 = 1 << 63;
 /// Present, writable, accessed, dirty; and the same for user code.
@@ -83,6 +83,51 @@ fn roots_are_found_and_tables_below_them_are_none() {
     assert_eq!(all.processes().collect::<Vec<_>>(), [Root(0x2000), Root(0x5000)]);
     assert_eq!((all.searched_bytes, all.unreadable_bytes), (4 << 20, 0));
     assert!(!all.cut_short);
+}
+
+/// Memory of which reading is cheap, with nothing in some of its pages.
+struct Mapped(Memory, std::ops::Range<u64>);
+
+impl nephoscope_guest::PhysicalMemory for Mapped {
+    fn read(&self, at: Gpa, buf: &mut [u8]) -> Result<(), nephoscope_guest::MemoryFault> {
+        assert!(!self.1.contains(&at.0), "nobody looks where nothing is");
+        self.0.read(at, buf)
+    }
+
+    fn next_data(&self, from: Gpa, end: Gpa) -> Option<(Gpa, Gpa)> {
+        let hole = &self.1;
+        let first = if hole.contains(&from.0) { hole.end } else { from.0 };
+        let last = if first < hole.start {
+            hole.start.min(end.0)
+        } else {
+            end.0
+        };
+        (first < last).then_some((Gpa(first), Gpa(last)))
+    }
+
+    fn is_mapped(&self) -> bool {
+        true
+    }
+}
+
+#[test]
+fn the_same_roots_are_found_in_memory_that_is_mapped_and_nobody_looks_where_nothing_is() {
+    let mut hostile = guest();
+    hostile.write_u64(0x21_0000 + 80, 1 << 51 | USER);
+    hostile.write_u64(0x2000 + 16, 0x80 | USER);
+    for memory in [guest(), hostile] {
+        let mapped = Mapped(memory, 0x38_0000..0x3a_1000);
+        let mut told = Vec::new();
+        let found = find_roots_told(&x86(LONG), &mapped, ALL, &mut |bytes| told.push(bytes));
+        let roots: Vec<_> = found.roots.iter().map(|(root, kind)| (root.0, *kind)).collect();
+        assert_eq!(roots, EXPECTED);
+        assert_eq!(found.searched_bytes, (4 << 20) - 0x2_1000);
+        assert!(
+            told.is_sorted() && told.last() == Some(&(8 << 20)),
+            "{:?}",
+            told.last()
+        );
+    }
 }
 
 #[test]

@@ -180,6 +180,10 @@ impl Dump {
 }
 
 impl PhysicalMemory for Dump {
+    fn is_mapped(&self) -> bool {
+        true
+    }
+
     fn read(&self, at: Gpa, buf: &mut [u8]) -> Result<(), MemoryFault> {
         let mut gpa = at.0;
         let mut left = buf;

@@ -8,6 +8,7 @@
 
 mod layouts;
 mod maps;
+mod populated;
 mod shared;
 
 use std::io;
@@ -21,6 +22,7 @@ use thiserror::Error;
 use crate::cpu_state::paging_mode;
 use crate::guest_ram::{MemoryKind, ProcessRam, ProcessRamError, RamMap, RamMapError};
 use crate::qmp::{Qmp, QmpError};
+use populated::{Populated, of_process};
 use shared::Shared;
 
 /// How long QEMU may take to answer.
@@ -67,6 +69,8 @@ pub enum LiveMemoryError {
 pub struct LiveMemory {
     ram: ProcessRam,
     shared: Shared,
+    /// In the VMM's address space.
+    populated: Populated,
     qmp: Option<Qmp>,
     /// Other layouts that the same memory may have, where nobody tells.
     others: Vec<RamMap>,
@@ -101,13 +105,41 @@ impl LiveMemory {
     fn new(pid: u32, map: RamMap, qmp: Option<Qmp>, others: Vec<RamMap>) -> Result<Self, LiveMemoryError> {
         let ram = ProcessRam::open(pid, map)?;
         let shared = Shared::of(pid, ram.map());
-        Ok(Self {
+        let mut live = Self {
             ram,
             shared,
+            populated: Populated::default(),
             qmp,
             others,
             pid,
-        })
+        };
+        live.refresh();
+        Ok(live)
+    }
+
+    /// Looks again which parts of the memory there are: before each look through all of it.
+    pub fn refresh(&mut self) {
+        let pagemap = std::fs::File::open(format!("/proc/{}/pagemap", self.pid)).ok();
+        let text = std::fs::read_to_string(format!("/proc/{}/maps", self.pid)).unwrap_or_default();
+        let mappings = maps::parse(&text);
+        // Of a file's pages a process's table says nothing.
+        let is_own = |start: u64, end: u64| {
+            let mut covering = mappings
+                .iter()
+                .filter(|mapping| mapping.start.0 < end && start < mapping.end.0);
+            covering.all(|mapping| !mapping.has_file())
+        };
+        let segments = self.ram.map().segments().iter();
+        let parts = segments.flat_map(|segment| {
+            let (start, end) = (segment.hva.0, segment.hva.0.saturating_add(segment.size_bytes));
+            let own = || {
+                let pagemap = pagemap.as_ref().filter(|_| is_own(start, end))?;
+                of_process(pagemap, start, end)
+            };
+            let parts = self.shared.populated(start, end).or_else(own);
+            parts.unwrap_or_else(|| vec![(start, end)])
+        });
+        self.populated = Populated::new(parts.collect());
     }
 
     /// The VMM's process.
@@ -134,6 +166,7 @@ impl LiveMemory {
         };
         self.shared = Shared::of(self.pid, &next);
         self.ram.set_map(next);
+        self.refresh();
         true
     }
 
@@ -166,14 +199,41 @@ impl PhysicalMemory for LiveMemory {
             let offset = at.0 - segment.gpa.0;
             segment.size_bytes - offset >= buf.len() as u64
         });
-        if let Some(segment) = whole
-            && self
-                .shared
-                .read(segment.hva.0 + (at.0 - segment.gpa.0), buf)
-                .is_some()
-        {
-            return Ok(());
+        if let Some(segment) = whole {
+            let hva = segment.hva.0 + (at.0 - segment.gpa.0);
+            let read = if self.populated.has(hva, hva.saturating_add(buf.len() as u64)) {
+                self.shared.read(hva, buf)
+            } else {
+                self.shared.read_with_holes(hva, buf)
+            };
+            if read.is_some() {
+                return Ok(());
+            }
         }
         self.ram.read(at, buf)
+    }
+
+    fn next_data(&self, from: Gpa, end: Gpa) -> Option<(Gpa, Gpa)> {
+        let mut at = from;
+        while at < end {
+            let Some(segment) = self.ram.map().segment_of(at) else {
+                return Some((at, end));
+            };
+            let last = segment.gpa.0.saturating_add(segment.size_bytes);
+            let to_gpa = |hva: u64| segment.gpa.0 + (hva - segment.hva.0);
+            let limit = segment.hva.0.saturating_add(segment.size_bytes);
+            let next = self.populated.next(segment.hva.0 + (at.0 - segment.gpa.0));
+            if let Some((first, stop)) = next.filter(|(first, _)| *first < limit) {
+                let (first, stop) = (to_gpa(first), to_gpa(stop.min(limit)));
+                return (first < end.0).then_some((Gpa(first), Gpa(stop.min(end.0))));
+            }
+            at = Gpa(last);
+        }
+        None
+    }
+
+    fn is_mapped(&self) -> bool {
+        let all: u64 = self.ranges().iter().map(|(_, len)| len).sum();
+        self.shared.bytes() >= all
     }
 }

@@ -5,6 +5,7 @@ use std::os::unix::fs::MetadataExt;
 use std::sync::Arc;
 
 use super::maps::{Mapping, parse};
+use super::populated::{next_in_file, of_file};
 use crate::guest_ram::RamMap;
 use crate::mapped_file::MappedFile;
 
@@ -15,6 +16,8 @@ struct Part {
     end: u64,
     offset: u64,
     file: Arc<MappedFile>,
+    /// The same, to ask for holes.
+    handle: File,
 }
 
 /// All parts that are mapped here.
@@ -38,26 +41,62 @@ impl Shared {
             let Some(file) = of_guest.then(|| open(pid, mapping)).flatten() else {
                 continue;
             };
-            if let Ok(file) = MappedFile::new(&file) {
+            if let Ok(mapped) = MappedFile::new(&file) {
                 parts.push(Part {
                     start: mapping.start.0,
                     end: mapping.end.0,
                     offset: mapping.offset,
-                    file: Arc::new(file),
+                    file: Arc::new(mapped),
+                    handle: file,
                 });
             }
         }
         Self { parts }
     }
 
-    /// Copies bytes at an address of the VMM's. `None`: they are not all in one part.
+    /// Copies bytes at an address of the VMM's, which are there. `None`: they are not all in one part.
     pub(super) fn read(&self, hva: u64, buf: &mut [u8]) -> Option<()> {
-        let end = hva.checked_add(buf.len() as u64)?;
-        let part = self
-            .parts
-            .iter()
-            .find(|part| part.start <= hva && end <= part.end)?;
+        let part = self.part(hva, hva.checked_add(buf.len() as u64)?)?;
         part.file.read(part.offset + (hva - part.start), buf)
+    }
+
+    /// The same of bytes that may not be there: what is not, reads as zeros, and does not come to be.
+    pub(super) fn read_with_holes(&self, hva: u64, buf: &mut [u8]) -> Option<()> {
+        let part = self.part(hva, hva.checked_add(buf.len() as u64)?)?;
+        let mut at = part.offset + (hva - part.start);
+        let mut left = buf;
+        while !left.is_empty() {
+            let (data, hole) = next_in_file(&part.handle, at)?.unwrap_or((u64::MAX, u64::MAX));
+            let zeros = usize::try_from(data.saturating_sub(at)).unwrap_or(usize::MAX);
+            let (none, rest) = left.split_at_mut(zeros.min(left.len()));
+            none.fill(0);
+            let here = usize::try_from(hole.saturating_sub(data)).unwrap_or(usize::MAX);
+            let (some, rest) = rest.split_at_mut(here.min(rest.len()));
+            part.file.read(data, some)?;
+            left = rest;
+            at = hole;
+        }
+        Some(())
+    }
+
+    fn part(&self, hva: u64, end: u64) -> Option<&Part> {
+        self.parts
+            .iter()
+            .find(|part| part.start <= hva && end <= part.end)
+    }
+
+    /// What there is of `[start, end)` of the VMM's address space. `None`: that is not all in one part, or nobody says.
+    pub(super) fn populated(&self, start: u64, end: u64) -> Option<Vec<(u64, u64)>> {
+        let part = self.part(start, end)?;
+        let to_file = |hva: u64| part.offset + (hva - part.start);
+        let to_hva = |at: u64| part.start + (at - part.offset);
+        let parts = of_file(&part.handle, to_file(start), to_file(end))?;
+        Some(
+            parts
+                .into_iter()
+                .map(|(first, last)| (to_hva(first), to_hva(last)))
+                .collect(),
+        )
     }
 
     /// How much it is.

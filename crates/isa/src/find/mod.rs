@@ -17,10 +17,11 @@
 //! roots samples, and says so.
 
 mod kernels;
+mod places;
 mod shape;
 
 use foldhash::HashMap;
-use nephoscope_guest::{Gpa, PAGE_SIZE, PhysicalMemory, Root};
+use nephoscope_guest::{Gpa, PhysicalMemory, Root};
 
 use crate::controls::Mode;
 use crate::entries::EntryBuffer;
@@ -34,8 +35,6 @@ use shape::Shape;
 pub const MAX_TABLES_SEARCHED: u64 = 1 << 18;
 /// The most roots that a search gives, for the same reason.
 pub const MAX_ROOTS_FOUND: usize = 1 << 16;
-/// How much memory is read at a time.
-const CHUNK: usize = 64 << 10;
 /// A table that somebody writes to while it is read may look like none; roots are looked at so many times.
 const LOOKS: usize = 3;
 
@@ -80,20 +79,33 @@ impl RootsFound {
 
 /// Looks through `ranges` of memory (first address and bytes) for the roots of a guest whose CPUs are in `mode`.
 ///
-/// The guest may run meanwhile. Takes the time to read the memory once, and each table of its roots once.
+/// The guest may run meanwhile. Memory is gone through twice; of what is mapped ([`PhysicalMemory::is_mapped`]) a cache line of
+/// each page is read, and the whole of few. Each table of the roots is read once.
 #[must_use]
 pub fn find_roots<M: PhysicalMemory>(mode: &Mode, memory: &M, ranges: &[(Gpa, u64)]) -> RootsFound {
+    find_roots_told(mode, memory, ranges, &mut |_| {})
+}
+
+/// [`find_roots`]; `told` gets how many bytes were gone through, of twice those that there are.
+pub fn find_roots_told<M: PhysicalMemory>(
+    mode: &Mode,
+    memory: &M,
+    ranges: &[(Gpa, u64)],
+    told: &mut dyn FnMut(u64),
+) -> RootsFound {
     let mode = mode.searched(SEARCHED_BITS);
     let mut search = Search {
         mode: &mode,
         memory,
         ranges,
+        told,
+        gone_through: 0,
         shapes: HashMap::default(),
         kernel_entries: HashMap::default(),
         found: RootsFound::default(),
     };
     let mut candidates = Vec::new();
-    search.places(ranges, |search, at, bytes| {
+    search.places(Search::ends_like_a_table, |search, at, bytes| {
         if search.is_candidate(bytes) {
             candidates.push(at);
         }
@@ -118,7 +130,8 @@ pub fn find_roots<M: PhysicalMemory>(mode: &Mode, memory: &M, ranges: &[(Gpa, u6
         .collect();
     if !kernels.is_empty() {
         let before = search.found.clone();
-        search.places(ranges, |search, at, bytes| {
+        let probe = |search: &Search<'_, M>, at: u64| search.may_share(at, &kernels);
+        search.places(probe, |search, at, bytes| {
             if !roots.contains_key(&at) && search.shares(bytes, &kernels) && search.maps_user_memory(bytes) {
                 roots.insert(at, RootKind::Process);
             }
@@ -140,6 +153,8 @@ struct Search<'a, M> {
     mode: &'a Mode,
     memory: &'a M,
     ranges: &'a [(Gpa, u64)],
+    told: &'a mut dyn FnMut(u64),
+    gone_through: u64,
     /// By level and place: processes share most of their tables.
     shapes: HashMap<(u8, u64), Shape>,
     /// Of second-level tables, by their place: the entries that lead to a kernel's code.
@@ -155,39 +170,6 @@ impl<M: PhysicalMemory> Search<'_, M> {
     fn top_bytes(&self) -> usize {
         let entries = self.top().map_or(0, |(level, _)| level.entries());
         usize::try_from(entries).unwrap_or(0) * usize::from(self.mode.facts().entry_bytes)
-    }
-
-    /// Gives every place at which a top-level table may lie, with its bytes.
-    fn places(&mut self, ranges: &[(Gpa, u64)], mut visit: impl FnMut(&mut Self, u64, &[u8])) {
-        let size = self.top_bytes().max(1);
-        let mut chunk = vec![0; CHUNK];
-        for (first, len) in ranges {
-            let mut at = first.0.next_multiple_of(PAGE_SIZE as u64);
-            let end = first.0.saturating_add(*len);
-            while at < end {
-                // Page by page where not all can be read, not to lose the rest.
-                let all = usize::try_from(end - at).unwrap_or(CHUNK).min(CHUNK);
-                let read = [all, all.min(PAGE_SIZE)].into_iter().find(|len| {
-                    let bytes = chunk.get_mut(..*len);
-                    bytes.is_some_and(|bytes| self.memory.read(Gpa(at), bytes).is_ok())
-                });
-                let Some(read) = read else {
-                    let skipped = all.min(PAGE_SIZE) as u64;
-                    self.found.unreadable_bytes += skipped;
-                    at += skipped;
-                    continue;
-                };
-                self.found.searched_bytes += read as u64;
-                let tables = chunk.get(..read).unwrap_or_default().chunks_exact(size);
-                for (place, table) in (at..).step_by(size).zip(tables) {
-                    // A root has to fit its register: 32 bits for PAE.
-                    if self.mode.root(place).0 == place {
-                        visit(self, place, table);
-                    }
-                }
-                at += read as u64;
-            }
-        }
     }
 
     /// The entries of a table's copy, with their numbers.

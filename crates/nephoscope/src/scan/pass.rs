@@ -6,11 +6,9 @@ use std::time::Instant;
 use nephoscope_catalog::Catalog;
 use nephoscope_drivers::{Pass, Sampler};
 use nephoscope_finding::Sink;
-use nephoscope_guest::{
-    Attribution, CodeCoverage, Coverage, Gap, GapReason, Gpa, MemoryFault, PhysicalMemory, Root, Stamped,
-};
+use nephoscope_guest::{Attribution, CodeCoverage, Coverage, Gap, GapReason, Gpa, Root, Stamped};
 use nephoscope_inventory::{Report, VmReport};
-use nephoscope_isa::{Mode, RootsFound, find_roots};
+use nephoscope_isa::{Mode, RootsFound, find_roots_told};
 use nephoscope_pipeline::Session;
 
 use super::progress::Progress;
@@ -54,7 +52,10 @@ impl Scan {
         progress: &Progress,
         sinks: &mut [&mut dyn Sink],
     ) -> anyhow::Result<()> {
+        let begun = Instant::now();
+        source.refresh();
         let (mode, found) = self.roots(source, progress)?;
+        let searched = begun.elapsed();
         let source = &*source;
         let at_ns = self.now_ns();
         progress.steps("address spaces", found.roots.len() as u64);
@@ -71,6 +72,9 @@ impl Scan {
         self.session.settle(sinks);
         self.session.speak(true, &there, sinks);
         self.vouch(&found, &pass);
+        let ms = |time: std::time::Duration| u64::try_from(time.as_millis()).unwrap_or(u64::MAX);
+        self.session.count("root_search_ms", ms(searched));
+        self.session.count("look_ms", ms(begun.elapsed()));
         progress.end();
         Ok(())
     }
@@ -165,31 +169,9 @@ impl Scan {
     }
 }
 
-/// Memory whose reads move a line of progress.
-struct Shown<'a> {
-    source: &'a Source,
-    progress: &'a Progress,
-    done: std::cell::Cell<u64>,
-}
-
-impl PhysicalMemory for Shown<'_> {
-    fn read(&self, at: Gpa, buf: &mut [u8]) -> Result<(), MemoryFault> {
-        if buf.len() > nephoscope_guest::PAGE_SIZE {
-            self.done.set(self.done.get() + buf.len() as u64);
-            self.progress.at(self.done.get());
-        }
-        self.source.read(at, buf)
-    }
-}
-
 fn search(mode: &Mode, source: &Source, ranges: &[(Gpa, u64)], progress: &Progress) -> RootsFound {
     let total: u64 = ranges.iter().map(|(_, len)| len).sum();
     // It is gone through twice: for what looks like a root, and for what shares its kernel.
     progress.bytes(&format!("page tables ({})", mode.name()), total * 2);
-    let memory = Shown {
-        source,
-        progress,
-        done: std::cell::Cell::new(0),
-    };
-    find_roots(mode, &memory, ranges)
+    find_roots_told(mode, source, ranges, &mut |done| progress.at(done))
 }

@@ -106,6 +106,13 @@ impl Source {
         }
     }
 
+    /// To be told before each look.
+    pub(crate) fn refresh(&mut self) {
+        if let Self::Live(live) = self {
+            live.refresh();
+        }
+    }
+
     /// How the guest's CPUs translate, if registers tell.
     pub(crate) fn paging_mode(&mut self) -> Option<Mode> {
         match self {
@@ -148,6 +155,20 @@ fn mode(cpu: &CpuRegisters, long: bool) -> Option<Mode> {
 }
 
 impl PhysicalMemory for Source {
+    fn next_data(&self, from: Gpa, end: Gpa) -> Option<(Gpa, Gpa)> {
+        match self {
+            Self::Live(live) => live.next_data(from, end),
+            Self::Dump(dump) => dump.next_data(from, end),
+        }
+    }
+
+    fn is_mapped(&self) -> bool {
+        match self {
+            Self::Live(live) => live.is_mapped(),
+            Self::Dump(dump) => dump.is_mapped(),
+        }
+    }
+
     fn read(&self, at: Gpa, buf: &mut [u8]) -> Result<(), MemoryFault> {
         match self {
             Self::Live(live) => live.read(at, buf),
