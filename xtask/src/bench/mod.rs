@@ -12,6 +12,7 @@ mod overhead;
 mod plot;
 mod ratio;
 mod record;
+mod scan;
 mod sheet;
 mod slices;
 mod tool;
@@ -28,6 +29,7 @@ pub(crate) enum Bench {
     Catalog(ingest::CatalogArgs),
     Latency(latency::LatencyArgs),
     Memory(memory::MemoryArgs),
+    Scan(scan::ScanArgs),
     Plot(plot::PlotArgs),
 }
 
@@ -39,6 +41,7 @@ pub(crate) fn run(bench: &Bench) -> Result<()> {
         Bench::Catalog(arguments) => ingest::run(arguments),
         Bench::Latency(arguments) => latency::run(arguments),
         Bench::Memory(arguments) => memory::run(arguments),
+        Bench::Scan(arguments) => scan::run(arguments),
         Bench::Plot(arguments) => plot::run(arguments),
     }
 }
