@@ -37,7 +37,7 @@ mod way;
 pub use controls::{Mode, X86Controls};
 pub use entries::TopEntry;
 pub use fault::Fault;
-pub use find::{MAX_ROOTS_FOUND, MAX_TABLES_SEARCHED, RootKind, RootsFound, find_roots, find_roots_told};
+pub use find::{MAX_ROOTS_FOUND, MAX_TABLES_SEARCHED, RootFinder, RootKind, RootsFound, find_roots};
 pub use isolation::{IsolationPair, isolation_partner};
 pub use leaves::{Bounds, Census, Ended, Leaf, Want};
 pub use roots::{Recent, Roots};

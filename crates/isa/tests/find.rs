@@ -9,7 +9,7 @@ mod common;
 
 use common::{LA57, LONG, Memory, PAE, PG, PGE, x86};
 use nephoscope_guest::{Gpa, Root};
-use nephoscope_isa::{MAX_ROOTS_FOUND, Mode, RootKind, RootsFound, X86Controls, find_roots, find_roots_told};
+use nephoscope_isa::{MAX_ROOTS_FOUND, Mode, RootFinder, RootKind, RootsFound, X86Controls, find_roots};
 
 const NX: u64 = 1 << 63;
 /// Present, writable, accessed, dirty; and the same for user code.
@@ -117,17 +117,43 @@ fn the_same_roots_are_found_in_memory_that_is_mapped_and_nobody_looks_where_noth
     hostile.write_u64(0x2000 + 16, 0x80 | USER);
     for memory in [guest(), hostile] {
         let mapped = Mapped(memory, 0x38_0000..0x3a_1000);
-        let mut told = Vec::new();
-        let found = find_roots_told(&x86(LONG), &mapped, ALL, &mut |bytes| told.push(bytes));
-        let roots: Vec<_> = found.roots.iter().map(|(root, kind)| (root.0, *kind)).collect();
-        assert_eq!(roots, EXPECTED);
-        assert_eq!(found.searched_bytes, (4 << 20) - 0x2_1000);
-        assert!(
-            told.is_sorted() && told.last() == Some(&(8 << 20)),
-            "{:?}",
-            told.last()
-        );
+        let (mut told, mut finder) = (Vec::new(), RootFinder::default());
+        for times in [2, 1] {
+            told.clear();
+            let found = finder.find(&x86(LONG), &mapped, ALL, &mut |bytes| told.push(bytes));
+            let roots: Vec<_> = found.roots.iter().map(|(root, kind)| (root.0, *kind)).collect();
+            assert_eq!(roots, EXPECTED);
+            assert_eq!(found.searched_bytes, (4 << 20) - 0x2_1000);
+            assert!(
+                told.is_sorted() && told.last() == Some(&(times * (4 << 20))),
+                "{:?}",
+                told.last()
+            );
+        }
     }
+}
+
+#[test]
+fn a_finder_that_knows_a_kernel_finds_another_one() {
+    let mut finder = RootFinder::default();
+    let mut again = |memory: &Memory| {
+        let found = finder.find(&x86(LONG), memory, ALL, &mut |_| {});
+        found
+            .roots
+            .into_iter()
+            .map(|(root, kind)| (root.0, kind))
+            .collect::<Vec<_>>()
+    };
+    assert_eq!(again(&guest()), EXPECTED);
+    let mut other = memory();
+    kernel(&mut other, 0x12_0000, 3);
+    root(&mut other, 0x7000, 0x12_0000, Some(0x20_0000));
+    root(&mut other, 0x9000, 0x12_0000, Some(0x21_0000));
+    // What is left of the first kernel is no process of this one.
+    other.write_u64(0x2000 + 511 * 8, 0x10_0000 | KERNEL);
+    let expected = [(0x7000, RootKind::Process), (0x9000, RootKind::Process)];
+    assert_eq!(again(&other), expected);
+    assert_eq!(again(&guest()), EXPECTED);
 }
 
 #[test]

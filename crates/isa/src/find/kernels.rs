@@ -9,7 +9,7 @@ use foldhash::{HashMap, HashSet};
 pub(super) type Entry = (u64, u64);
 
 /// The kernel's entries that several roots have in common.
-#[derive(Clone, Debug, Default)]
+#[derive(Clone, PartialEq, Eq, Debug, Default)]
 pub(super) struct Kernels {
     /// Of top-level tables.
     pub(super) tops: HashSet<Entry>,

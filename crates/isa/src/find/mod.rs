@@ -79,74 +79,87 @@ impl RootsFound {
 
 /// Looks through `ranges` of memory (first address and bytes) for the roots of a guest whose CPUs are in `mode`.
 ///
-/// The guest may run meanwhile. Memory is gone through twice; of what is mapped ([`PhysicalMemory::is_mapped`]) a cache line of
-/// each page is read, and the whole of few. Each table of the roots is read once.
+/// The guest may run meanwhile.
 #[must_use]
 pub fn find_roots<M: PhysicalMemory>(mode: &Mode, memory: &M, ranges: &[(Gpa, u64)]) -> RootsFound {
-    find_roots_told(mode, memory, ranges, &mut |_| {})
+    RootFinder::default().find(mode, memory, ranges, &mut |_| {})
 }
 
-/// [`find_roots`]; `told` gets how many bytes were gone through, of twice those that there are.
-pub fn find_roots_told<M: PhysicalMemory>(
-    mode: &Mode,
-    memory: &M,
-    ranges: &[(Gpa, u64)],
-    told: &mut dyn FnMut(u64),
-) -> RootsFound {
-    let mode = mode.searched(SEARCHED_BITS);
-    let mut search = Search {
-        mode: &mode,
-        memory,
-        ranges,
-        told,
-        gone_through: 0,
-        shapes: HashMap::default(),
-        kernel_entries: HashMap::default(),
-        found: RootsFound::default(),
-    };
-    let mut candidates = Vec::new();
-    search.places(Search::ends_like_a_table, |search, at, bytes| {
-        if search.is_candidate(bytes) {
-            candidates.push(at);
+/// Looks for roots again and again.
+///
+/// Memory is gone through twice: for what looks like a root, and for what shares its kernel's entries. If these are known from the
+/// last time and are the same again, once is enough. Of memory that is mapped ([`PhysicalMemory::is_mapped`]) a cache line of each
+/// page is read, and the whole of few. Each table of the roots is read once.
+#[derive(Clone, Debug, Default)]
+pub struct RootFinder {
+    kernels: Kernels,
+}
+
+impl RootFinder {
+    /// [`find_roots`]; `told` gets how many bytes were gone through, of twice those that there are.
+    pub fn find<M: PhysicalMemory>(
+        &mut self,
+        mode: &Mode,
+        memory: &M,
+        ranges: &[(Gpa, u64)],
+        told: &mut dyn FnMut(u64),
+    ) -> RootsFound {
+        let mode = mode.searched(SEARCHED_BITS);
+        let mut search = Search {
+            mode: &mode,
+            memory,
+            ranges,
+            told,
+            gone_through: 0,
+            shapes: HashMap::default(),
+            kernel_entries: HashMap::default(),
+            found: RootsFound::default(),
+        };
+        let (candidates, mut sharing) = search.candidates(&self.kernels);
+        search.found.candidates = candidates.len() as u64;
+        let mut left = candidates.clone();
+        let mut strict = Vec::new();
+        for _ in 0..LOOKS {
+            left.retain(|at| match search.root(*at) {
+                Some((kind, kernel)) => {
+                    strict.push((*at, kind, kernel));
+                    false
+                }
+                None => true,
+            });
+            search.forget_broken();
         }
-    });
-    search.found.candidates = candidates.len() as u64;
-    let mut strict = Vec::new();
-    for _ in 0..LOOKS {
-        candidates.retain(|at| match search.root(*at) {
-            Some((kind, kernel)) => {
-                strict.push((*at, kind, kernel));
-                false
-            }
-            None => true,
-        });
-        search.forget_broken();
-    }
-    let kernels = search.kernels(&strict);
-    let mut roots: HashMap<u64, RootKind> = strict
-        .into_iter()
-        .filter(|(_, _, kernel)| kernels.have(kernel, |table| search.kernel_entries(table)))
-        .map(|(at, kind, _)| (at, kind))
-        .collect();
-    if !kernels.is_empty() {
-        let before = search.found.clone();
-        let probe = |search: &Search<'_, M>, at: u64| search.may_share(at, &kernels);
-        search.places(probe, |search, at, bytes| {
-            if !roots.contains_key(&at) && search.shares(bytes, &kernels) && search.maps_user_memory(bytes) {
+        let kernels = search.kernels(&strict);
+        let mut roots: HashMap<u64, RootKind> = strict
+            .into_iter()
+            .filter(|(_, _, kernel)| kernels.have(kernel, |table| search.kernel_entries(table)))
+            .map(|(at, kind, _)| (at, kind))
+            .collect();
+        if kernels == self.kernels {
+            sharing.extend(candidates);
+        } else {
+            sharing = search.sharing(&kernels);
+        }
+        let mut bytes = vec![0; search.top_bytes()];
+        for at in sharing {
+            if !roots.contains_key(&at)
+                && memory.read(Gpa(at), &mut bytes).is_ok()
+                && search.shares(&bytes, &kernels)
+                && search.maps_user_memory(&bytes)
+            {
                 roots.insert(at, RootKind::Process);
             }
-        });
-        search.found.searched_bytes = before.searched_bytes;
-        search.found.unreadable_bytes = before.unreadable_bytes;
+        }
+        let mut found = search.found;
+        found.roots = roots.into_iter().map(|(at, kind)| (Root(at), kind)).collect();
+        found.roots.sort_unstable();
+        if found.roots.len() > MAX_ROOTS_FOUND {
+            found.roots.truncate(MAX_ROOTS_FOUND);
+            found.cut_short = true;
+        }
+        self.kernels = kernels;
+        found
     }
-    let mut found = search.found;
-    found.roots = roots.into_iter().map(|(at, kind)| (Root(at), kind)).collect();
-    found.roots.sort_unstable();
-    if found.roots.len() > MAX_ROOTS_FOUND {
-        found.roots.truncate(MAX_ROOTS_FOUND);
-        found.cut_short = true;
-    }
-    found
 }
 
 struct Search<'a, M> {
@@ -170,6 +183,39 @@ impl<M: PhysicalMemory> Search<'_, M> {
     fn top_bytes(&self) -> usize {
         let entries = self.top().map_or(0, |(level, _)| level.entries());
         usize::try_from(entries).unwrap_or(0) * usize::from(self.mode.facts().entry_bytes)
+    }
+
+    /// The places of what could be top-level tables, and those that share an entry with these kernels.
+    fn candidates(&mut self, kernels: &Kernels) -> (Vec<u64>, Vec<u64>) {
+        let (mut candidates, mut sharing) = (Vec::new(), Vec::new());
+        let probe =
+            |search: &Self, at: u64| Some(search.may_share(at, kernels)? || search.ends_like_a_table(at)?);
+        self.places(probe, |search, at, bytes| {
+            if search.is_candidate(bytes) {
+                candidates.push(at);
+            } else if search.shares(bytes, kernels) {
+                sharing.push(at);
+            }
+        });
+        (candidates, sharing)
+    }
+
+    /// The places of all that shares an entry with these kernels.
+    fn sharing(&mut self, kernels: &Kernels) -> Vec<u64> {
+        let mut sharing = Vec::new();
+        if kernels.is_empty() {
+            return sharing;
+        }
+        let before = self.found.clone();
+        let probe = |search: &Self, at: u64| search.may_share(at, kernels);
+        self.places(probe, |search, at, bytes| {
+            if search.shares(bytes, kernels) {
+                sharing.push(at);
+            }
+        });
+        self.found.searched_bytes = before.searched_bytes;
+        self.found.unreadable_bytes = before.unreadable_bytes;
+        sharing
     }
 
     /// The entries of a table's copy, with their numbers.

@@ -8,7 +8,7 @@ use nephoscope_drivers::{Pass, Sampler};
 use nephoscope_finding::Sink;
 use nephoscope_guest::{Attribution, CodeCoverage, Coverage, Gap, GapReason, Gpa, Root, Stamped};
 use nephoscope_inventory::{Report, VmReport};
-use nephoscope_isa::{Mode, RootsFound, find_roots_told};
+use nephoscope_isa::{Mode, RootFinder, RootsFound};
 use nephoscope_pipeline::Session;
 
 use super::progress::Progress;
@@ -22,6 +22,7 @@ pub(crate) struct Scan {
     session: Session,
     sampler: Sampler,
     mode: Option<Mode>,
+    finder: RootFinder,
     began: Instant,
     /// Until when all that could be looked at was.
     looked_ns: u64,
@@ -37,6 +38,7 @@ impl Scan {
             session,
             sampler: Sampler::default(),
             mode: None,
+            finder: RootFinder::default(),
             began,
             looked_ns: 0,
         }
@@ -95,7 +97,7 @@ impl Scan {
             let told = source.paging_mode().or(self.mode);
             let modes = told.map_or_else(|| Mode::guesses().to_vec(), |mode| vec![mode]);
             for mode in modes {
-                let found = search(&mode, source, &ranges, progress);
+                let found = self.search(&mode, source, &ranges, progress);
                 if found.processes().next().is_some() {
                     self.mode = Some(mode);
                     return Ok((mode, found));
@@ -167,11 +169,17 @@ impl Scan {
             self.session.count(name, value);
         }
     }
-}
 
-fn search(mode: &Mode, source: &Source, ranges: &[(Gpa, u64)], progress: &Progress) -> RootsFound {
-    let total: u64 = ranges.iter().map(|(_, len)| len).sum();
-    // It is gone through twice: for what looks like a root, and for what shares its kernel.
-    progress.bytes(&format!("page tables ({})", mode.name()), total * 2);
-    find_roots_told(mode, source, ranges, &mut |done| progress.at(done))
+    fn search(
+        &mut self,
+        mode: &Mode,
+        source: &Source,
+        ranges: &[(Gpa, u64)],
+        progress: &Progress,
+    ) -> RootsFound {
+        let total: u64 = ranges.iter().map(|(_, len)| len).sum();
+        progress.bytes(&format!("page tables ({})", mode.name()), total * 2);
+        self.finder
+            .find(mode, source, ranges, &mut |done| progress.at(done))
+    }
 }
