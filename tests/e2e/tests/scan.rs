@@ -8,6 +8,7 @@
 )]
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::os::unix::fs::MetadataExt;
 use std::path::Path;
 use std::process::Command;
 
@@ -22,6 +23,18 @@ fn list<'a>(value: &'a Value, name: &str) -> &'a [Value] {
 /// Paths before and after `/usr` was merged are the same file.
 fn merged(path: &str) -> &str {
     path.strip_prefix("/usr").unwrap_or(path)
+}
+
+/// Bytes that there are of the memory that a QEMU shares.
+fn memory(pid: u32) -> u64 {
+    let descriptors = std::fs::read_dir(format!("/proc/{pid}/fd")).unwrap();
+    let largest = descriptors.flatten().filter_map(|descriptor| {
+        let of = std::fs::read_link(descriptor.path()).ok()?;
+        let name = of.to_string_lossy().into_owned();
+        let about = std::fs::metadata(descriptor.path()).ok()?;
+        name.contains("memfd:").then(|| about.blocks() * 512)
+    });
+    largest.max().unwrap()
 }
 
 /// Scans and gives the report.
@@ -157,6 +170,10 @@ fn a_look_at_a_running_guest_and_at_its_dumps_tells_all_that_it_maps_and_nothing
     let socket = folder.path().join("qmp.sock");
     let options = Options {
         extra: vec![
+            "-object".into(),
+            "memory-backend-memfd,id=ram,size=1024M,share=on".into(),
+            "-machine".into(),
+            "memory-backend=ram".into(),
             "-qmp".into(),
             format!("unix:{},server=on,wait=off", socket.display()),
         ],
@@ -167,8 +184,13 @@ fn a_look_at_a_running_guest_and_at_its_dumps_tells_all_that_it_maps_and_nothing
     let modules = guest.run_ok("cat /proc/modules").unwrap();
 
     let before = truth(&mut guest);
+    let untouched = (1 << 30) - memory(guest.pid());
     let report = scan(catalog.path().as_path(), &format!("qmp:{}", socket.display()));
     let after = truth(&mut guest);
+    let now = (1 << 30) - memory(guest.pid());
+    assert!(untouched > 256 << 20, "{untouched}");
+    // The guest itself touches a little meanwhile.
+    assert!(now + (64 << 20) > untouched, "{untouched} before, {now} after");
     println!("{}", report["counters"]);
     assert_same(&report, &before, &after);
     assert_kernel(&report, &modules);
