@@ -26,8 +26,21 @@ pub trait PhysicalMemory {
         (from < end).then_some((from, end))
     }
 
-    /// Whether a read costs no more than what it copies: no call into a kernel, for example.
-    fn is_mapped(&self) -> bool {
+    /// Fills `buf` with pieces of `len` bytes: the first from `at`, each further one from `stride` bytes after the one before.
+    ///
+    /// # Errors
+    /// [`MemoryFault`] if one of them cannot be read; `buf` is then unspecified.
+    fn read_each(&self, at: Gpa, stride: u64, len: usize, buf: &mut [u8]) -> Result<(), MemoryFault> {
+        let mut next = at;
+        for piece in buf.chunks_mut(len.max(1)) {
+            self.read(next, piece)?;
+            next = Gpa(next.0.wrapping_add(stride));
+        }
+        Ok(())
+    }
+
+    /// Whether [`PhysicalMemory::read_each`] of little costs less than [`PhysicalMemory::read`] of all that lies between.
+    fn reads_pieces(&self) -> bool {
         false
     }
 }
@@ -41,7 +54,11 @@ impl<M: PhysicalMemory + ?Sized> PhysicalMemory for &M {
         (**self).next_data(from, end)
     }
 
-    fn is_mapped(&self) -> bool {
-        (**self).is_mapped()
+    fn read_each(&self, at: Gpa, stride: u64, len: usize, buf: &mut [u8]) -> Result<(), MemoryFault> {
+        (**self).read_each(at, stride, len, buf)
+    }
+
+    fn reads_pieces(&self) -> bool {
+        (**self).reads_pieces()
     }
 }

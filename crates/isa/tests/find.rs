@@ -105,7 +105,7 @@ impl nephoscope_guest::PhysicalMemory for Mapped {
         (first < last).then_some((Gpa(first), Gpa(last)))
     }
 
-    fn is_mapped(&self) -> bool {
+    fn reads_pieces(&self) -> bool {
         true
     }
 }

@@ -180,7 +180,7 @@ impl Dump {
 }
 
 impl PhysicalMemory for Dump {
-    fn is_mapped(&self) -> bool {
+    fn reads_pieces(&self) -> bool {
         true
     }
 

@@ -28,6 +28,7 @@ use crate::entries::EntryBuffer;
 use crate::facts::{Level, SupervisorFetch};
 use crate::step::{Permissions, Step, step};
 use kernels::{Entry, Kernels};
+use places::Sought;
 use shape::Shape;
 
 /// The most tables that a search reads. It stops a guest that makes them without end; 4 GiB in 4 KiB pages have 2,048, and
@@ -88,8 +89,8 @@ pub fn find_roots<M: PhysicalMemory>(mode: &Mode, memory: &M, ranges: &[(Gpa, u6
 /// Looks for roots again and again.
 ///
 /// Memory is gone through twice: for what looks like a root, and for what shares its kernel's entries. If these are known from the
-/// last time and are the same again, once is enough. Of memory that is mapped ([`PhysicalMemory::is_mapped`]) a cache line of each
-/// page is read, and the whole of few. Each table of the roots is read once.
+/// last time and are the same again, once is enough. Where pieces can be read ([`PhysicalMemory::reads_pieces`]) it is a cache line of
+/// each page, and the whole of few. Each table of the roots is read once.
 #[derive(Clone, Debug, Default)]
 pub struct RootFinder {
     kernels: Kernels,
@@ -188,9 +189,8 @@ impl<M: PhysicalMemory> Search<'_, M> {
     /// The places of what could be top-level tables, and those that share an entry with these kernels.
     fn candidates(&mut self, kernels: &Kernels) -> (Vec<u64>, Vec<u64>) {
         let (mut candidates, mut sharing) = (Vec::new(), Vec::new());
-        let probe =
-            |search: &Self, at: u64| Some(search.may_share(at, kernels)? || search.ends_like_a_table(at)?);
-        self.places(probe, |search, at, bytes| {
+        let sought = Sought { any: true, kernels };
+        self.places(&sought, |search, at, bytes| {
             if search.is_candidate(bytes) {
                 candidates.push(at);
             } else if search.shares(bytes, kernels) {
@@ -207,8 +207,8 @@ impl<M: PhysicalMemory> Search<'_, M> {
             return sharing;
         }
         let before = self.found.clone();
-        let probe = |search: &Self, at: u64| search.may_share(at, kernels);
-        self.places(probe, |search, at, bytes| {
+        let sought = Sought { any: false, kernels };
+        self.places(&sought, |search, at, bytes| {
             if search.shares(bytes, kernels) {
                 sharing.push(at);
             }

@@ -8,17 +8,43 @@ use crate::step::{Permissions, Step, step};
 
 /// How much memory is read at a time where reads are dear, and how often it is said how far it is.
 const CHUNK: usize = 64 << 10;
-/// What is looked at first of a table that is as large as a page.
+/// What is looked at first of a table that is as large as a page: lines of a CPU's cache, the last one for instance. Most pages that
+/// are no tables are known by it.
 const LINE: usize = 64;
+const LAST_LINE: u64 = (PAGE_SIZE / LINE - 1) as u64;
+/// As many pages at once.
+const BATCH: usize = 512;
+
+/// A few cache lines of each of some pages.
+struct Lines {
+    /// Which lines of a page, ascending, and of each the lines of all pages, one after the other.
+    of: Vec<(u64, Vec<u8>)>,
+}
+
+impl Lines {
+    /// The entries of a page in one of the lines.
+    fn of_page(&self, line: u64, page: usize) -> &[u8] {
+        let found = self.of.iter().find(|(number, _)| *number == line);
+        let bytes = found.and_then(|(_, bytes)| bytes.get(page * LINE..(page + 1) * LINE));
+        bytes.unwrap_or(&[])
+    }
+}
+
+/// What a page is looked into for.
+pub(super) struct Sought<'a> {
+    /// It may be a table of any guest.
+    pub(super) any: bool,
+    /// It may be one of these kernels'.
+    pub(super) kernels: &'a Kernels,
+}
 
 impl<M: PhysicalMemory> Search<'_, M> {
-    /// Gives every place at which a top-level table may lie, with its bytes. `probe` may spare the reading of a page.
-    pub(super) fn places(
-        &mut self,
-        probe: impl Fn(&Self, u64) -> Option<bool>,
-        mut visit: impl FnMut(&mut Self, u64, &[u8]),
-    ) {
-        let probes = self.memory.is_mapped() && self.top_bytes() == PAGE_SIZE;
+    /// Gives every place at which a top-level table may lie, with its bytes; where pieces of memory can be read, only of pages that
+    /// may be what is sought.
+    pub(super) fn places(&mut self, sought: &Sought<'_>, mut visit: impl FnMut(&mut Self, u64, &[u8])) {
+        // With copies of the kernel's tables most of what is in memory may be one.
+        let pieces =
+            self.memory.reads_pieces() && self.top_bytes() == PAGE_SIZE && sought.kernels.copied.is_empty();
         for (first, len) in self.ranges {
             let mut at = Gpa(first.0.next_multiple_of(PAGE_SIZE as u64));
             let end = Gpa(first.0.saturating_add(*len));
@@ -26,8 +52,8 @@ impl<M: PhysicalMemory> Search<'_, M> {
                 let start = Gpa(start.0.max(at.0) & !(PAGE_SIZE as u64 - 1));
                 let stop = Gpa(stop.0.next_multiple_of(PAGE_SIZE as u64).min(end.0));
                 self.gone(start.0.saturating_sub(at.0));
-                if probes {
-                    self.by_page(start, stop, &probe, &mut visit);
+                if pieces {
+                    self.by_lines(start, stop, sought, &mut visit);
                 } else {
                     self.by_chunk(start, stop, &mut visit);
                 }
@@ -38,33 +64,90 @@ impl<M: PhysicalMemory> Search<'_, M> {
         }
     }
 
-    /// Memory that need not be copied.
-    fn by_page(
+    /// The whole of those pages whose lines are like what is sought.
+    fn by_lines(
         &mut self,
         start: Gpa,
         stop: Gpa,
-        probe: &impl Fn(&Self, u64) -> Option<bool>,
+        sought: &Sought<'_>,
         visit: &mut impl FnMut(&mut Self, u64, &[u8]),
     ) {
-        let mut page = [0; PAGE_SIZE];
-        let mut untold = 0;
-        for at in (start.0..stop.0).step_by(PAGE_SIZE) {
-            untold += PAGE_SIZE as u64;
-            if untold == CHUNK as u64 {
-                self.gone(std::mem::take(&mut untold));
+        let size = u64::from(self.mode.facts().entry_bytes);
+        let per_line = LINE as u64 / size.max(1);
+        let mut wanted: Vec<u64> = sought
+            .kernels
+            .tops
+            .iter()
+            .map(|(index, _)| index / per_line)
+            .collect();
+        wanted.extend(sought.any.then_some(LAST_LINE));
+        wanted.sort_unstable();
+        wanted.dedup();
+        let mut at = start.0;
+        while at < stop.0 {
+            let pages = usize::try_from((stop.0 - at).div_ceil(PAGE_SIZE as u64)).unwrap_or(BATCH);
+            let pages = pages.min(BATCH);
+            let next = at.saturating_add((pages * PAGE_SIZE) as u64);
+            if let Some(lines) = self.lines(at, pages, &wanted) {
+                self.found.searched_bytes += next - at;
+                self.gone(next - at);
+                for (number, place) in (at..next).step_by(PAGE_SIZE).enumerate() {
+                    if self.is_like(sought, &lines, number) {
+                        self.whole(place, visit);
+                    }
+                }
+            } else {
+                // Something here cannot be read: page by page, not to lose the rest.
+                self.by_chunk(Gpa(at), Gpa(next.min(stop.0)), visit);
             }
-            let may_be = match probe(self, at) {
-                Some(true) => self.memory.read(Gpa(at), &mut page).is_ok().then_some(true),
-                other => other,
-            };
-            match may_be {
-                Some(true) if self.mode.root(at).0 == at => visit(self, at, &page),
-                Some(_) => {}
-                None => self.found.unreadable_bytes += PAGE_SIZE as u64,
-            }
-            self.found.searched_bytes += if may_be.is_some() { PAGE_SIZE as u64 } else { 0 };
+            at = next;
         }
-        self.gone(untold);
+    }
+
+    fn lines(&self, at: u64, pages: usize, wanted: &[u64]) -> Option<Lines> {
+        let mut lines = Lines { of: Vec::new() };
+        for line in wanted {
+            let mut bytes = vec![0; pages * LINE];
+            let first = Gpa(at.checked_add(line * LINE as u64)?);
+            self.memory
+                .read_each(first, PAGE_SIZE as u64, LINE, &mut bytes)
+                .ok()?;
+            lines.of.push((*line, bytes));
+        }
+        Some(lines)
+    }
+
+    /// Whether the lines of a page are like what is sought.
+    fn is_like(&self, sought: &Sought<'_>, lines: &Lines, page: usize) -> bool {
+        let Some((level, _)) = self.top() else {
+            return false;
+        };
+        let means_something = |entry: u64| {
+            let step = step(self.mode, level, entry, Permissions::ALL);
+            !matches!(step, Step::Absent | Step::Reserved)
+        };
+        let last = || lines.of_page(LAST_LINE, page);
+        if sought.any
+            && self
+                .entries(last())
+                .all(|(_, entry)| entry == 0 || means_something(entry))
+        {
+            return true;
+        }
+        let size = usize::from(self.mode.facts().entry_bytes);
+        sought.kernels.tops.iter().any(|(index, named)| {
+            let at = usize::try_from(*index).unwrap_or(0) * size;
+            let line = lines.of_page((at / LINE) as u64, page);
+            let entry = line.get(at % LINE..at % LINE + size).map_or(0, little_endian);
+            entry != 0 && self.named(level, entry) == *named
+        })
+    }
+
+    fn whole(&mut self, place: u64, visit: &mut impl FnMut(&mut Self, u64, &[u8])) {
+        let mut page = [0; PAGE_SIZE];
+        if self.mode.root(place).0 == place && self.memory.read(Gpa(place), &mut page).is_ok() {
+            visit(self, place, &page);
+        }
     }
 
     fn by_chunk(&mut self, start: Gpa, stop: Gpa, visit: &mut impl FnMut(&mut Self, u64, &[u8])) {
@@ -101,40 +184,5 @@ impl<M: PhysicalMemory> Search<'_, M> {
     fn gone(&mut self, bytes: u64) {
         self.gone_through += bytes;
         (self.told)(self.gone_through);
-    }
-
-    /// Whether the last entries of a page could be a table's: most pages that are none are known by them. `None`: it cannot be
-    /// read.
-    pub(super) fn ends_like_a_table(&self, at: u64) -> Option<bool> {
-        let mut line = [0; LINE];
-        let last = at.checked_add((PAGE_SIZE - LINE) as u64)?;
-        self.memory.read(Gpa(last), &mut line).ok()?;
-        let (level, _) = self.top()?;
-        let mut entries = self.entries(&line);
-        Some(entries.all(|(_, entry)| {
-            entry == 0
-                || !matches!(
-                    step(self.mode, level, entry, Permissions::ALL),
-                    Step::Absent | Step::Reserved
-                )
-        }))
-    }
-
-    /// Whether the entries of a page are the kernel's where it has some.
-    pub(super) fn may_share(&self, at: u64, kernels: &Kernels) -> Option<bool> {
-        let (level, _) = self.top()?;
-        let size = usize::from(self.mode.facts().entry_bytes);
-        let mut raw = [0; 8];
-        let raw = raw.get_mut(..size)?;
-        for (index, named) in &kernels.tops {
-            self.memory
-                .read(Gpa(at.checked_add(index * size as u64)?), raw)
-                .ok()?;
-            let entry = little_endian(raw);
-            if entry != 0 && self.named(level, entry) == *named {
-                return Some(true);
-            }
-        }
-        Some(!kernels.copied.is_empty())
     }
 }

@@ -162,10 +162,17 @@ impl PhysicalMemory for Source {
         }
     }
 
-    fn is_mapped(&self) -> bool {
+    fn read_each(&self, at: Gpa, stride: u64, len: usize, buf: &mut [u8]) -> Result<(), MemoryFault> {
         match self {
-            Self::Live(live) => live.is_mapped(),
-            Self::Dump(dump) => dump.is_mapped(),
+            Self::Live(live) => live.read_each(at, stride, len, buf),
+            Self::Dump(dump) => dump.read_each(at, stride, len, buf),
+        }
+    }
+
+    fn reads_pieces(&self) -> bool {
+        match self {
+            Self::Live(live) => live.reads_pieces(),
+            Self::Dump(dump) => dump.reads_pieces(),
         }
     }
 
