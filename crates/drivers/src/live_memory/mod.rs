@@ -232,19 +232,8 @@ impl PhysicalMemory for LiveMemory {
         None
     }
 
-    fn read_each(&self, at: Gpa, stride: u64, len: usize, buf: &mut [u8]) -> Result<(), MemoryFault> {
-        if self.shared.bytes() == 0 && self.ram.read_each(at, stride, len, buf).is_ok() {
-            return Ok(());
-        }
-        let mut next = at;
-        for piece in buf.chunks_mut(len.max(1)) {
-            self.read(next, piece)?;
-            next = Gpa(next.0.wrapping_add(stride));
-        }
-        Ok(())
-    }
-
     fn reads_pieces(&self) -> bool {
-        true
+        let all: u64 = self.ranges().iter().map(|(_, len)| len).sum();
+        self.shared.bytes() >= all
     }
 }
