@@ -90,12 +90,3 @@ impl Gfn {
         Gpa(self.0 << PAGE_SHIFT)
     }
 }
-
-impl Root {
-    /// The root that a CR3 value names: the PCID and flag bits (11:0), the no-flush bit (63) and the reserved
-    /// bits above 51 are dropped (Intel SDM 3A §4.5, table 4-12).
-    #[must_use]
-    pub const fn from_cr3(cr3: u64) -> Self {
-        Self(cr3 & 0x000f_ffff_ffff_f000)
-    }
-}

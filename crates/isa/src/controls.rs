@@ -154,8 +154,8 @@ impl Mode {
         self.facts.name
     }
 
-    /// The root that a CR3 or TTBR value names in this mode. [`Root::from_cr3`] is right for the 64-bit modes; a PAE
-    /// root is aligned to 32 bytes only.
+    /// The root that a CR3 or TTBR value names: what it means depends on the mode. A PAE root is aligned to 32 bytes; in long mode these
+    /// bits are the PCID (Intel SDM 3A, tables 4-7 and 4-12).
     #[must_use]
     pub const fn root(&self, register: u64) -> Root {
         Root(register & self.facts.root_mask)

@@ -250,16 +250,19 @@ fn a_guest_with_large_pages_has_no_roots_of_more_levels_than_it_has() {
     assert_eq!(found(&four, &memory), EXPECTED);
 }
 
-#[test]
-fn a_pae_root_is_found_at_any_multiple_of_32_bytes() {
-    let mut memory = memory();
-    let pae = x86(X86Controls {
+fn pae() -> Mode {
+    x86(X86Controls {
         cr0: PG,
         cr4: PAE | PGE,
         efer: 1 << 11,
         physical_bits: 36,
         gib_pages: false,
-    });
+    })
+}
+
+#[test]
+fn a_pae_root_is_found_at_any_multiple_of_32_bytes() {
+    let mut memory = memory();
     chain(&mut memory, 0x10_0000, 2, KERNEL, 0x30_0000 | KERNEL);
     for (at, tables) in [(0x2020_u64, 0x20_0000_u64), (0x2fe0, 0x21_0000)] {
         for number in 0..3 {
@@ -270,20 +273,13 @@ fn a_pae_root_is_found_at_any_multiple_of_32_bytes() {
         memory.write_u64(tables + 0x3000, 0x30_2000 | USER);
     }
     let expected = [(0x2020, RootKind::Process), (0x2fe0, RootKind::Process)];
-    assert_eq!(found(&pae, &memory), expected);
+    assert_eq!(found(&pae(), &memory), expected);
 }
 
 /// Linux gives each process a copy of the kernel's second-level table, where tables are isolated and there are three levels.
 #[test]
 fn processes_with_copies_of_the_kernels_tables_have_its_entries_in_common() {
     let mut memory = memory();
-    let pae = x86(X86Controls {
-        cr0: PG,
-        cr4: PAE | PGE,
-        efer: 1 << 11,
-        physical_bits: 36,
-        gib_pages: false,
-    });
     // The last table of the kernel is the one that is shared.
     memory.write_u64(0x10_1000, 0x30_0000 | KERNEL);
     for (at, tables) in [
@@ -307,7 +303,7 @@ fn processes_with_copies_of_the_kernels_tables_have_its_entries_in_common() {
     // One of the three cannot hide behind a reserved bit.
     memory.write_u64(0x4008, 0x21_4000 | 1 | 1 << 5);
     let expected = [0x2000, 0x4000, 0x6000].map(|at| (at, RootKind::Process));
-    assert_eq!(found(&pae, &memory), expected);
+    assert_eq!(found(&pae(), &memory), expected);
 }
 
 #[test]

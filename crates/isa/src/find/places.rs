@@ -145,8 +145,14 @@ impl<M: PhysicalMemory> Search<'_, M> {
 
     fn whole(&mut self, place: u64, visit: &mut impl FnMut(&mut Self, u64, &[u8])) {
         let mut page = [0; PAGE_SIZE];
-        if self.mode.root(place).0 == place && self.memory.read(Gpa(place), &mut page).is_ok() {
+        if self.mode.root(place).0 != place {
+            return;
+        }
+        if self.memory.read(Gpa(place), &mut page).is_ok() {
             visit(self, place, &page);
+        } else {
+            self.found.searched_bytes -= PAGE_SIZE as u64;
+            self.found.unreadable_bytes += PAGE_SIZE as u64;
         }
     }
 

@@ -5,12 +5,12 @@ mod info;
 mod verify;
 mod which;
 
-use std::path::PathBuf;
 use std::process::ExitCode;
 
 use clap::{Args, Subcommand};
 use nephoscope_catalog::{AddError, Catalog, OpenError, ReadError};
 
+use super::catalog_dir::CatalogDir;
 use crate::exit::{Failure, exit};
 
 /// Build and ask the identity database: page → file → package → version.
@@ -40,14 +40,8 @@ enum CatalogCommand {
 /// Where the catalog is.
 #[derive(Debug, Args)]
 struct Place {
-    /// The catalog.
-    #[arg(
-        long,
-        value_name = "DIR",
-        env = "NEPHOSCOPE_CATALOG",
-        default_value = "/var/lib/nephoscope/catalog"
-    )]
-    catalog: PathBuf,
+    #[command(flatten)]
+    catalog: CatalogDir,
     /// Print JSON.
     #[arg(long)]
     json: bool,
@@ -55,7 +49,7 @@ struct Place {
 
 impl Place {
     fn open(&self) -> anyhow::Result<Catalog> {
-        Catalog::open(&self.catalog).map_err(|error| open_failed(&error))
+        Catalog::open(&self.catalog.path).map_err(|error| open_failed(&error))
     }
 }
 

@@ -2,6 +2,7 @@
 
 pub(crate) mod attach;
 pub(crate) mod catalog;
+mod catalog_dir;
 pub(crate) mod findings;
 pub(crate) mod keep;
 pub(crate) mod ps;

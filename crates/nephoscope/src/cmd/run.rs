@@ -10,6 +10,7 @@ use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM};
 
 use nephoscope_drivers::KvmTrap;
 
+use super::catalog_dir::CatalogDir;
 use crate::exit::{Failure, exit};
 use crate::keep::Keeper;
 use crate::monitor;
@@ -28,14 +29,8 @@ use crate::state::{Process, VmState};
     nephoscope run --catalog ./cat -- qemu-system-x86_64 -m 1G -drive file=disk.img,if=virtio -nographic\n  \
     nephoscope run --catalog ./cat --name web1 --report web1.json -- qemu-system-x86_64 …")]
 pub(crate) struct RunArgs {
-    /// The catalog to identify with.
-    #[arg(
-        long,
-        value_name = "DIR",
-        env = "NEPHOSCOPE_CATALOG",
-        default_value = "/var/lib/nephoscope/catalog"
-    )]
-    catalog: PathBuf,
+    #[command(flatten)]
+    catalog: CatalogDir,
     /// The VM's name, by which `ps`, `findings` and `why` find it.
     #[arg(long, value_name = "VM")]
     name: Option<String>,
@@ -67,7 +62,7 @@ pub(crate) fn run(args: RunArgs) -> anyhow::Result<ExitCode> {
         return Err(exit(Failure::Kvm, message));
     }
     // What is wrong with it is said before the VM starts; those who watch open it themselves.
-    drop(monitor::open_catalog(&args.catalog)?);
+    drop(monitor::open_catalog(&args.catalog.path)?);
     let qemu = Qemu::ask(program)?;
     let plugin = if kvm { None } else { Some(qemu.plugin()?) };
     let dir = VmDir::named(
@@ -102,7 +97,7 @@ pub(crate) fn run(args: RunArgs) -> anyhow::Result<ExitCode> {
 fn state(args: &RunArgs, qemu: &Qemu, dir: &VmDir, child: &Child, kvm: bool) -> anyhow::Result<VmState> {
     Ok(VmState {
         vmm: format!("QEMU {}", qemu.version),
-        catalog: std::path::absolute(&args.catalog)?,
+        catalog: std::path::absolute(&args.catalog.path)?,
         plugin: dir.plugin(),
         qmp: Some(dir.qmp()),
         report: args.report.as_ref().map(std::path::absolute).transpose()?,

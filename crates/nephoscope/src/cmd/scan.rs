@@ -1,11 +1,11 @@
 //! `nephoscope scan`: what a VM's memory has mapped executable, looked at once or from time to time.
 
-use std::path::PathBuf;
 use std::process::ExitCode;
 use std::time::{Duration, Instant};
 
 use clap::Args;
 
+use super::catalog_dir::CatalogDir;
 use super::ps;
 use crate::monitor;
 use crate::scan::{Progress, Scan, Source, What};
@@ -22,14 +22,8 @@ use crate::text::{Paint, output_width, print, print_json};
     nephoscope scan --catalog ./cat vm.core --json | jq '.address_spaces[].program.path'\n\n\
     A dump is an ELF core as QEMU's `dump-guest-memory` writes it, a LiME image, or a raw image from address 0 on.")]
 pub(crate) struct ScanArgs {
-    /// The catalog to identify with.
-    #[arg(
-        long,
-        value_name = "DIR",
-        env = "NEPHOSCOPE_CATALOG",
-        default_value = "/var/lib/nephoscope/catalog"
-    )]
-    catalog: PathBuf,
+    #[command(flatten)]
+    catalog: CatalogDir,
     /// Look again and again, so often: 500ms, 10s, 5m.
     #[arg(long, value_name = "TIME", value_parser = time)]
     every: Option<Duration>,
@@ -57,7 +51,7 @@ fn time(text: &str) -> Result<Duration, String> {
 
 /// Runs it.
 pub(crate) fn run(args: &ScanArgs) -> anyhow::Result<ExitCode> {
-    let catalog = monitor::open_catalog(&args.catalog)?;
+    let catalog = monitor::open_catalog(&args.catalog.path)?;
     let mut source = Source::open(&args.what)?;
     let progress = Progress::new(args.json);
     let mut scan = Scan::new(source.about(&args.what), catalog);

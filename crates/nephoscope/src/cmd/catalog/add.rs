@@ -40,7 +40,7 @@ const SHOWN: usize = 20;
 pub(super) fn run(args: &AddArgs) -> anyhow::Result<ExitCode> {
     let bar = bar(args.place.json);
     let shown = bar.clone();
-    let mut adder = Adder::new(&args.place.catalog)
+    let mut adder = Adder::new(&args.place.catalog.path)
         .map_err(|error| add_failed(&error))?
         .progress(move |progress| {
             shown.set_length(progress.total);
@@ -107,12 +107,15 @@ fn show(summary: &Summary, place: &Place) -> anyhow::Result<()> {
     if summary.changed {
         text.push_str(&format!(
             "{}: {} new files, {} new places\n",
-            place.catalog.display(),
+            place.catalog.path.display(),
             summary.objects_added,
             summary.placements_added
         ));
     } else {
-        text.push_str(&format!("{}: nothing new, unchanged\n", place.catalog.display()));
+        text.push_str(&format!(
+            "{}: nothing new, unchanged\n",
+            place.catalog.path.display()
+        ));
     }
     print(&text)
 }

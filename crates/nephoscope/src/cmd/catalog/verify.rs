@@ -19,7 +19,7 @@ pub(super) struct VerifyArgs {
 }
 
 pub(super) fn run(args: &VerifyArgs) -> anyhow::Result<ExitCode> {
-    let report = nephoscope_catalog::verify(&args.place.catalog).map_err(|error| open_failed(&error))?;
+    let report = nephoscope_catalog::verify(&args.place.catalog.path).map_err(|error| open_failed(&error))?;
     if args.place.json {
         print_json(&report)?;
     } else {
