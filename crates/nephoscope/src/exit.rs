@@ -36,7 +36,8 @@ pub(crate) enum Failure {
     Permission = 31,
     /// The VM has no such page or finding.
     NoSuchItem = 32,
-    /// A watch's answer, or a saved report, is not understood; or memory has no page tables.
+    /// A watch's answer, or a saved report, is not understood; or what should be the memory of a guest is none, or has no page
+    /// tables.
     NotUnderstood = 33,
     /// The report could not be written where it was asked for; it is kept in the VM's directory.
     ReportElsewhere = 40,

@@ -1,9 +1,9 @@
 //! What is looked at.
 
+use std::io::{self, ErrorKind};
 use std::path::PathBuf;
 use std::str::FromStr;
 
-use anyhow::Context;
 use nephoscope_drivers::{CpuRegisters, Dump, DumpFormat, LiveMemory, Machine};
 use nephoscope_guest::{Gpa, MemoryFault, PhysicalMemory};
 use nephoscope_inventory::VmReport;
@@ -51,10 +51,14 @@ impl Source {
     pub(crate) fn open(what: &What) -> anyhow::Result<Self> {
         let live = |memory: Result<LiveMemory, _>| memory.map(|memory| Self::Live(Box::new(memory)));
         match what {
-            What::Qmp(socket) => live(LiveMemory::over_qmp(socket))
-                .with_context(|| format!("the memory of the VM at {} cannot be read", socket.display())),
-            What::Pid(pid) => live(LiveMemory::of_process(*pid))
-                .with_context(|| format!("the memory of process {pid} cannot be read")),
+            What::Qmp(socket) => live(LiveMemory::over_qmp(socket)).map_err(|error| {
+                let what = format!("the memory of the VM at {} cannot be read", socket.display());
+                refused(&anyhow::Error::new(error).context(what))
+            }),
+            What::Pid(pid) => live(LiveMemory::of_process(*pid)).map_err(|error| {
+                let what = format!("the memory of process {pid} cannot be read");
+                refused(&anyhow::Error::new(error).context(what))
+            }),
             What::File(path) if !path.exists() => {
                 let message = format!(
                     "there is no file {}: a dump's path, qmp:SOCKET or pid:NUMBER is wanted",
@@ -62,7 +66,10 @@ impl Source {
                 );
                 Err(exit(Failure::Usage, message))
             }
-            What::File(path) => Ok(Self::Dump(Box::new(Dump::open(path)?))),
+            What::File(path) => {
+                let dump = Dump::open(path).map_err(|error| refused(&error.into()))?;
+                Ok(Self::Dump(Box::new(dump)))
+            }
         }
     }
 
@@ -139,6 +146,18 @@ impl Source {
             Self::Dump(_) => false,
         }
     }
+}
+
+/// The error with the code that says whose fault it is: nobody is there, it is not allowed, or it is no memory of a guest.
+fn refused(error: &anyhow::Error) -> anyhow::Error {
+    let io = error.chain().find_map(|cause| cause.downcast_ref::<io::Error>());
+    let failure = match io.map(io::Error::kind) {
+        Some(ErrorKind::PermissionDenied) => Failure::Permission,
+        Some(ErrorKind::NotFound | ErrorKind::ConnectionRefused) => Failure::NoVm,
+        Some(_) => Failure::Other,
+        None => Failure::NotUnderstood,
+    };
+    exit(failure, format!("{error:#}"))
 }
 
 /// A core has CR0 and CR4; which of the modes with EFER.LMA it is, the machine of the core says. EFER.NXE is not in it.
