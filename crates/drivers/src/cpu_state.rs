@@ -10,7 +10,7 @@ use crate::qmp::{Qmp, QmpError};
 
 /// TCG takes page-table entries up to 52 bits (`TARGET_PHYS_ADDR_SPACE_BITS`); a frame that the machine has not is no
 /// memory, which reading it tells.
-const PHYSICAL_BITS: u8 = 52;
+pub(crate) const PHYSICAL_BITS: u8 = 52;
 
 /// Why the mode is not known.
 #[derive(Debug, Error)]

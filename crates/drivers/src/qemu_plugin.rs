@@ -14,11 +14,13 @@ use nephoscope_guest::{
     CodeCaptured, Event, Executed, Gap, Gpa, Gva, Lifecycle, PAGE_SIZE, PageBytes, PageId, Privilege, Root,
     Stamped, VcpuId,
 };
+use nephoscope_isa::{Mode, X86Controls};
 use nephoscope_wire::{
-    COUNTER_NAMES, Captured, Consumer, Frame, Hello, NO_FRAME, RamRange, Request, RingMemory, SocketError,
-    Stamp, WIRE_VERSION, receive, send,
+    COUNTER_NAMES, Captured, Consumer, Controls, Frame, Hello, NO_FRAME, RamRange, Request, RingMemory,
+    SocketError, Stamp, WIRE_VERSION, receive, send,
 };
 
+use crate::cpu_state::PHYSICAL_BITS;
 use crate::rings::{Bell, Rings, RingsError};
 
 /// The plugin could not be attached to, or what it sent cannot be believed.
@@ -66,6 +68,8 @@ pub struct QemuPlugin {
     stream: UnixStream,
     wake: OwnedFd,
     rings: Rings,
+    /// The paging mode of the latest capture that told it, and its time.
+    mode: Option<(u64, Mode)>,
 }
 
 impl QemuPlugin {
@@ -101,6 +105,7 @@ impl QemuPlugin {
             hello,
             stream,
             wake,
+            mode: None,
         })
     }
 
@@ -124,6 +129,13 @@ impl QemuPlugin {
     /// If the plugin is gone.
     pub fn reset(&mut self) -> Result<(), QemuPluginError> {
         Ok(send(&mut self.stream, &Request::Reset, &[])?)
+    }
+
+    /// How the guest's CPUs translated when a page was captured last with paging on; `None` if none was since this monitor is
+    /// attached.
+    #[must_use]
+    pub fn mode(&self) -> Option<Mode> {
+        self.mode.map(|(_, mode)| mode)
     }
 
     /// [`Rings::seen_until_ns`].
@@ -150,10 +162,29 @@ impl QemuPlugin {
             end: Some(self.stream.as_fd()),
         };
         let origin = self.hello.installed_ns;
-        let take =
-            |stamp, frame: &Frame<'_>, events: &mut Vec<Event>| events.push(event(stamp, frame, origin));
+        let latest = &mut self.mode;
+        let take = |stamp: Stamp, frame: &Frame<'_>, events: &mut Vec<Event>| {
+            if let Frame::Captured(captured, _) = frame
+                && latest.is_none_or(|(at_ns, _)| at_ns <= stamp.at_ns)
+                && let Some(mode) = captured.controls.and_then(mode)
+            {
+                *latest = Some((stamp.at_ns, mode));
+            }
+            events.push(event(stamp, frame, origin));
+        };
         Ok(self.rings.next(&bell, timeout, take, out)?)
     }
+}
+
+fn mode(controls: Controls) -> Option<Mode> {
+    Mode::x86(&X86Controls {
+        // Registers are told where paging is on.
+        cr0: 1 << 31,
+        cr4: controls.cr4.into(),
+        efer: controls.efer.into(),
+        physical_bits: PHYSICAL_BITS,
+        gib_pages: true,
+    })
 }
 
 /// The event that a frame tells of.
@@ -261,6 +292,46 @@ mod tests {
         let wake = rustix::fs::memfd_create("wake", rustix::fs::MemfdFlags::CLOEXEC).unwrap();
         send(&mut stream, &hello, &[ring.fd(), wake.as_fd()]).unwrap();
         (attaching.join().unwrap().unwrap(), ring, stream)
+    }
+
+    #[test]
+    fn the_latest_capture_that_tells_the_mode_tells_how_cpus_translate() {
+        let dir = tempfile::tempdir().unwrap();
+        let (mut plugin, ring, _stream) = attached(dir.path());
+        let mut look = |at_ns, controls| {
+            let captured = Captured {
+                end: 1,
+                bits: 64,
+                controls,
+                ..Captured::default()
+            };
+            let mut bytes = Vec::new();
+            let stamp = Stamp {
+                at_ns,
+                ..Stamp::default()
+            };
+            Frame::Captured(captured, &[0; PAGE_SIZE]).encode(stamp, &mut bytes);
+            Producer::new(&ring).push(&bytes).unwrap();
+            plugin.next(Duration::from_secs(1), &mut Vec::new()).unwrap();
+            plugin.mode().map(|mode| format!("{mode:?}"))
+        };
+        let controls = |cr4, efer| Some(Controls { cr4, efer });
+        assert_eq!(look(1, None), None);
+        // CR4.PAE alone; with EFER.LMA and NXE; and with CR4.LA57.
+        let pae = look(2, controls(0x20, 0)).unwrap();
+        let long = look(3, controls(0x20, 0xc00)).unwrap();
+        let five = look(4, controls(0x1020, 0xc00)).unwrap();
+        assert!(pae != long && long != five, "{pae}, {long}, {five}");
+        assert_eq!(
+            look(3, controls(0x20, 0)).unwrap(),
+            five,
+            "another CPU's, from before"
+        );
+        assert_eq!(
+            look(5, None).unwrap(),
+            five,
+            "real mode, as of a CPU that is started"
+        );
     }
 
     #[test]

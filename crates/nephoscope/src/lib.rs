@@ -16,6 +16,7 @@ mod privilege;
 mod qemu;
 mod runtime;
 mod scan;
+mod signals;
 mod source;
 mod state;
 mod text;

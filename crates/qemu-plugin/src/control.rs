@@ -145,6 +145,8 @@ impl Plugin {
                 paging: first.paging,
                 replay: true,
                 bits: first.bits,
+                // As they were when it was captured, which may be long ago.
+                controls: None,
             };
             self.push_patiently(&Frame::Captured(captured, page.bytes()), page.page, monitor);
             for (start, end) in runs {

@@ -4,6 +4,7 @@
 use std::ffi::{c_char, c_void};
 
 use nephoscope_isa::{Mode, X86Controls};
+use nephoscope_wire::Controls;
 
 use crate::api::{Api, GArray, text};
 
@@ -124,6 +125,16 @@ impl Registers {
     pub(crate) fn root_and_levels(&self, api: &Api, buffer: &Buffer, long: bool) -> Option<(u64, Mode)> {
         let mode = self.mode(api, buffer, long)?;
         Some((mode.root(self.cr3(api, buffer)?).0, mode))
+    }
+
+    /// What says how the CPU reads its tables.
+    pub(crate) fn controls(&self, api: &Api, buffer: &Buffer) -> Option<Controls> {
+        // What is above these bits changes nothing of it.
+        let low = |value: u64| value & 0xffff_ffff;
+        Some(Controls {
+            cr4: u32::try_from(low(buffer.read(api, self.cr4)?)).ok()?,
+            efer: u16::try_from(buffer.read(api, self.efer)? & 0xffff).ok()?,
+        })
     }
 
     /// EFER.LMA.

@@ -274,6 +274,11 @@ impl Plugin {
                 NO_FRAME
             }
         };
+        let controls = self
+            .registers
+            .get()
+            .filter(|_| state.paging)
+            .and_then(|registers| self.with_buffer(|buffer| registers.controls(&self.api, buffer)));
         let captured = Captured {
             frame,
             root,
@@ -285,6 +290,7 @@ impl Plugin {
             paging: state.paging,
             replay: false,
             bits: bits(state),
+            controls,
         };
         let (va, user) = (piece.va, state.user);
         let (paging, bits) = (state.paging, captured.bits);

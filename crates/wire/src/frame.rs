@@ -72,6 +72,17 @@ pub struct Captured {
     pub replay: bool,
     /// Code segment width in bits: 16, 32 or 64.
     pub bits: u8,
+    /// What the CPU's tables mean, where the sender knows it and they are used.
+    pub controls: Option<Controls>,
+}
+
+/// The registers that say how a CPU which uses paging reads its tables, as far as they do.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+pub struct Controls {
+    /// The low half of CR4: PSE, PAE, LA57, SMEP.
+    pub cr4: u32,
+    /// The low bits of EFER: LMA, NXE.
+    pub efer: u16,
 }
 
 /// One frame. `B` is how the page of a capture is held: borrowed when sent, owned when received.
@@ -149,6 +160,8 @@ const STOPPED: u16 = 7;
 const FLAG_USER: u8 = 1;
 const FLAG_PAGING: u8 = 2;
 const FLAG_REPLAY: u8 = 4;
+/// The registers are told. What 8 says is the sender's alone: other bytes of the page that run will not be told.
+const FLAG_CONTROLS: u8 = 16;
 
 impl Frame<'_> {
     /// Appends the frame to `out`, which is cleared first.
@@ -191,9 +204,14 @@ impl Frame<'_> {
                 out.extend_from_slice(&c.start.to_le_bytes());
                 out.extend_from_slice(&c.end.to_le_bytes());
                 let flag = |set: bool, bit: u8| if set { bit } else { 0 };
-                let flags =
-                    flag(c.user, FLAG_USER) | flag(c.paging, FLAG_PAGING) | flag(c.replay, FLAG_REPLAY);
-                out.extend_from_slice(&[flags, c.bits, 0, 0, 0, 0, 0, 0]);
+                let flags = flag(c.user, FLAG_USER)
+                    | flag(c.paging, FLAG_PAGING)
+                    | flag(c.replay, FLAG_REPLAY)
+                    | flag(c.controls.is_some(), FLAG_CONTROLS);
+                let Controls { cr4, efer } = c.controls.unwrap_or_default();
+                out.extend_from_slice(&[flags, c.bits]);
+                out.extend_from_slice(&efer.to_le_bytes());
+                out.extend_from_slice(&cr4.to_le_bytes());
                 out.extend_from_slice(*page);
             }
             Frame::Executed { root, incarnation } => {
@@ -321,7 +339,8 @@ fn decode_captured<'a>(f: &mut Fields<'a>, length: FrameError) -> Result<Frame<'
     );
     let generation = f.u32().ok_or(length)?;
     let (start, end) = (f.u16().ok_or(length)?, f.u16().ok_or(length)?);
-    let [flags, bits, ..] = f.u64().ok_or(length)?.to_le_bytes();
+    let [flags, bits] = f.take().ok_or(length)?;
+    let (efer, cr4) = (f.u16().ok_or(length)?, f.u32().ok_or(length)?);
     let (page, rest) = f.rest.split_first_chunk::<PAGE_SIZE>().ok_or(length)?;
     f.rest = rest;
     check_range(start, end)?;
@@ -342,6 +361,7 @@ fn decode_captured<'a>(f: &mut Fields<'a>, length: FrameError) -> Result<Frame<'
         paging: flags & FLAG_PAGING != 0,
         replay: flags & FLAG_REPLAY != 0,
         bits,
+        controls: (flags & FLAG_CONTROLS != 0).then_some(Controls { cr4, efer }),
     };
     Ok(Frame::Captured(captured, page))
 }
@@ -450,6 +470,10 @@ mod tests {
             paging: true,
             replay: false,
             bits: 64,
+            controls: Some(Controls {
+                cr4: 0x0030_10b0,
+                efer: 0xd01,
+            }),
         };
         let left = Coverage {
             code: CodeCoverage::Complete,

@@ -17,7 +17,7 @@ mod shm;
 mod socket;
 
 pub use control::{Hello, RamRange, Request, WIRE_VERSION};
-pub use frame::{COUNTER_NAMES, Captured, Frame, FrameError, MAX_FRAME_BYTES, NO_FRAME, Stamp};
+pub use frame::{COUNTER_NAMES, Captured, Controls, Frame, FrameError, MAX_FRAME_BYTES, NO_FRAME, Stamp};
 pub use ring::{Consumer, Producer, PushError, RING_HEAD_BYTES, RingError, RingMemory};
 pub use shm::{DeviceWords, ShmError};
 pub use socket::{MAX_MESSAGE_BYTES, SocketError, receive, send};

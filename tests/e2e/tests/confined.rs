@@ -67,13 +67,20 @@ impl Place {
 
     /// Starts a VM that is watched, and waits until its watch answers.
     fn vm(&self, name: &str) -> Vm {
+        self.vm_with(name, &[], Stdio::inherit())
+    }
+
+    /// The same, with more arguments for QEMU, and all that is said in a file.
+    fn vm_with(&self, name: &str, arguments: &[&str], said: impl Into<Stdio>) -> Vm {
         let mut command = self.command();
         command
             .args(["run", "--catalog", "cat", "--name", name, "--report"])
             .arg(format!("{name}.json"))
             .arg("--")
             .arg(qemu::system().unwrap())
-            .args(["-accel", "tcg", "-nodefaults", "-display", "none", "-m", "64M"]);
+            .args(["-accel", "tcg", "-nodefaults", "-display", "none", "-m", "64M"])
+            .args(arguments)
+            .stderr(said);
         let run = command.spawn().unwrap();
         let mut vm = Vm {
             run,
@@ -222,6 +229,30 @@ fn a_monitor_keeps_nothing_that_it_does_not_need_and_qemu_keeps_everything() {
     let left: Vec<_> = fs::read_dir(&vm.folder).into_iter().flatten().collect();
     assert!(left.is_empty(), "{left:?}");
     assert!(!place.path("kept.json.partial").exists());
+}
+
+/// A question holds a CPU of the guest up, and a QEMU that ends while it has one is stuck.
+#[test]
+fn a_vm_that_runs_is_asked_nothing() {
+    let place = Place::new();
+    let said = place.path("said");
+    let mut vm = place.vm_with(
+        "quiet",
+        &["-trace", "handle_qmp_command"],
+        fs::File::create(&said).unwrap(),
+    );
+    let asked = || {
+        let text = fs::read_to_string(&said).unwrap();
+        text.matches("handle_qmp_command").count()
+    };
+    // Until the firmware has moved to where it stays.
+    std::thread::sleep(Duration::from_secs(3));
+    let before = asked();
+    assert!(before >= 3, "QEMU traces no questions");
+    std::thread::sleep(Duration::from_secs(3));
+    assert_eq!(asked(), before, "{}", fs::read_to_string(&said).unwrap());
+    vm.signal(Signal::TERM);
+    assert_eq!(vm.wait(), Some(0));
 }
 
 #[test]

@@ -6,7 +6,6 @@ use std::process::{Child, Command, ExitCode};
 
 use anyhow::Context;
 use clap::Args;
-use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM};
 
 use nephoscope_drivers::KvmTrap;
 
@@ -17,6 +16,7 @@ use crate::monitor;
 use crate::privilege::{self, Account, ReportFile};
 use crate::qemu::{Qemu, asks_for_kvm};
 use crate::runtime::VmDir;
+use crate::signals;
 use crate::state::{Process, VmState};
 
 /// Start a VM and watch it from its first instruction.
@@ -77,7 +77,7 @@ pub(crate) fn run(args: RunArgs) -> anyhow::Result<ExitCode> {
         ReportFile::prepare(path).inspect_err(|_| dir.remove())?;
     }
     let mut child = start(program, arguments, plugin.as_deref(), &dir).inspect_err(|_| dir.remove())?;
-    forward_signals(rustix::process::Pid::from_child(&child))?;
+    signals::forward(rustix::process::Pid::from_child(&child))?;
     let kept = state(&args, &qemu, &dir, &child, kvm)
         .and_then(|state| Ok(state.write(&dir)?))
         .and_then(|()| Keeper::new(&dir, lock).keep(Some(&mut child)));
@@ -160,20 +160,4 @@ fn finish(child: &mut Child, report: u8) -> anyhow::Result<ExitCode> {
         0 if elsewhere.contains(&report) => ExitCode::from(report),
         code => ExitCode::from(code),
     })
-}
-
-/// Signals meant for the VM go to it.
-fn forward_signals(pid: rustix::process::Pid) -> anyhow::Result<()> {
-    let mut signals =
-        signal_hook::iterator::Signals::new([SIGTERM, SIGINT, SIGHUP]).context("taking signals")?;
-    std::thread::Builder::new()
-        .name("signals".into())
-        .spawn(move || {
-            for signal in signals.forever() {
-                if let Some(signal) = rustix::process::Signal::from_named_raw(signal) {
-                    let _ = rustix::process::kill_process(pid, signal);
-                }
-            }
-        })?;
-    Ok(())
 }

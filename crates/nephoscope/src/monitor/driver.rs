@@ -4,6 +4,7 @@ use std::time::Duration;
 
 use nephoscope_drivers::{KvmTrap, QemuPlugin};
 use nephoscope_guest::Stamped;
+use nephoscope_isa::Mode;
 use nephoscope_wire::RamRange;
 
 use super::pump::Pump;
@@ -46,7 +47,28 @@ pub(crate) struct Origin {
     pub(crate) samples_attribution: bool,
 }
 
+/// What a driver says of how the guest's CPUs translate.
+#[derive(Clone, Copy, Debug)]
+pub(crate) enum Told {
+    /// Like this; `None` while paging is off.
+    Known(Option<Mode>),
+    /// Nothing.
+    Unknown,
+}
+
 impl Driver {
+    /// How the guest's CPUs translate, as far as it is told with what runs.
+    pub(crate) fn mode(&self) -> Told {
+        match self {
+            Self::Plugin(plugin) => match plugin.mode() {
+                // Whoever watched from the beginning would have seen it.
+                None if plugin.hello().blind_since_ns.is_some() => Told::Unknown,
+                mode => Told::Known(mode),
+            },
+            Self::KvmTrap { .. } | Self::Pumped { .. } => Told::Unknown,
+        }
+    }
+
     /// Starts the thread that a driver needs which looks into guest memory as events come. Not before privileges are dropped.
     pub(crate) fn run_beside(self) -> anyhow::Result<Self> {
         let origin = self.origin();

@@ -30,7 +30,13 @@ pub(super) struct Machine {
     stopped_ns: Option<u64>,
     /// Until when it was said that the guest is elsewhere.
     away_ns: Option<u64>,
+    /// When QEMU is asked next why nothing runs.
+    ask_ns: u64,
 }
+
+/// The longest between two questions why a guest stands still. In between a guest that went elsewhere is not known to be
+/// there; once it is, that holds from when it stopped.
+const PATIENCE_NS: u64 = 3_000_000_000;
 
 impl Machine {
     /// Looks at what QEMU said since the last time.
@@ -40,7 +46,7 @@ impl Machine {
             let at_ns = event.at_us.map_or(now_ns, |at_us| since(at_us, now_ns));
             match event.name.as_str() {
                 "RESET" => turns.push(Turn::Reset),
-                "STOP" => self.stopped_ns = Some(at_ns),
+                "STOP" => (self.stopped_ns, self.ask_ns) = (Some(at_ns), 0),
                 "RESUME" => {
                     turns.extend(self.away_until(at_ns));
                     (self.stopped_ns, self.away_ns) = (None, None);
@@ -50,9 +56,13 @@ impl Machine {
         }
         if let Some(stopped_ns) = self.stopped_ns
             && self.away_ns.is_none()
-            && memory.status().as_deref() == Some("postmigrate")
+            && now_ns >= self.ask_ns
         {
-            self.away_ns = Some(stopped_ns);
+            // The longer it stands still, the less often.
+            self.ask_ns = now_ns + now_ns.saturating_sub(stopped_ns).min(PATIENCE_NS);
+            if memory.status().as_deref() == Some("postmigrate") {
+                self.away_ns = Some(stopped_ns);
+            }
         }
         turns.extend(self.away_until(now_ns));
         turns
@@ -104,6 +114,7 @@ mod tests {
         let mut machine = Machine {
             stopped_ns: Some(5),
             away_ns: Some(5),
+            ask_ns: 0,
         };
         let mut told = Vec::new();
         for now in [10, 10, 25] {

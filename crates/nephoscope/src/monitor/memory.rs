@@ -8,9 +8,11 @@ use nephoscope_guest::Gpa;
 use nephoscope_isa::Mode;
 use nephoscope_wire::RamRange;
 
+use super::driver::Told;
+
 /// How long QEMU may take to answer.
 const TIMEOUT: Duration = Duration::from_secs(5);
-/// How often the memory map is read again when a frame is not in it.
+/// How often QEMU is asked again: for the memory map when a frame is not in it, and for its registers.
 const AGAIN: Duration = Duration::from_millis(250);
 
 /// Guest memory through QEMU's process.
@@ -20,6 +22,8 @@ pub(super) struct Memory {
     pid: u32,
     ram: Option<ProcessRam>,
     read_at: Instant,
+    /// When QEMU was asked for the mode, and what it said.
+    mode: Option<(Instant, Option<Mode>)>,
 }
 
 impl Memory {
@@ -32,6 +36,7 @@ impl Memory {
             pid,
             ram: None,
             read_at: Instant::now(),
+            mode: None,
         };
         memory.read_map().map_err(|error| error.to_string())?;
         Ok(memory)
@@ -52,9 +57,23 @@ impl Memory {
         self.ram.as_ref()
     }
 
-    /// How the guest's CPUs translate, if paging is on and QEMU tells.
-    pub(super) fn paging_mode(&mut self) -> Option<Mode> {
-        paging_mode(&mut self.qmp).ok().flatten()
+    /// How the guest's CPUs translate, if paging is on and it is told: by the driver, or by QEMU, which is asked only if the
+    /// driver does not say and only now and then.
+    ///
+    /// A question stops the guest's CPU for a moment. And a QEMU that ends just when it has one is stuck for ever
+    /// (`docs/design.md`, "Questions to QEMU").
+    pub(super) fn paging_mode(&mut self, told: Told) -> Option<Mode> {
+        if let Told::Known(mode) = told {
+            return mode;
+        }
+        match self.mode {
+            Some((asked, mode)) if asked.elapsed() < AGAIN => mode,
+            _ => {
+                let mode = paging_mode(&mut self.qmp).ok().flatten();
+                self.mode = Some((Instant::now(), mode));
+                mode
+            }
+        }
     }
 
     /// RAM that stays mapped as long as the machine, for the plugin.

@@ -329,7 +329,7 @@ impl Watch {
         }
         let living: Vec<_> = self.session.living().collect();
         let mode = if self.liveness.has_new(&living) {
-            memory.paging_mode()
+            memory.paging_mode(self.driver.mode())
         } else {
             None
         };
@@ -349,7 +349,9 @@ impl Watch {
             return;
         }
         // Paging is off for moments only, while there are address spaces; the next look comes soon.
-        let Some(mode) = memory.paging_mode() else { return };
+        let Some(mode) = memory.paging_mode(self.driver.mode()) else {
+            return;
+        };
         if let Some(ram) = memory.ram() {
             self.placing.look(&mut self.session, mode, ram);
             self.mapped.look(&mut self.session, &wanted, mode, ram);
@@ -360,7 +362,9 @@ impl Watch {
     fn look_in_kernel(&mut self) {
         let now = self.elapsed_ns();
         let Some(memory) = &mut self.memory else { return };
-        let Some(mode) = memory.paging_mode() else { return };
+        let Some(mode) = memory.paging_mode(self.driver.mode()) else {
+            return;
+        };
         if let Some(ram) = memory.ram() {
             self.kernel_mapped
                 .look(&mut self.session, mode, ram, now, &mut sinks(&mut self.sinks));
@@ -372,12 +376,12 @@ impl Watch {
         if !self.session.has_to_speak() {
             return;
         }
-        // QEMU is only asked how the guest's CPUs translate when something depends on it.
         let (memory, mode) = (RefCell::new(self.memory.as_mut()), OnceCell::new());
+        let told = self.driver.mode();
         let there = |root, va| {
             let mut memory = memory.borrow_mut();
             let memory = memory.as_deref_mut()?;
-            let mode = mode.get_or_init(|| memory.paging_mode()).as_ref()?;
+            let mode = mode.get_or_init(|| memory.paging_mode(told)).as_ref()?;
             kernel_mapped::there(mode, memory.ram()?, root, va)
         };
         self.session.speak(false, &there, &mut sinks(&mut self.sinks));
