@@ -8,6 +8,7 @@
 )]
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::io::{BufRead, BufReader};
 use std::os::unix::fs::MetadataExt;
 use std::path::Path;
 use std::process::Command;
@@ -47,7 +48,39 @@ fn scan(catalog: &Path, what: &str) -> Value {
         .unwrap();
     let errors = String::from_utf8_lossy(&output.stderr);
     assert!(output.status.success(), "{}: {errors}", output.status);
-    serde_json::from_slice(&output.stdout).unwrap()
+    let report = serde_json::from_slice(&output.stdout).unwrap();
+    assert_confined(&report);
+    report
+}
+
+/// Who looked could do nothing else by then.
+fn assert_confined(report: &Value) {
+    let confinement = &report["confinement"];
+    assert_eq!(confinement["capabilities"], "none", "{confinement}");
+    let filter = confinement["seccomp"].as_str().unwrap_or_default();
+    assert!(filter.contains("system calls left"), "{confinement}");
+}
+
+/// Looks twice from the same process, and gives what it says then.
+fn second_look(catalog: &Path, what: &str) -> Value {
+    let mut scan = Command::new(nephoscope_e2e::program().unwrap())
+        .args(["scan", "--json", "--every", "200ms", "--catalog"])
+        .arg(catalog)
+        .arg(what)
+        .stdout(std::process::Stdio::piped())
+        .spawn()
+        .unwrap();
+    let mut lines = BufReader::new(scan.stdout.take().unwrap()).lines();
+    lines.next().unwrap().unwrap();
+    let second = lines.next().unwrap().unwrap();
+    let status = std::fs::read_to_string(format!("/proc/{}/status", scan.id())).unwrap();
+    scan.kill().unwrap();
+    scan.wait().unwrap();
+    assert!(status.contains("Seccomp:\t2"), "{status}");
+    assert!(!status.contains("Uid:\t0\t"), "{status}");
+    let report = serde_json::from_str(&second).unwrap();
+    assert_confined(&report);
+    report
 }
 
 /// A process as it is compared: its program, and the files of which it has pages mapped executable.
@@ -203,6 +236,12 @@ fn a_look_at_a_running_guest_and_at_its_dumps_tells_all_that_it_maps_and_nothing
 
     let before = truth(&mut guest);
     let report = scan(catalog.path().as_path(), &format!("pid:{}", guest.pid()));
+    let after = truth(&mut guest);
+    assert_same(&report, &before, &after);
+
+    // Who looks again has not the right any more to open what it looks at.
+    let before = truth(&mut guest);
+    let report = second_look(catalog.path().as_path(), &format!("pid:{}", guest.pid()));
     let after = truth(&mut guest);
     assert_same(&report, &before, &after);
 

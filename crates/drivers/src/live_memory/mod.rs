@@ -11,7 +11,8 @@ mod maps;
 mod populated;
 mod shared;
 
-use std::io;
+use std::fs::File;
+use std::io::{self, Read, Seek, SeekFrom};
 use std::path::Path;
 use std::time::Duration;
 
@@ -71,10 +72,21 @@ pub struct LiveMemory {
     shared: Shared,
     /// In the VMM's address space.
     populated: Populated,
+    /// What the VMM has mapped, and which pages of it there are. Held, so that looks need no right to open them.
+    maps: File,
+    pagemap: Option<File>,
     qmp: Option<Qmp>,
     /// Other layouts that the same memory may have, where nobody tells.
     others: Vec<RamMap>,
     pid: u32,
+}
+
+/// All of a file of `/proc`, from its beginning.
+fn text_of(mut file: &File) -> io::Result<String> {
+    let mut text = String::new();
+    file.seek(SeekFrom::Start(0))?;
+    file.read_to_string(&mut text)?;
+    Ok(text)
 }
 
 impl LiveMemory {
@@ -104,11 +116,18 @@ impl LiveMemory {
 
     fn new(pid: u32, map: RamMap, qmp: Option<Qmp>, others: Vec<RamMap>) -> Result<Self, LiveMemoryError> {
         let ram = ProcessRam::open(pid, map)?;
-        let shared = Shared::of(pid, ram.map());
+        let open = File::open(format!("/proc/{pid}/maps"));
+        let maps = open.map_err(|source| LiveMemoryError::Maps { pid, source })?;
+        let pagemap = File::open(format!("/proc/{pid}/pagemap")).ok();
+        let text = text_of(&maps).map_err(|source| LiveMemoryError::Maps { pid, source })?;
+        let layouts = std::iter::once(ram.map()).chain(&others);
+        let shared = Shared::of(pid, &maps::parse(&text), layouts);
         let mut live = Self {
             ram,
             shared,
             populated: Populated::default(),
+            maps,
+            pagemap,
             qmp,
             others,
             pid,
@@ -119,9 +138,7 @@ impl LiveMemory {
 
     /// Looks again which parts of the memory there are: before each look through all of it.
     pub fn refresh(&mut self) {
-        let pagemap = std::fs::File::open(format!("/proc/{}/pagemap", self.pid)).ok();
-        let text = std::fs::read_to_string(format!("/proc/{}/maps", self.pid)).unwrap_or_default();
-        let mappings = maps::parse(&text);
+        let mappings = maps::parse(&text_of(&self.maps).unwrap_or_default());
         // Of a file's pages a process's table says nothing.
         let is_own = |start: u64, end: u64| {
             let mut covering = mappings
@@ -133,7 +150,7 @@ impl LiveMemory {
         let parts = segments.flat_map(|segment| {
             let (start, end) = (segment.hva.0, segment.hva.0.saturating_add(segment.size_bytes));
             let own = || {
-                let pagemap = pagemap.as_ref().filter(|_| is_own(start, end))?;
+                let pagemap = self.pagemap.as_ref().filter(|_| is_own(start, end))?;
                 of_process(pagemap, start, end)
             };
             let parts = self.shared.populated(start, end).or_else(own);
@@ -164,7 +181,6 @@ impl LiveMemory {
         let Some(next) = self.others.pop() else {
             return false;
         };
-        self.shared = Shared::of(self.pid, &next);
         self.ram.set_map(next);
         self.refresh();
         true
@@ -183,7 +199,15 @@ impl LiveMemory {
     /// How many bytes of it are mapped here, and need not be copied to be looked at.
     #[must_use]
     pub fn mapped_bytes(&self) -> u64 {
-        self.shared.bytes()
+        let segments = self.ram.map().segments().iter();
+        segments
+            .filter(|segment| segment.kind == MemoryKind::Ram)
+            .map(|segment| {
+                let start = segment.hva.0;
+                self.shared
+                    .bytes_of(start, start.saturating_add(segment.size_bytes))
+            })
+            .sum()
     }
 
     /// Whether the process has ended.
@@ -234,6 +258,6 @@ impl PhysicalMemory for LiveMemory {
 
     fn reads_pieces(&self) -> bool {
         let all: u64 = self.ranges().iter().map(|(_, len)| len).sum();
-        self.shared.bytes() >= all
+        self.mapped_bytes() >= all
     }
 }

@@ -4,7 +4,7 @@ use std::fs::File;
 use std::os::unix::fs::MetadataExt;
 use std::sync::Arc;
 
-use super::maps::{Mapping, parse};
+use super::maps::Mapping;
 use super::populated::{next_in_file, of_file};
 use crate::guest_ram::RamMap;
 use crate::mapped_file::MappedFile;
@@ -27,15 +27,19 @@ pub(super) struct Shared {
 }
 
 impl Shared {
-    /// What of the memory in `map` can be mapped. What cannot is read another way, so nothing here is an error.
-    pub(super) fn of(pid: u32, map: &RamMap) -> Self {
-        let text = std::fs::read_to_string(format!("/proc/{pid}/maps")).unwrap_or_default();
+    /// What of the memory in any of `maps` can be mapped, of what a process has. What cannot is read another way, so nothing
+    /// here is an error.
+    pub(super) fn of<'a>(
+        pid: u32,
+        mappings: &[Mapping],
+        maps: impl Iterator<Item = &'a RamMap> + Clone,
+    ) -> Self {
         let mut parts: Vec<Part> = Vec::new();
-        for mapping in parse(&text)
+        for mapping in mappings
             .iter()
             .filter(|mapping| mapping.shared && mapping.has_file())
         {
-            let of_guest = map.segments().iter().any(|segment| {
+            let of_guest = maps.clone().flat_map(RamMap::segments).any(|segment| {
                 segment.hva < mapping.end && mapping.start.0 < segment.hva.0 + segment.size_bytes
             });
             let Some(file) = of_guest.then(|| open(pid, mapping)).flatten() else {
@@ -99,9 +103,11 @@ impl Shared {
         )
     }
 
-    /// How much it is.
-    pub(super) fn bytes(&self) -> u64 {
-        self.parts.iter().map(|part| part.end - part.start).sum()
+    /// How much of `[start, end)` it is.
+    pub(super) fn bytes_of(&self, start: u64, end: u64) -> u64 {
+        let parts = self.parts.iter();
+        let common = parts.map(|part| part.end.min(end).saturating_sub(part.start.max(start)));
+        common.sum()
     }
 }
 

@@ -8,6 +8,7 @@ use clap::Args;
 use super::catalog_dir::CatalogDir;
 use super::ps;
 use crate::monitor;
+use crate::privilege::{self, Account, Keep};
 use crate::scan::{Progress, Scan, Source, What};
 use crate::text::{Paint, output_width, print, print_json};
 
@@ -30,6 +31,10 @@ pub(crate) struct ScanArgs {
     /// Print JSON: the report, as `--report` of a watch writes it; with --every one line for each look.
     #[arg(long)]
     json: bool,
+    /// Whom the scan becomes once memory is open, if root starts it: a name, UID or UID:GID. Left out, it is `nephoscope` if
+    /// there is such a user, else a number that nobody has.
+    #[arg(long, value_name = "USER")]
+    user: Option<Account>,
     /// qmp:SOCKET, pid:NUMBER or a file.
     #[arg(value_name = "VM")]
     what: What,
@@ -46,15 +51,27 @@ fn time(text: &str) -> Result<Duration, String> {
         "m" => 60_000,
         _ => return Err(wrong()),
     };
-    Ok(Duration::from_millis(number.checked_mul(ms).ok_or_else(wrong)?))
+    match number.checked_mul(ms).ok_or_else(wrong)? {
+        0 => Err(format!("{text:?}: looks need some time between them")),
+        ms => Ok(Duration::from_millis(ms)),
+    }
 }
 
 /// Runs it.
 pub(crate) fn run(args: &ScanArgs) -> anyhow::Result<ExitCode> {
     let catalog = monitor::open_catalog(&args.catalog.path)?;
     let mut source = Source::open(&args.what)?;
+    let about = source.about(&args.what);
+    // What is read from here on was made by a guest.
+    let in_force = privilege::drop(&Keep {
+        account: args.user,
+        read: vec![args.catalog.path.clone()],
+        ..Keep::default()
+    })?;
+    in_force.tell();
     let progress = Progress::new(args.json);
-    let mut scan = Scan::new(source.about(&args.what), catalog);
+    let mut scan = Scan::new(about, catalog);
+    scan.confined(&in_force);
     loop {
         let began = Instant::now();
         scan.look(&mut source, &progress, &mut [])?;
@@ -93,5 +110,6 @@ mod tests {
         ] {
             assert!(time(wrong).unwrap_err().contains("is no time"), "{wrong}");
         }
+        assert!(time("0ms").unwrap_err().contains("some time between"));
     }
 }

@@ -15,6 +15,7 @@ use super::progress::Progress;
 use super::source::Source;
 use crate::exit::{Failure, exit};
 use crate::monitor::kernel_there;
+use crate::privilege::InForce;
 
 /// A scan of one memory.
 #[derive(Debug)]
@@ -42,6 +43,11 @@ impl Scan {
             began,
             looked_ns: 0,
         }
+    }
+
+    /// For the report: what the looking process can do.
+    pub(crate) fn confined(&mut self, in_force: &InForce) {
+        self.session.confined(in_force.parts().clone());
     }
 
     /// Looks once.
