@@ -11,6 +11,7 @@
 #[cfg(fuzzing)]
 pub mod catalog;
 pub mod compare;
+pub mod dump;
 pub mod frame;
 pub mod heap;
 pub mod leaves;

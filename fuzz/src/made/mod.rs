@@ -1,6 +1,7 @@
 //! Small structures of each kind, made field by field: none is anybody's file. First inputs of the targets, and what the
 //! catalog of some is made of.
 
+mod dump;
 pub mod elf;
 mod firmware;
 #[allow(dead_code, clippy::all, reason = "of tests, which use more of it")]
@@ -17,6 +18,7 @@ pub type Seed = (&'static str, String, Vec<u8>);
 #[must_use]
 pub fn seeds() -> Vec<Seed> {
     [
+        dump::seeds(),
         elf::seeds(),
         module::seeds(),
         kernel::seeds(),

@@ -21,7 +21,7 @@ const fn target(name: &'static str, reads: &'static str, longest: usize) -> Targ
 }
 
 /// All of them, the quick ones first.
-pub(crate) const TARGETS: [Target; 26] = [
+pub(crate) const TARGETS: [Target; 27] = [
     target("frame", "frames of the ring", 256),
     target("walk", "page tables, one address at a time, against a twin", 600),
     target(
@@ -58,6 +58,7 @@ pub(crate) const TARGETS: [Target; 26] = [
     target("messages", "control messages of the plugin and to it", 1024),
     target("qmp", "QMP answers and events", 1024),
     target("ram-map", "QEMU's tables of its memory", 1024),
+    target("dump", "dumps of memory: ELF cores, LiME images", 1024),
     target("escape", "text on its way to a terminal", 192),
     target("server", "questions to a watch", 512),
     target("client", "a watch's answers", 1024),

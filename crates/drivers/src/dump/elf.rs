@@ -16,7 +16,7 @@ const LOAD: u32 = 1;
 const NOTE: u32 = 4;
 /// There are more segments than the header has room to say: the first section's `sh_info` has the number (`PN_XNUM`).
 const MANY: u16 = 0xffff;
-/// Notes are read up to this length; QEMU writes about 1 KiB for each CPU.
+/// Notes are read up to this length, all segments of them together; QEMU writes about 1 KiB for each CPU.
 pub(super) const MAX_NOTES: u64 = 8 << 20;
 /// The CPUs whose registers are kept, more than QEMU gives a PC.
 pub(super) const MAX_CPUS: usize = 8192;
@@ -51,6 +51,8 @@ pub(super) struct Core {
     pub(super) machine: Machine,
     pub(super) pieces: Vec<Piece>,
     pub(super) cpus: Vec<CpuRegisters>,
+    /// Bytes of notes that may still be read.
+    notes_left: u64,
 }
 
 /// Reads one of fixed places, little-endian.
@@ -169,6 +171,7 @@ pub(super) fn core(file: &MappedFile) -> Result<Core, DumpError> {
         machine,
         pieces: Vec::new(),
         cpus: Vec::new(),
+        notes_left: MAX_NOTES,
     };
     for number in 0..count as u64 {
         let at = table.saturating_add(number * u64::from(size));
@@ -202,7 +205,9 @@ fn segment(file: &MappedFile, fields: &Fields<'_>, core: &mut Core) -> Result<()
             zeros: fields.word(40, 20)?.saturating_sub(len),
         }),
         NOTE => {
-            let len = usize::try_from(len.min(MAX_NOTES)).unwrap_or(0);
+            let len = len.min(core.notes_left);
+            core.notes_left -= len;
+            let len = usize::try_from(len).unwrap_or(0);
             let bytes = part(file, at, len, "notes that the file does not have")?;
             core.cpus.extend(cpus(&bytes));
             core.cpus.truncate(MAX_CPUS);

@@ -184,6 +184,11 @@ impl PhysicalMemory for Dump {
         true
     }
 
+    fn next_data(&self, from: Gpa, end: Gpa) -> Option<(Gpa, Gpa)> {
+        let (first, last) = self.pieces.next_data(from.0, end.0)?;
+        Some((Gpa(first), Gpa(last)))
+    }
+
     fn read(&self, at: Gpa, buf: &mut [u8]) -> Result<(), MemoryFault> {
         let mut gpa = at.0;
         let mut left = buf;

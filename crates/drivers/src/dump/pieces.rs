@@ -56,6 +56,17 @@ impl Pieces {
                 });
             }
         }
+        let mut in_file = 0_u64;
+        for piece in &all {
+            // Whoever lists the same bytes again and again makes a small file a memory that nobody sees the end of.
+            in_file = in_file.saturating_add(piece.len);
+            if in_file > file_bytes {
+                return Err(DumpError::Malformed {
+                    what: "a range of memory whose bytes are another range's too",
+                    at: piece.at,
+                });
+            }
+        }
         all.sort_by_key(|piece| piece.gpa);
         let overlap = all
             .windows(2)
@@ -71,6 +82,16 @@ impl Pieces {
         let after = self.all.partition_point(|piece| piece.gpa <= gpa);
         let piece = self.all.get(after.checked_sub(1)?)?;
         (gpa < piece.end()?).then_some(piece)
+    }
+
+    /// The next part of `[from, end)` that the file has bytes of: first address, and one past the last.
+    pub(super) fn next_data(&self, from: u64, end: u64) -> Option<(u64, u64)> {
+        let first = self
+            .all
+            .partition_point(|piece| piece.gpa.saturating_add(piece.len) <= from);
+        let piece = self.all.get(first..)?.iter().find(|piece| piece.len > 0)?;
+        let start = piece.gpa.max(from);
+        (start < end).then(|| (start, piece.gpa.saturating_add(piece.len).min(end)))
     }
 
     /// First address and length of each.

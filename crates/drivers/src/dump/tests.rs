@@ -225,4 +225,64 @@ fn max_cpus_and_max_notes_bound_what_is_kept_of_registers() {
     let dump = opened(&file).unwrap();
     let within = usize::try_from(elf::MAX_NOTES).unwrap() / one.len();
     assert_eq!(dump.cpus().len(), within.min(elf::MAX_CPUS));
+
+    // The same notes, listed again and again: what is read of them all together has the bound.
+    let len = elf::MAX_NOTES / 4;
+    let mut segments = vec![(4, 0, 0, len, len); 40];
+    segments.push((1, 0, 0, 4, 4));
+    let headers = core(62, &segments).len() as u64;
+    let mut segments = vec![(4, headers, 0, len, len); 40];
+    segments.push((1, headers, 0, 4, 4));
+    let mut notes = one.repeat(usize::try_from(len).unwrap() / one.len());
+    let each = notes.len() / one.len();
+    notes.resize(usize::try_from(len).unwrap(), 0);
+    let dump = opened(&[core(62, &segments), notes].concat()).unwrap();
+    assert_eq!(dump.cpus().len(), (4 * each).min(elf::MAX_CPUS));
+}
+
+#[test]
+fn a_32_bit_core_has_its_fields_elsewhere() {
+    let mut bytes = b"\x7fELF\x01\x01\x01".to_vec();
+    bytes.resize(52 + 32, 0);
+    let mut put = |at: usize, field: &[u8]| bytes[at..at + field.len()].copy_from_slice(field);
+    put(16, &4_u16.to_le_bytes());
+    put(18, &3_u16.to_le_bytes());
+    put(28, &52_u32.to_le_bytes());
+    put(42, &32_u16.to_le_bytes());
+    put(44, &1_u16.to_le_bytes());
+    // ELF-32 `Elf32_Phdr`: type, offset, vaddr, paddr, filesz, memsz, flags, align.
+    for (number, word) in [1_u32, 84, 0, 0x1000, 4, 8].into_iter().enumerate() {
+        put(52 + number * 4, &word.to_le_bytes());
+    }
+    bytes.extend(b"text");
+    let dump = opened(&bytes).unwrap();
+    assert_eq!(dump.format(), DumpFormat::Elf(Machine::I386));
+    assert_eq!(read(&dump, 0x1000, 8).unwrap(), b"text\0\0\0\0");
+    assert_eq!(read(&dump, 0x1004, 8), Err(0x1008));
+}
+
+#[test]
+fn zeros_that_a_file_does_not_have_are_not_looked_through() {
+    let at = 64 + 2 * 56;
+    let (long, tail) = (1 << 50, 1_u64 << 51);
+    let segments = [(1, at, 0x1000, 4, long), (1, at + 4, tail, 4, 4)];
+    let file = [core(62, &segments), b"headtail".to_vec()].concat();
+    let dump = opened(&file).unwrap();
+    let next = |from, end| dump.next_data(Gpa(from), Gpa(end)).map(|(a, b)| (a.0, b.0));
+    assert_eq!(next(0, u64::MAX), Some((0x1000, 0x1004)));
+    assert_eq!(next(0x1002, 0x1003), Some((0x1002, 0x1003)));
+    assert_eq!(next(0x1004, u64::MAX), Some((tail, tail + 4)));
+    assert_eq!(next(0x1004, tail), None);
+    assert_eq!(next(tail + 4, u64::MAX), None);
+    assert_eq!(read(&dump, long, 8).unwrap(), [0; 8]);
+}
+
+#[test]
+fn a_file_of_which_the_same_bytes_are_listed_again_and_again_is_refused() {
+    let at = 64 + 40 * 56;
+    let segments: Vec<_> = (0..40).map(|number| (1, at, number << 30, 4096, 4096)).collect();
+    let file = [core(62, &segments), vec![0; 4096]].concat();
+    assert!(
+        matches!(opened(&file), Err(DumpError::Malformed { what, .. }) if what.contains("another range's"))
+    );
 }
