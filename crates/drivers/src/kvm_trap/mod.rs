@@ -200,6 +200,12 @@ impl KvmTrap {
         });
     }
 
+    /// How the guest's CPUs translate, as of the last time the module was asked; `None` while paging is off.
+    #[must_use]
+    pub const fn mode(&self) -> Option<Mode> {
+        self.mode
+    }
+
     /// Waits up to `timeout` for events and appends them to `out` in the order of their time.
     ///
     /// # Errors

@@ -65,7 +65,8 @@ impl Driver {
                 None if plugin.hello().blind_since_ns.is_some() => Told::Unknown,
                 mode => Told::Known(mode),
             },
-            Self::KvmTrap { .. } | Self::Pumped { .. } => Told::Unknown,
+            Self::KvmTrap { trap, .. } => Told::Known(trap.mode()),
+            Self::Pumped { pump, .. } => Told::Known(pump.mode()),
         }
     }
 

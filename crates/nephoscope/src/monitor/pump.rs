@@ -15,6 +15,7 @@ use std::time::Duration;
 
 use nephoscope_drivers::{KvmTrap, KvmTrapError};
 use nephoscope_guest::{Event, Stamped};
+use nephoscope_isa::Mode;
 
 /// What a pump needs of a driver.
 pub(super) trait Pumped: Send + 'static {
@@ -24,6 +25,8 @@ pub(super) trait Pumped: Send + 'static {
     fn reset(&mut self);
     /// Up to when everything was given out.
     fn seen_until_ns(&self) -> u64;
+    /// How the guest's CPUs translate.
+    fn mode(&self) -> Option<Mode>;
     /// Whether nothing comes any more.
     fn is_closed(&self) -> bool;
 }
@@ -41,6 +44,10 @@ impl Pumped for KvmTrap {
         Self::seen_until_ns(self)
     }
 
+    fn mode(&self) -> Option<Mode> {
+        Self::mode(self)
+    }
+
     fn is_closed(&self) -> bool {
         Self::is_closed(self)
     }
@@ -53,8 +60,14 @@ const PAUSE: Duration = Duration::from_millis(10);
 /// How long it rests when too much waits.
 const REST: Duration = Duration::from_millis(1);
 
-/// Events, and up to when that is all.
-type Batch = (Vec<Stamped>, u64);
+/// What comes at once.
+#[derive(Debug)]
+struct Batch {
+    events: Vec<Stamped>,
+    /// Up to when that is all.
+    seen_until_ns: u64,
+    mode: Option<Mode>,
+}
 
 /// What both sides see.
 #[derive(Debug, Default)]
@@ -72,6 +85,7 @@ pub(super) struct Pump {
     batches: Receiver<Result<Batch, KvmTrapError>>,
     shared: Arc<Shared>,
     seen_until_ns: u64,
+    mode: Option<Mode>,
     over: bool,
 }
 
@@ -88,6 +102,7 @@ impl Pump {
             batches,
             shared,
             seen_until_ns: 0,
+            mode: None,
             over: false,
         })
     }
@@ -100,6 +115,11 @@ impl Pump {
     /// [`Pumped::seen_until_ns`], of what was given out here.
     pub(super) const fn seen_until_ns(&self) -> u64 {
         self.seen_until_ns
+    }
+
+    /// [`Pumped::mode`], as of what was given out here.
+    pub(super) const fn mode(&self) -> Option<Mode> {
+        self.mode
     }
 
     /// Whether the VM is gone, and everything was given out.
@@ -118,10 +138,13 @@ impl Pump {
             }
         };
         while let Some(taken) = batch {
-            let (events, seen_until_ns) = taken?;
-            self.shared.waiting.fetch_sub(captures(&events), Ordering::AcqRel);
-            out.extend(events);
-            self.seen_until_ns = seen_until_ns;
+            let taken = taken?;
+            self.shared
+                .waiting
+                .fetch_sub(captures(&taken.events), Ordering::AcqRel);
+            out.extend(taken.events);
+            self.seen_until_ns = taken.seen_until_ns;
+            self.mode = taken.mode;
             batch = self.batches.try_recv().ok();
         }
         Ok(())
@@ -154,7 +177,11 @@ fn run(mut driver: impl Pumped, shared: &Shared, batches: &Sender<Result<Batch, 
         let taken = driver.next(PAUSE, &mut events);
         shared.waiting.fetch_add(captures(&events), Ordering::AcqRel);
         let failed = taken.is_err();
-        let batch = taken.map(|()| (events, driver.seen_until_ns()));
+        let batch = taken.map(|()| Batch {
+            events,
+            seen_until_ns: driver.seen_until_ns(),
+            mode: driver.mode(),
+        });
         if batches.send(batch).is_err() || failed {
             break;
         }
@@ -209,6 +236,10 @@ mod tests {
 
         fn seen_until_ns(&self) -> u64 {
             self.given.load(Ordering::Acquire) as u64
+        }
+
+        fn mode(&self) -> Option<Mode> {
+            Some(Mode::long())
         }
 
         fn is_closed(&self) -> bool {
