@@ -87,7 +87,7 @@ impl Attack for Tables {
             let module = Modules::ensure(&scene.image, scene.kernel)?.bytes("tables")?;
             load(scene, "tables", &module, "")?;
         }
-        let before = resident_kib(scene.guest.watcher()?)?;
+        let before = own_kib(scene.guest.watcher()?)?;
         let said = scene.guest.run_ok(&format!(
             "cd /sys/module/tables/parameters && echo {} > run && cat said",
             self.word
@@ -111,8 +111,11 @@ impl Attack for Tables {
                 format!("the table, at {:#x}", page_of(address))
             }
         };
-        let grown = resident_kib(scene.guest.watcher()?)?.saturating_sub(before);
-        ensure!(grown < GROWTH_KIB, "the monitor has grown by {grown} KiB");
+        let grown = own_kib(scene.guest.watcher()?)?.saturating_sub(before);
+        ensure!(
+            grown < GROWTH_KIB,
+            "the monitor's own memory has grown by {grown} KiB"
+        );
         Ok(Seen::right(text, None))
     }
 }
@@ -162,10 +165,13 @@ fn nothing(scene: &mut Scene, address: u64) -> Result<String> {
     Ok(format!("nothing at {address:#x}"))
 }
 
-/// What the monitor has in memory.
-fn resident_kib(pid: u32) -> Result<u64> {
+/// What the monitor has in memory of its own, in KiB. What it maps of the catalog comes and goes with what is asked.
+fn own_kib(pid: u32) -> Result<u64> {
     let status = std::fs::read_to_string(format!("/proc/{pid}/status"))?;
-    let line = status.lines().find_map(|line| line.strip_prefix("VmRSS:"));
+    let line = status.lines().find_map(|line| line.strip_prefix("RssAnon:"));
     let number = line.and_then(|line| line.split_whitespace().next());
-    number.context("no VmRSS")?.parse().context("VmRSS is no number")
+    number
+        .context("no RssAnon")?
+        .parse()
+        .context("RssAnon is no number")
 }
