@@ -16,6 +16,7 @@ pub mod control;
 pub mod group;
 mod kernel_code;
 pub mod modules;
+mod resident;
 pub mod row;
 pub mod said;
 pub mod scene;

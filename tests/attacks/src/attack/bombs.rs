@@ -16,6 +16,7 @@ use serde_json::Value;
 use super::{Attack, Seen};
 use crate::check::{self, Host};
 use crate::group::{BOMBS, Group};
+use crate::resident;
 use crate::said::PAGE_BYTES;
 use crate::scene::{Scene, gaps};
 
@@ -190,14 +191,9 @@ fn spaces(report: &Value) -> u64 {
     list(report, "address_spaces").len() as u64 + summarised
 }
 
-/// A line of `/proc/PID/status`, in MiB.
+/// A line of what a process has in memory, in MiB.
 fn memory(pid: u32, name: &str) -> Result<u64> {
-    let status = std::fs::read_to_string(format!("/proc/{pid}/status"))?;
-    let line = status
-        .lines()
-        .find_map(|line| line.strip_prefix(name)?.strip_prefix(':'));
-    let kib = line.and_then(|line| line.split_whitespace().next());
-    Ok(kib.context("no such line")?.parse::<u64>()? / 1024)
+    Ok(resident::kib(pid, name)? / 1024)
 }
 
 /// QEMU, which the monitor started.

@@ -5,13 +5,14 @@
 //! had, also where an instruction goes from one page into the next; that nothing is claimed where the CPU faulted; and that
 //! the monitor does not grow with the roots.
 
-use anyhow::{Context, Result, ensure};
+use anyhow::{Result, ensure};
 use nephoscope_e2e::living::list;
 
 use super::{Attack, Seen};
 use crate::group::{Group, TABLES};
 use crate::kernel_code::{hexadecimal, living, load, page_of, va};
 use crate::modules::Modules;
+use crate::resident;
 use crate::said::{self, PAGE_BYTES};
 use crate::scene::{PATIENCE, Scene};
 
@@ -87,7 +88,7 @@ impl Attack for Tables {
             let module = Modules::ensure(&scene.image, scene.kernel)?.bytes("tables")?;
             load(scene, "tables", &module, "")?;
         }
-        let before = own_kib(scene.guest.watcher()?)?;
+        let before = own_kib(scene)?;
         let said = scene.guest.run_ok(&format!(
             "cd /sys/module/tables/parameters && echo {} > run && cat said",
             self.word
@@ -111,7 +112,7 @@ impl Attack for Tables {
                 format!("the table, at {:#x}", page_of(address))
             }
         };
-        let grown = own_kib(scene.guest.watcher()?)?.saturating_sub(before);
+        let grown = own_kib(scene)?.saturating_sub(before);
         ensure!(
             grown < GROWTH_KIB,
             "the monitor's own memory has grown by {grown} KiB"
@@ -127,6 +128,11 @@ fn code(number: u8) -> [Vec<u8>; 2] {
     let mut second = vec![0, 0, 0xc3];
     second.resize(PAGE_BYTES, 0);
     [first, second]
+}
+
+/// What the monitor has in memory of its own, in KiB. What it maps of the catalog comes and goes with what is asked.
+fn own_kib(scene: &Scene) -> Result<u64> {
+    resident::kib(scene.guest.watcher()?, "RssAnon")
 }
 
 /// Waits for an unknown page of the kernel at this address whose bytes are right.
@@ -163,15 +169,4 @@ fn nothing(scene: &mut Scene, address: u64) -> Result<String> {
         "a page is told of at {address:#x}, where nothing ran"
     );
     Ok(format!("nothing at {address:#x}"))
-}
-
-/// What the monitor has in memory of its own, in KiB. What it maps of the catalog comes and goes with what is asked.
-fn own_kib(pid: u32) -> Result<u64> {
-    let status = std::fs::read_to_string(format!("/proc/{pid}/status"))?;
-    let line = status.lines().find_map(|line| line.strip_prefix("RssAnon:"));
-    let number = line.and_then(|line| line.split_whitespace().next());
-    number
-        .context("no RssAnon")?
-        .parse()
-        .context("RssAnon is no number")
 }
