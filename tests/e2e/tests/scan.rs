@@ -89,10 +89,12 @@ type Shape = (String, BTreeSet<String>);
 /// Comes and goes with each command that the guest is given (`guest-files/command-server`).
 const OWN: &str = "/bin/head";
 
-/// That, or a process that is being started: its dynamic loader ran, and no page of its program is there yet to name it by.
+/// That, or a process that is being started, with no page of its program there yet to name it by: after `execve` its dynamic
+/// loader runs first; after `fork` the C library, as a child gets no page table for what can be read from a file again
+/// (`vma_needs_copy` in Linux's mm/memory.c).
 fn comes_and_goes((program, files): &Shape) -> bool {
-    let loader = |file: &String| file.ends_with("/ld-linux-x86-64.so.2");
-    program == OWN || program.is_empty() && files.iter().all(loader)
+    let first = |file: &String| file.ends_with("/ld-linux-x86-64.so.2") || file.ends_with("/libc.so.6");
+    program == OWN || program.is_empty() && files.iter().all(first)
 }
 
 /// What is mapped and present: pages that nobody touched are in no page table. The kernel's own page for user code, the vDSO,
