@@ -30,6 +30,18 @@ pub(crate) fn run(release: bool) -> Result<Built> {
         "nephoscope-qemu-plugin",
         "--examples",
     ])?;
+    placed(release)
+}
+
+/// The same and all tests, as `cargo test` wants them: building the program by itself first would compile what it depends on
+/// twice, because the whole workspace wants more of that.
+pub(crate) fn with_tests() -> Result<Built> {
+    cargo(&["test", "--workspace", "--no-run"])?;
+    placed(false)
+}
+
+/// Puts what was built where the program looks.
+fn placed(release: bool) -> Result<Built> {
     let folder = target_folder().join(if release { "release" } else { "debug" });
     let plugins = folder.join("plugins");
     fs::create_dir_all(&plugins)?;
