@@ -190,7 +190,22 @@ static const struct {
 	{ "kvm_amd", "svm_get_cs_db_l_bits", "void (*kvm_vcpu, *, *)" },
 };
 
-int nph_check_signatures(void)
+/* What the kernel's own function for write protection by userfaultfd takes. Without it, VMs are watched all the same. */
+static enum nph_protect protect_of(const struct types *vmlinux)
+{
+	char found[256];
+
+	if (!signature(vmlinux, "mwriteprotect_range", found, sizeof(found)))
+		return NPH_PROTECT_NONE;
+	if (!strcmp(found, "4 (*userfaultfd_ctx, 8, 8, 1)"))
+		return NPH_PROTECT_CTX;
+	if (!strcmp(found, "4 (*mm_struct, 8, 8, 1, *)"))
+		return NPH_PROTECT_MM;
+	pr_nph(KERN_WARNING, "mwriteprotect_range is %s, which is not supported: writes by devices will not be seen", found);
+	return NPH_PROTECT_NONE;
+}
+
+int nph_check_signatures(enum nph_protect *protect)
 {
 	struct types vmlinux = {}, module = {};
 	const char *opened = "";
@@ -217,6 +232,8 @@ int nph_check_signatures(void)
 			r = -EOPNOTSUPP;
 		}
 	}
+	if (!r)
+		*protect = protect_of(&vmlinux);
 	forget(&module);
 	forget(&vmlinux);
 	return r;

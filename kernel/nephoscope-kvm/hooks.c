@@ -183,11 +183,22 @@ static int hook(struct hook *hook)
 	return r;
 }
 
+/* What guarding needs and watching does not: 0 where there is none. */
+static void find_guard(enum nph_protect protect)
+{
+	void *at = (void *)lookup("mwriteprotect_range");
+
+	nph_kvm.protect = protect == NPH_PROTECT_CTX ? at : NULL;
+	nph_kvm.protect_mm = protect == NPH_PROTECT_MM ? at : NULL;
+	nph_kvm.userfaultfd = (void *)lookup("userfaultfd_fops");
+}
+
 static int install(void)
 {
+	enum nph_protect protect;
 	int r, i;
 
-	r = nph_check_signatures();
+	r = nph_check_signatures(&protect);
 	r = r ?: find((void **)&nph_kvm.page_fault, "kvm_mmu_page_fault");
 	r = r ?: find((void **)&nph_kvm.make_spte, "make_spte");
 	r = r ?: find((void **)&nph_kvm.zap, "kvm_zap_gfn_range");
@@ -195,6 +206,7 @@ static int install(void)
 	r = r ?: find((void **)&nph_kvm.cs_bits, "svm_get_cs_db_l_bits");
 	if (r)
 		return r;
+	find_guard(protect);
 	/* Where it exists, everything passes the inner one, and the outer may be part of its callers. */
 	if (lookup("__kvm_mmu_max_mapping_level"))
 		hooks[2].name = "__kvm_mmu_max_mapping_level";

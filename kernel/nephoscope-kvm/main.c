@@ -62,6 +62,9 @@ static void inform(struct nph_vm *vm, struct nph_kvm_info *info)
 	info->ring_lost = atomic64_read(&vm->ring_lost);
 	info->unreadable = atomic64_read(&vm->unreadable);
 	info->nested = atomic64_read(&vm->nested);
+	info->unguarded = atomic64_read(&vm->unguarded);
+	info->pinned = atomic64_read(&vm->pinned);
+	info->guarded = READ_ONCE(vm->guard) != NULL;
 	if (vcpu) {
 		info->cr0 = vcpu->arch.cr0;
 		info->cr4 = vcpu->arch.cr4;
@@ -77,6 +80,7 @@ static long watch_ioctl(struct file *file, unsigned int command, unsigned long a
 	union {
 		struct nph_kvm_info info;
 		struct nph_kvm_audit audit;
+		s32 fd;
 	} out;
 
 	switch (command) {
@@ -86,6 +90,10 @@ static long watch_ioctl(struct file *file, unsigned int command, unsigned long a
 	case NPH_KVM_AUDIT:
 		nph_audit(vm, &out.audit);
 		break;
+	case NPH_KVM_GUARD:
+		if (copy_from_user(&out.fd, (void __user *)argument, sizeof(out.fd)))
+			return -EFAULT;
+		return nph_vm_guard(vm, out.fd);
 	default:
 		return -ENOTTY;
 	}

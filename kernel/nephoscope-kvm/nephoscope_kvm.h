@@ -10,7 +10,7 @@
 #include <linux/types.h>
 
 /* Goes up with every change of what follows, of the ring or of the frames. */
-#define NPH_KVM_VERSION 1
+#define NPH_KVM_VERSION 2
 
 /* On the device: begin to watch a VM. The answer is a descriptor of the watch; the watch ends when it is closed. */
 struct nph_kvm_attach {
@@ -38,9 +38,13 @@ struct nph_kvm_info {
 	__u64 ring_lost;
 	__u64 unreadable;	/* frames that could not be copied */
 	__u64 nested;		/* exits of guests inside the guest, which are not watched */
+	__u64 unguarded;	/* frames that became executable while devices could write to them unseen */
+	__u64 pinned;		/* of those, the ones that the host's kernel had lent to a device */
 	__u64 cr0, cr4, efer;	/* of the first vCPU, at its last exit */
 	__u32 physical_bits;	/* MAXPHYADDR of it */
 	__u32 gone;		/* the VM has ended */
+	__u32 guarded;		/* NPH_KVM_GUARD was called */
+	__u32 reserved;
 };
 #define NPH_KVM_INFO _IOR('N', 2, struct nph_kvm_info)
 
@@ -51,6 +55,13 @@ struct nph_kvm_audit {
 	__u64 huge;
 };
 #define NPH_KVM_AUDIT _IOR('N', 3, struct nph_kvm_audit)
+
+/*
+ * On a watch: guard executable frames against writes by the host itself, as device models and vhost make them. The
+ * descriptor is a userfaultfd of the VMM's process, with guest memory registered for write protection; the VMM lifts the
+ * protection of what it wants to write. What is executable already has to be fetched anew.
+ */
+#define NPH_KVM_GUARD _IOW('N', 4, __s32)
 
 /*
  * mmap of a watch: ring n lies at n * (NPH_KVM_RING_HEAD + ring_bytes); after the last ring follows one page per ring

@@ -14,6 +14,7 @@
 #define pr_nph(level, format, ...) printk(level "nephoscope_kvm: " format "\n", ##__VA_ARGS__)
 
 struct nph_vm;
+struct userfaultfd_ctx;
 
 /* One ring and its only writer at a time. Head and place are ours: what the monitor writes over them is not read back. */
 struct nph_ring {
@@ -46,6 +47,9 @@ struct nph_vm {
 	 */
 	struct xarray frames;
 	struct mutex moves[64];	/* a frame changes sides under the one of its number */
+	/* Who changes a frame's protection at this moment, under its mutex. */
+	struct task_struct *guarding[64];
+	struct file *guard;	/* a userfaultfd of the VMM; set once */
 	/* What the host is taking away at this moment: as KVM counts it, the hull of all such ranges. */
 	spinlock_t taken_lock;
 	int taking;
@@ -67,6 +71,7 @@ struct nph_vm {
 	atomic_t wake;
 
 	atomic64_t captures, writes, emulated, host_writes, resets, zaps, ring_waits, ring_lost, unreadable, nested;
+	atomic64_t unguarded, pinned;
 };
 
 #define NPH_ZAP XA_MARK_0
@@ -86,6 +91,7 @@ static inline bool nph_executable(struct nph_vm *vm, u64 frame)
 /* vm.c */
 struct nph_vm *nph_vm_of(struct kvm *kvm);
 int nph_vm_watch(struct kvm *kvm, const struct nph_kvm_attach *how, struct nph_vm **out);
+int nph_vm_guard(struct nph_vm *vm, int fd);
 void nph_vm_unwatch(struct nph_vm *vm);
 
 /* trap.c */
@@ -97,12 +103,19 @@ void nph_host_write(struct nph_vm *vm, u64 frame);
 void nph_wait_running(void);
 struct nph_vcpu *nph_vcpu_of(struct nph_vm *vm, struct kvm_vcpu *vcpu);
 
+/* guard.c */
+int nph_guard_set(struct nph_vm *vm, int fd);
+void nph_guard_put(struct nph_vm *vm);
+bool nph_guard(struct nph_vm *vm, u64 frame);
+void nph_guard_lift(struct nph_vm *vm, u64 frame);
+bool nph_guard_is_own(struct nph_vm *vm, u64 first, u64 end);
+
 /* ring.c */
 struct nph_capture {
 	u64 frame, cr3, va;
 	u32 generation;
 	u16 start;
-	bool user, paging;
+	bool user, paging, guarded;
 	u8 bits;
 };
 enum nph_sent { NPH_SENT, NPH_LOST, NPH_AGAIN };
@@ -118,6 +131,10 @@ struct nph_kvm_functions {
 	void (*zap)(struct kvm *kvm, gfn_t start, gfn_t end);
 	int (*cpl)(struct kvm_vcpu *vcpu);
 	void (*cs_bits)(struct kvm_vcpu *vcpu, int *db, int *l);
+	/* One of the two: since Linux 6.9 it takes the userfaultfd, before that the VMM's memory. */
+	int (*protect)(struct userfaultfd_ctx *ctx, unsigned long at, unsigned long len, bool on);
+	int (*protect_mm)(struct mm_struct *mm, unsigned long at, unsigned long len, bool on, atomic_t *changing);
+	const struct file_operations *userfaultfd;
 };
 extern struct nph_kvm_functions nph_kvm;
 int nph_hooks_get(void);
@@ -126,7 +143,8 @@ int nph_hooks_init(void);
 bool nph_nested_paging(void);
 
 /* check.c */
-int nph_check_signatures(void);
+enum nph_protect { NPH_PROTECT_NONE, NPH_PROTECT_MM, NPH_PROTECT_CTX };
+int nph_check_signatures(enum nph_protect *protect);
 
 /* audit.c */
 void nph_audit(struct nph_vm *vm, struct nph_kvm_audit *out);

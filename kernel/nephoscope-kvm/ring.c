@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: GPL-2.0
 /* Frames on their way to the monitor. Layouts: crates/wire/src/ring.rs and frame.rs. */
 #include <linux/delay.h>
+#include <linux/highmem.h>
 #include <linux/ktime.h>
 #include <linux/sched/signal.h>
 #include <linux/uaccess.h>
@@ -167,6 +168,27 @@ static enum nph_sent room(struct nph_vm *vm, struct nph_ring *ring, struct kvm_v
 	return NPH_LOST;
 }
 
+/* What is in the frame; and whether a device may write to it past all page tables. */
+static bool copy(struct nph_vm *vm, u8 *to, const struct nph_capture *capture)
+{
+	struct page *page;
+	void *from;
+
+	if (get_user_pages_fast(capture->frame << PAGE_SHIFT, 1, 0, &page) != 1)
+		return false;
+	from = kmap_local_page(page);
+	memcpy(to, from, PAGE_SIZE);
+	kunmap_local(from);
+	if (folio_maybe_dma_pinned(page_folio(page))) {
+		atomic64_inc(&vm->pinned);
+		atomic64_inc(&vm->unguarded);
+	} else if (!capture->guarded) {
+		atomic64_inc(&vm->unguarded);
+	}
+	put_page(page);
+	return true;
+}
+
 /* Sends the frame's bytes as they are now. The caller sees to it that the guest cannot write them. */
 enum nph_sent nph_send_capture(struct nph_vm *vm, struct kvm_vcpu *vcpu, const struct nph_capture *capture)
 {
@@ -182,7 +204,7 @@ enum nph_sent nph_send_capture(struct nph_vm *vm, struct kvm_vcpu *vcpu, const s
 		goto out;
 	frame = at;
 	now = ktime_get_ns();
-	if (copy_from_user(frame->bytes, (void __user *)(capture->frame << PAGE_SHIFT), PAGE_SIZE)) {
+	if (!copy(vm, frame->bytes, capture)) {
 		atomic64_inc(&vm->unreadable);
 		send_gap(vm, ring, vcpu, now, now, 1, REASON_UNREADABLE);
 		goto out;

@@ -105,7 +105,7 @@ static u64 fetched_from(struct kvm_vcpu *vcpu, u64 rip, gpa_t gpa)
 	return rip & PAGE_MASK;
 }
 
-static enum nph_sent capture(struct nph_vm *vm, struct kvm_vcpu *vcpu, gpa_t gpa, u64 frame, u32 generation)
+static enum nph_sent capture(struct nph_vm *vm, struct kvm_vcpu *vcpu, gpa_t gpa, u64 frame, u32 generation, bool guarded)
 {
 	u64 rip = kvm_get_linear_rip(vcpu), va = fetched_from(vcpu, rip, gpa);
 	struct nph_capture capture = {
@@ -116,6 +116,7 @@ static enum nph_sent capture(struct nph_vm *vm, struct kvm_vcpu *vcpu, gpa_t gpa
 		.start = va == (rip & PAGE_MASK) ? rip & ~PAGE_MASK : 0,
 		.user = (vcpu->arch.cr0 & X86_CR0_PE) && nph_kvm.cpl(vcpu) == 3,
 		.paging = vcpu->arch.cr0 & X86_CR0_PG,
+		.guarded = guarded,
 	};
 	int db, l;
 
@@ -125,10 +126,10 @@ static enum nph_sent capture(struct nph_vm *vm, struct kvm_vcpu *vcpu, gpa_t gpa
 }
 
 /* The first fetch. Returns whether the fault is to be handled now; otherwise it comes again. */
-static bool fetched(struct nph_vm *vm, struct kvm_vcpu *vcpu, gpa_t gpa, u64 error, u64 frame)
+static bool fetched(struct nph_vm *vm, struct kvm_vcpu *vcpu, gpa_t gpa, u64 error, const struct kvm_memory_slot *slot, u64 frame)
 {
 	struct mutex *move = &vm->moves[frame % ARRAY_SIZE(vm->moves)];
-	bool handle = true;
+	bool handle = true, guarded;
 	u64 generation = 0;
 	void *before;
 
@@ -146,10 +147,12 @@ static bool fetched(struct nph_vm *vm, struct kvm_vcpu *vcpu, gpa_t gpa, u64 err
 		handle = false;
 		goto out;
 	}
+	/* Devices do not write to ROM. */
+	guarded = (slot->flags & KVM_MEM_READONLY) || nph_guard(vm, frame);
 	/* With one vCPU nobody else makes mappings, and this one had none. */
 	if ((error & ERROR_PRESENT) || atomic_read(&vm->kvm->online_vcpus) > 1)
 		zap(vm, frame);
-	if (capture(vm, vcpu, gpa, frame, generation) == NPH_AGAIN) {
+	if (capture(vm, vcpu, gpa, frame, generation, guarded) == NPH_AGAIN) {
 		/* Not sent: as if it had not happened. Another vCPU may have mapped the frame meanwhile. */
 		xa_store(&vm->frames, frame, before, GFP_KERNEL_ACCOUNT);
 		zap(vm, frame);
@@ -191,6 +194,7 @@ static void written(struct nph_vm *vm, u64 frame, bool surely)
 	else if (!surely)
 		goto out;
 	zap(vm, frame);
+	nph_guard_lift(vm, frame);
 out:
 	mutex_unlock(move);
 }
@@ -215,7 +219,7 @@ static int trap(struct nph_vm *vm, struct kvm_vcpu *vcpu, gpa_t gpa, u64 error, 
 		return original(vcpu, gpa, error, insn, len);
 	frame = nph_frame(slot, gpa >> PAGE_SHIFT);
 	if (is_fetch(error)) {
-		if (!fetched(vm, vcpu, gpa, error, frame))
+		if (!fetched(vm, vcpu, gpa, error, slot, frame))
 			return 1;	/* into the guest again */
 		state->last_fetch = true;
 		state->last_frame = frame;

@@ -35,6 +35,8 @@ static int taking(struct mmu_notifier *notifier, const struct mmu_notifier_range
 	struct nph_vm *vm = container_of(notifier, struct nph_vm, notifier);
 	u64 first = range->start >> PAGE_SHIFT, end = ((range->end - 1) >> PAGE_SHIFT) + 1;
 
+	if (nph_guard_is_own(vm, first, end))
+		return 0;
 	spin_lock(&vm->taken_lock);
 	vm->taken_first = vm->taking ? min(vm->taken_first, first) : first;
 	vm->taken_end = vm->taking ? max(vm->taken_end, end) : end;
@@ -48,6 +50,8 @@ static void taken(struct mmu_notifier *notifier, const struct mmu_notifier_range
 {
 	struct nph_vm *vm = container_of(notifier, struct nph_vm, notifier);
 
+	if (nph_guard_is_own(vm, range->start >> PAGE_SHIFT, ((range->end - 1) >> PAGE_SHIFT) + 1))
+		return;
 	spin_lock(&vm->taken_lock);
 	vm->taking--;
 	spin_unlock(&vm->taken_lock);
@@ -167,6 +171,20 @@ free:
 	return r;
 }
 
+/* From here on executable frames are guarded; those that are executable already, when they were fetched anew. */
+int nph_vm_guard(struct nph_vm *vm, int fd)
+{
+	int r = nph_guard_set(vm, fd);
+
+	if (r)
+		return r;
+	nph_forget(vm, 0, ALL_FRAMES);
+	nph_kvm.zap(vm->kvm, 0, ALL_FRAMES);
+	/* What was executable unguarded is not executable any more. */
+	atomic64_set(&vm->unguarded, 0);
+	return 0;
+}
+
 void nph_vm_unwatch(struct nph_vm *vm)
 {
 	struct kvm *kvm = vm->kvm;
@@ -183,5 +201,6 @@ void nph_vm_unwatch(struct nph_vm *vm)
 	nph_kvm.zap(kvm, 0, ALL_FRAMES);
 	nph_hooks_put();
 	kvm_put_kvm(kvm);
+	nph_guard_put(vm);
 	release(vm);
 }

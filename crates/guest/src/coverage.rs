@@ -81,4 +81,6 @@ pub enum GapReason {
     LookedAtTimes,
     /// The driver names the first address space that runs a page; others are found by looking at page tables now and then.
     AttributionSampled,
+    /// Devices could write to code that was captured before, and nobody would tell.
+    DeviceWritesUnseen,
 }

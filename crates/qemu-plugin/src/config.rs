@@ -15,6 +15,8 @@ pub(crate) struct Config {
     pub(crate) full_ms: u64,
     /// How often marks are collected, in milliseconds.
     pub(crate) collect_ms: u64,
+    /// The VM runs under KVM: nothing is translated here, and executable frames are guarded.
+    pub(crate) kvm: bool,
 }
 
 impl Config {
@@ -26,6 +28,7 @@ impl Config {
             ring_bytes: 8 << 20,
             full_ms: 2_000,
             collect_ms: 4,
+            kvm: false,
         };
         for argument in arguments {
             let (name, value) = argument.split_once('=').unwrap_or((argument, ""));
@@ -38,6 +41,7 @@ impl Config {
                 }
                 "full_ms" => config.full_ms = number(argument, value, 60_000)?,
                 "collect_ms" => config.collect_ms = number(argument, value, 10)?.max(1),
+                "kvm" if value == "on" => config.kvm = true,
                 _ => return Err(format!("unknown argument {argument:?}")),
             }
         }
@@ -66,6 +70,7 @@ mod tests {
         for bad in [
             &["wait_ms=5"][..],
             &["socket=/x", "nonsense=1"],
+            &["socket=/x", "kvm=maybe"],
             &["socket=/x", "wait_ms=x"],
             &["socket=/x", "collect_ms=11"],
         ] {

@@ -111,6 +111,9 @@ fn install(api_version: c_int, id: u64, info: &Info, arguments: &[&str]) -> Resu
             "target {target:?} is not supported: use qemu-system-x86_64"
         ));
     }
+    if config.kvm {
+        return crate::guard::install(&config);
+    }
     let api = Api::resolve()
         .map_err(|name| format!("this QEMU has no {name}: it needs plugin API 4 (QEMU 9.2) or later"))?;
     let most = vcpus(info.max_vcpus)?;

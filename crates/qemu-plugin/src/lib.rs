@@ -7,6 +7,8 @@
 //!  10 ms, idle ──► the same, from the collector's thread
 //! ```
 //!
+//! Under KVM there are no such callbacks. There it guards executable frames against writes by QEMU itself (`guard`).
+//!
 //! What it may not do: block for ever, take a lock that vCPUs share on a hot path, let a panic out, or change what
 //! QEMU does. When it cannot see, it says so with a gap.
 
@@ -18,6 +20,7 @@ mod control;
 mod counters;
 mod decode;
 mod frames;
+mod guard;
 mod install;
 mod marks;
 mod memory;
@@ -25,6 +28,7 @@ mod pending;
 mod plugin;
 mod registers;
 mod translate;
+mod uffd;
 mod vcpu;
 
 pub use api::Info;

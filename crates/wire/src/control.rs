@@ -3,7 +3,7 @@
 use serde::{Deserialize, Serialize};
 
 /// Goes up with every change of the frames, the ring or the messages. Plugin and monitor must agree.
-pub const WIRE_VERSION: u32 = 4;
+pub const WIRE_VERSION: u32 = 5;
 
 /// The plugin's first message after a monitor connected. The ring memory files come with it, one per vCPU in
 /// order, then the event descriptor that the plugin signals when a sleeping monitor has something to read.
@@ -38,6 +38,18 @@ pub struct RamRange {
     pub len: u64,
     /// Host-virtual start in the VMM's process.
     pub hva: u64,
+}
+
+/// What the plugin answers to [`Request::Ram`] under KVM, where nothing else is to be had of it. The userfaultfd by which it
+/// guards comes with it, if there is one.
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+pub struct Guarded {
+    /// [`WIRE_VERSION`] of the plugin.
+    pub wire: u32,
+    /// How much of guest RAM is guarded, in bytes.
+    pub bytes: u64,
+    /// What kept it from guarding the rest.
+    pub why_not: Option<String>,
 }
 
 /// What a monitor can ask.

@@ -428,7 +428,7 @@ fn attribution_from(byte: u8) -> Result<Attribution, FrameError> {
 }
 
 /// The reasons the plugin itself can give, by their number on the wire.
-const REASONS: [GapReason; 9] = [
+const REASONS: [GapReason; 10] = [
     GapReason::Detached,
     GapReason::RingFull,
     GapReason::MarksExhausted,
@@ -438,6 +438,7 @@ const REASONS: [GapReason; 9] = [
     GapReason::DriverFault,
     GapReason::MemoryUnreadable,
     GapReason::AttributionSampled,
+    GapReason::DeviceWritesUnseen,
 ];
 
 fn reason_to(reason: GapReason) -> u8 {

@@ -16,7 +16,7 @@ mod ring;
 mod shm;
 mod socket;
 
-pub use control::{Hello, RamRange, Request, WIRE_VERSION};
+pub use control::{Guarded, Hello, RamRange, Request, WIRE_VERSION};
 pub use frame::{COUNTER_NAMES, Captured, Controls, Frame, FrameError, MAX_FRAME_BYTES, NO_FRAME, Stamp};
 pub use ring::{Consumer, Producer, PushError, RING_HEAD_BYTES, RingError, RingMemory};
 pub use shm::{DeviceWords, ShmError};

@@ -42,6 +42,11 @@ fn main() -> Result<()> {
     println!("PHP answers");
     guest.run_ok("python3 /opt/nephoscope/work.py")?;
     println!("Python has worked");
+    guest.put("/var/tmp/dma.py", include_bytes!("../guest-files/dma.py"))?;
+    println!(
+        "code from the disk: {}",
+        guest.run_ok("python3 /var/tmp/dma.py")?.trim_end()
+    );
     let truth = guest.run_ok("/opt/nephoscope/truth")?;
     std::fs::write(folder.join("truth"), truth)?;
     println!("ended with {}", guest.power_off()?);

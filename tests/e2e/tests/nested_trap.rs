@@ -38,6 +38,7 @@ fn watched(kernel: Kernel) -> (Value, Truth) {
     let at = |name: &str| share.path().join(name);
     let program = program().unwrap();
     give(&program, &at("nephoscope"));
+    give(&program.with_file_name("plugins"), &at("plugins"));
     give(&program.with_file_name("examples").join("inside"), &at("inside"));
     let catalog = Catalog::ensure_with(&image, &program, &nested.firmware().unwrap()).unwrap();
     give(&catalog.path(), &at("catalog"));

@@ -6,14 +6,14 @@ use std::fs::{self, File, OpenOptions};
 use std::os::fd::{AsFd, FromRawFd, OwnedFd, RawFd};
 
 use rustix::io::Errno;
-use rustix::ioctl::{Getter, Ioctl, IoctlOutput, Opcode, ioctl, opcode};
+use rustix::ioctl::{Getter, Ioctl, IoctlOutput, Opcode, Setter, ioctl, opcode};
 use rustix::process::{Pid, PidfdFlags, PidfdGetfdFlags, pidfd_getfd, pidfd_open};
 
 /// Where it is.
 pub(super) const DEVICE: &str = "/dev/nephoscope-kvm";
 
 /// `NPH_KVM_VERSION`.
-const VERSION: u32 = 1;
+const VERSION: u32 = 2;
 
 /// `struct nph_kvm_attach`.
 #[repr(C)]
@@ -47,11 +47,15 @@ pub(super) struct Info {
     pub(super) ring_lost: u64,
     pub(super) unreadable: u64,
     pub(super) nested: u64,
+    pub(super) unguarded: u64,
+    pub(super) pinned: u64,
     pub(super) cr0: u64,
     pub(super) cr4: u64,
     pub(super) efer: u64,
     pub(super) physical_bits: u32,
     pub(super) gone: u32,
+    pub(super) guarded: u32,
+    reserved: u32,
 }
 
 /// `struct nph_kvm_audit`: mappings of the VM, and those that break the module's promise.
@@ -69,6 +73,7 @@ pub struct Audit {
 /// What a watch asks of the module while it runs, for whoever limits its system calls.
 pub const IOCTLS: [u32; 2] = [INFO, AUDIT];
 const INFO: Opcode = opcode::read::<Info>(b'N', 2);
+const GUARD: Opcode = opcode::write::<RawFd>(b'N', 4);
 const AUDIT: Opcode = opcode::read::<Audit>(b'N', 3);
 
 struct AttachCall(Attach);
@@ -142,6 +147,13 @@ pub(super) fn attach(
 pub(super) fn info(watch: impl AsFd) -> rustix::io::Result<Info> {
     // SAFETY: the module writes one `struct nph_kvm_info`, of integers only.
     unsafe { ioctl(watch, Getter::<INFO, Info>::new()) }
+}
+
+/// Guards executable frames by a userfaultfd of the VMM.
+pub(super) fn guard(watch: impl AsFd, uffd: &OwnedFd) -> rustix::io::Result<()> {
+    use std::os::fd::AsRawFd;
+    // SAFETY: the module reads one integer, a descriptor of this process.
+    unsafe { ioctl(watch, Setter::<GUARD, RawFd>::new(uffd.as_raw_fd())) }
 }
 
 /// Whether the module keeps its promise.

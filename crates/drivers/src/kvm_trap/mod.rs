@@ -2,24 +2,28 @@
 //!
 //! *What it sees*: every frame of code before its first instruction in each generation runs, with its bytes as they will
 //! run, from the moment of attachment; the address space that did it. *What it cannot see*: which bytes of the frame run;
-//! who else runs the frame, except by sampling; what devices write into memory meanwhile, unless somebody tells; guests
-//! inside the guest. *Config*: the VMM's process. *State*: the rings, and what is known of roots.
+//! who else runs the frame, except by sampling; what devices write into memory meanwhile, unless the plugin in the VMM has
+//! it guarded; guests inside the guest. *Config*: the VMM's process. *State*: the rings, and what is known of roots.
 
 mod attribution;
 mod device;
+mod guard;
 
 use std::fs::File;
 use std::os::fd::{AsFd, OwnedFd};
+use std::path::Path;
 use std::time::{Duration, Instant};
 
-use nephoscope_guest::{Event, Stamped, VcpuId};
+use nephoscope_guest::{Attribution, CodeCoverage, Coverage, Event, Gap, GapReason, Stamped, VcpuId};
 use nephoscope_isa::{Mode, X86Controls};
 use nephoscope_wire::{Consumer, DeviceWords, Frame, RING_HEAD_BYTES, RamRange, RingMemory, ShmError, Stamp};
 
+use crate::guest_ram::RamMap;
 use crate::qemu_plugin;
 use crate::rings::{Bell, Rings, RingsError, now_ns};
 use attribution::{First, Spaces};
 pub use device::{Audit, IOCTLS};
+pub use guard::GuardError;
 
 /// The VM cannot be watched this way.
 #[derive(Debug, thiserror::Error)]
@@ -85,6 +89,32 @@ pub struct KvmTrap {
     sampled: Instant,
     counted: Instant,
     audits: Option<Audits>,
+    devices: Devices,
+}
+
+/// Whether devices may have written to executable frames unseen.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+struct Devices {
+    unguarded: u64,
+    told_ns: u64,
+}
+
+impl Devices {
+    /// So many frames became executable unguarded until now. They stay so: from the first on nobody knows.
+    fn look(&mut self, unguarded: u64, now_ns: u64) -> Option<Gap> {
+        let from_ns = std::mem::replace(&mut self.told_ns, now_ns);
+        let lost = unguarded.saturating_sub(std::mem::replace(&mut self.unguarded, unguarded));
+        (unguarded > 0).then_some(Gap {
+            from_ns,
+            to_ns: now_ns,
+            left: Coverage {
+                code: CodeCoverage::Sampled,
+                attribution: Attribution::Sampled,
+            },
+            reason: GapReason::DeviceWritesUnseen,
+            lost,
+        })
+    }
 }
 
 /// What was found by looking at all mappings, all times together.
@@ -142,6 +172,10 @@ impl KvmTrap {
             sampled: Instant::now(),
             counted: Instant::now(),
             audits: None,
+            devices: Devices {
+                unguarded: 0,
+                told_ns: info.attached_ns.saturating_sub(begun_ns),
+            },
         })
     }
 
@@ -167,6 +201,16 @@ impl KvmTrap {
     #[must_use]
     pub const fn attached_ns(&self) -> u64 {
         self.attached_ns
+    }
+
+    /// Guards executable frames against writes by the VMM itself, by way of the plugin that listens there. What is executable
+    /// already is captured anew when it is fetched from the next time.
+    ///
+    /// # Errors
+    /// If there is no such plugin, or the host's kernel cannot. Then such writes are not seen, and coverage says so.
+    pub fn guard(&mut self, plugin: &Path, map: &RamMap) -> Result<(), GuardError> {
+        let uffd = guard::ask(plugin, map)?;
+        device::guard(&self.watch, &uffd).map_err(GuardError::Module)
     }
 
     /// Tells where guest RAM lies, so that page tables can be read.
@@ -247,7 +291,7 @@ impl KvmTrap {
         let mut events = Vec::new();
         if self.counted.elapsed() >= COUNT {
             self.counted = Instant::now();
-            self.count(&mut events);
+            self.count(at_ns, &mut events);
         }
         if let Some(mode) = self.mode {
             for (vcpu, roots) in (0_u16..).zip(&self.roots) {
@@ -260,7 +304,7 @@ impl KvmTrap {
         out.extend(events.into_iter().map(|event| Stamped { at_ns, event }));
     }
 
-    fn count(&mut self, events: &mut Vec<Event>) {
+    fn count(&mut self, at_ns: u64, events: &mut Vec<Event>) {
         let Ok(info) = device::info(&self.watch) else {
             return;
         };
@@ -285,7 +329,10 @@ impl KvmTrap {
             ("kvm_ring_lost", info.ring_lost),
             ("kvm_pages_unreadable", info.unreadable),
             ("kvm_nested_faults", info.nested),
+            ("kvm_frames_unguarded", info.unguarded),
+            ("kvm_frames_pinned", info.pinned),
         ]));
+        events.extend(self.devices.look(info.unguarded, at_ns).map(Event::Gap));
         let Some(audits) = &mut self.audits else { return };
         if audits.last.elapsed() >= AUDIT
             && let Ok(audit) = device::audit(&self.watch)
@@ -346,6 +393,15 @@ mod tests {
             [1, 4, 5, 64].map(ring_bytes),
             [16 << 20, 16 << 20, 8 << 20, 1 << 20]
         );
+    }
+
+    #[test]
+    fn from_the_first_unguarded_frame_on_devices_may_write_unseen() {
+        let mut devices = Devices::default();
+        assert_eq!(devices.look(0, 10), None);
+        let told = [(3, 20), (3, 30), (4, 40)].map(|(unguarded, now)| devices.look(unguarded, now).unwrap());
+        let told = told.map(|gap| (gap.from_ns, gap.to_ns, gap.lost));
+        assert_eq!(told, [(10, 20, 3), (20, 30, 0), (30, 40, 1)]);
     }
 
     #[test]

@@ -64,7 +64,7 @@ pub(crate) fn run(args: RunArgs) -> anyhow::Result<ExitCode> {
     // What is wrong with it is said before the VM starts; those who watch open it themselves.
     drop(monitor::open_catalog(&args.catalog.path)?);
     let qemu = Qemu::ask(program)?;
-    let plugin = if kvm { None } else { Some(qemu.plugin()?) };
+    let plugin = qemu.plugin()?;
     let dir = VmDir::named(
         &args
             .name
@@ -76,7 +76,7 @@ pub(crate) fn run(args: RunArgs) -> anyhow::Result<ExitCode> {
     if let Some(path) = &args.report {
         ReportFile::prepare(path).inspect_err(|_| dir.remove())?;
     }
-    let mut child = start(program, arguments, plugin.as_deref(), &dir).inspect_err(|_| dir.remove())?;
+    let mut child = start(program, arguments, &plugin, &dir, kvm).inspect_err(|_| dir.remove())?;
     signals::forward(rustix::process::Pid::from_child(&child))?;
     let kept = state(&args, &qemu, &dir, &child, kvm)
         .and_then(|state| Ok(state.write(&dir)?))
@@ -115,18 +115,19 @@ fn state(args: &RunArgs, qemu: &Qemu, dir: &VmDir, child: &Child, kvm: bool) -> 
 fn start(
     program: &OsString,
     arguments: &[OsString],
-    plugin: Option<&std::path::Path>,
+    plugin: &std::path::Path,
     dir: &VmDir,
+    kvm: bool,
 ) -> anyhow::Result<Child> {
     let mut command = Command::new(program);
     command.args(arguments);
-    if let Some(plugin) = plugin {
-        let mut option = plugin.as_os_str().to_owned();
-        option.push(",socket=");
-        option.push(dir.plugin());
-        option.push(",wait_ms=10000");
-        command.arg("-plugin").arg(option);
-    } else if !arguments.iter().any(|argument| argument == "-S") {
+    let mut option = plugin.as_os_str().to_owned();
+    option.push(",socket=");
+    option.push(dir.plugin());
+    option.push(if kvm { ",kvm=on" } else { ",wait_ms=10000" });
+    command.arg("-plugin").arg(option);
+    // The kernel module is attached before anything runs.
+    if kvm && !arguments.iter().any(|argument| argument == "-S") {
         command.arg("-S");
     }
     let mut qmp = OsString::from("unix:");

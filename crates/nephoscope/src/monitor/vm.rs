@@ -5,7 +5,7 @@ use std::os::fd::OwnedFd;
 use std::time::{Duration, Instant};
 
 use anyhow::Context;
-use nephoscope_drivers::{KvmTrap, QemuPlugin, QemuPluginError, Qmp};
+use nephoscope_drivers::{KvmTrap, QemuPlugin, QemuPluginError, Qmp, RamMap};
 use nephoscope_guest::{Coverage, Gap, GapReason};
 use nephoscope_inventory::{Report, VmReport};
 use nephoscope_pipeline::Session;
@@ -172,7 +172,14 @@ fn attach_kvm(state: &VmState) -> anyhow::Result<Option<Driver>> {
         None => true,
     };
     let vcpus = u32::try_from(vcpus).unwrap_or(1);
-    let trap = KvmTrap::attach(process.pid(), vcpus, state.begun_ns);
+    let mut trap = KvmTrap::attach(process.pid(), vcpus, state.begun_ns);
+    if let (Ok(trap), Some(qmp)) = (&mut trap, &mut qmp)
+        && let Err(reason) = guard(trap, state, qmp)
+    {
+        eprintln!(
+            "nephoscope: writes by devices to code will not be seen, and the report says so: {reason:#}"
+        );
+    }
     if let Some(qmp) = qmp.as_mut().filter(|_| state.started_paused && !was_running) {
         qmp.execute("cont", None)?;
     }
@@ -181,6 +188,10 @@ fn attach_kvm(state: &VmState) -> anyhow::Result<Option<Driver>> {
         trap.audit();
     }
     Ok(Some(Driver::KvmTrap { trap, was_running }))
+}
+
+fn guard(trap: &mut KvmTrap, state: &VmState, qmp: &mut Qmp) -> anyhow::Result<()> {
+    Ok(trap.guard(&state.plugin, &RamMap::read(qmp)?)?)
 }
 
 /// The report of a VM that ended while nobody watched, from what was written down before.

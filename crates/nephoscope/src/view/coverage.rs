@@ -115,6 +115,7 @@ fn explain(word: &str) -> std::borrow::Cow<'_, str> {
         "memory_unreadable" => "guest memory cannot be read",
         "looked_at_times" => "memory was looked at from time to time",
         "attribution_sampled" => "who runs a page is sampled",
+        "device_writes_unseen" => "devices may write to code unseen",
         "" => "no reason given",
         other => return escape(other),
     };
@@ -201,6 +202,7 @@ mod tests {
             R::MonitorOverrun,
             R::MemoryUnreadable,
             R::AttributionSampled,
+            R::DeviceWritesUnseen,
         ];
         for reason in all {
             log.add(Gap {
