@@ -39,6 +39,9 @@ pub(crate) struct VmState {
     /// All mappings of a VM under KVM are looked at every second.
     #[serde(default)]
     pub(crate) audit: bool,
+    /// Executable frames of a VM under KVM are guarded against writes by devices.
+    #[serde(default)]
+    pub(crate) guard: bool,
     /// The VMM's process, if we started it.
     pub(crate) vmm_process: Option<Process>,
 }
@@ -143,6 +146,7 @@ mod tests {
             started_paused: false,
             begun_ns: 0,
             audit: false,
+            guard: false,
             vmm_process: Process::of(std::process::id()),
         };
         state.write(&dir).unwrap();

@@ -127,10 +127,11 @@ fn lift_next(uffd: &Uffd) -> bool {
 
 #[cfg(test)]
 mod tests {
+    use std::fs::File;
     use std::ptr::null_mut;
     use std::sync::mpsc::channel;
 
-    use rustix::mm::{MapFlags, ProtFlags, mmap_anonymous, munmap};
+    use rustix::mm::{MapFlags, ProtFlags, mmap, mmap_anonymous};
 
     use super::*;
 
@@ -173,9 +174,20 @@ mod tests {
 
     #[test]
     fn memory_that_cannot_be_guarded_is_named() {
-        let at = memory(1);
-        // SAFETY: nobody uses it.
-        unsafe { munmap(at as *mut _, PAGE_BYTES) }.unwrap();
+        // Files of most file systems cannot be.
+        let program = File::open("/proc/self/exe").unwrap();
+        // SAFETY: new memory at a free place, which nobody writes to.
+        let at = unsafe {
+            mmap(
+                null_mut(),
+                PAGE_BYTES,
+                ProtFlags::READ,
+                MapFlags::PRIVATE,
+                &program,
+                0,
+            )
+        };
+        let at = at.unwrap() as u64;
         let (answer, _) = guard(&ranges(at, 1));
         assert_eq!(answer.bytes, 0);
         assert!(answer.why_not.unwrap().contains(&format!("{at:#x}")));

@@ -122,6 +122,7 @@ fn state(args: &AttachArgs, dir: &VmDir, known: Option<VmState>) -> anyhow::Resu
         started_paused: false,
         begun_ns: 0,
         audit: false,
+        guard: false,
         vmm_process: None,
     };
     let other_vm = args.plugin.is_some();

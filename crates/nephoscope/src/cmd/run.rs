@@ -48,6 +48,10 @@ pub(crate) struct RunArgs {
     /// larger than 4 KiB: there should be none. Holds the VM up for some milliseconds each time.
     #[arg(long)]
     audit: bool,
+    /// Under KVM, see writes by devices to executable frames, by having QEMU's memory write-protected. Not to be relied on yet: a
+    /// guest may hang in its firmware. Without it, the report says that such writes were not seen.
+    #[arg(long)]
+    guard: bool,
     /// The VM: QEMU and its arguments.
     #[arg(last = true, required = true, value_name = "QEMU")]
     command: Vec<OsString>,
@@ -64,7 +68,11 @@ pub(crate) fn run(args: RunArgs) -> anyhow::Result<ExitCode> {
     // What is wrong with it is said before the VM starts; those who watch open it themselves.
     drop(monitor::open_catalog(&args.catalog.path)?);
     let qemu = Qemu::ask(program)?;
-    let plugin = qemu.plugin()?;
+    let plugin = if kvm && !args.guard {
+        None
+    } else {
+        Some(qemu.plugin()?)
+    };
     let dir = VmDir::named(
         &args
             .name
@@ -76,7 +84,7 @@ pub(crate) fn run(args: RunArgs) -> anyhow::Result<ExitCode> {
     if let Some(path) = &args.report {
         ReportFile::prepare(path).inspect_err(|_| dir.remove())?;
     }
-    let mut child = start(program, arguments, &plugin, &dir, kvm).inspect_err(|_| dir.remove())?;
+    let mut child = start(program, arguments, plugin.as_deref(), &dir, kvm).inspect_err(|_| dir.remove())?;
     signals::forward(rustix::process::Pid::from_child(&child))?;
     let kept = state(&args, &qemu, &dir, &child, kvm)
         .and_then(|state| Ok(state.write(&dir)?))
@@ -106,6 +114,7 @@ fn state(args: &RunArgs, qemu: &Qemu, dir: &VmDir, child: &Child, kvm: bool) -> 
         kvm,
         begun_ns: begun_ns(),
         audit: args.audit,
+        guard: args.guard,
         // Unless whoever started it wants to let it run.
         started_paused: kvm && !args.command.iter().any(|argument| argument == "-S"),
         vmm_process: Process::of(child.id()),
@@ -115,17 +124,19 @@ fn state(args: &RunArgs, qemu: &Qemu, dir: &VmDir, child: &Child, kvm: bool) -> 
 fn start(
     program: &OsString,
     arguments: &[OsString],
-    plugin: &std::path::Path,
+    plugin: Option<&std::path::Path>,
     dir: &VmDir,
     kvm: bool,
 ) -> anyhow::Result<Child> {
     let mut command = Command::new(program);
     command.args(arguments);
-    let mut option = plugin.as_os_str().to_owned();
-    option.push(",socket=");
-    option.push(dir.plugin());
-    option.push(if kvm { ",kvm=on" } else { ",wait_ms=10000" });
-    command.arg("-plugin").arg(option);
+    if let Some(plugin) = plugin {
+        let mut option = plugin.as_os_str().to_owned();
+        option.push(",socket=");
+        option.push(dir.plugin());
+        option.push(if kvm { ",kvm=on" } else { ",wait_ms=10000" });
+        command.arg("-plugin").arg(option);
+    }
     // The kernel module is attached before anything runs.
     if kvm && !arguments.iter().any(|argument| argument == "-S") {
         command.arg("-S");

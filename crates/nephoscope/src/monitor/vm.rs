@@ -173,7 +173,7 @@ fn attach_kvm(state: &VmState) -> anyhow::Result<Option<Driver>> {
     };
     let vcpus = u32::try_from(vcpus).unwrap_or(1);
     let mut trap = KvmTrap::attach(process.pid(), vcpus, state.begun_ns);
-    if let (Ok(trap), Some(qmp)) = (&mut trap, &mut qmp)
+    if let (true, Ok(trap), Some(qmp)) = (state.guard, &mut trap, &mut qmp)
         && let Err(reason) = guard(trap, state, qmp)
     {
         eprintln!(
