@@ -26,7 +26,7 @@ const PAGE: u64 = 4096;
 /// Ranges that are taken: a machine has some dozens. It stops a monitor that sends millions.
 const MAX_RANGES: usize = 4096;
 
-static GUARD: OnceLock<Uffd> = OnceLock::new();
+static GUARD: OnceLock<&'static Uffd> = OnceLock::new();
 
 /// Waits for monitors. QEMU has gone to the background already, if it does (`qemu_init_board` comes after `os_daemonize`).
 pub(crate) fn install(config: &Config) -> Result<(), String> {
@@ -98,12 +98,13 @@ fn made() -> Result<&'static Uffd, String> {
              vm.unprivileged_userfaultfd=1"
         )
     })?;
-    let uffd = GUARD.get_or_init(|| uffd);
+    // Not before somebody lifts what it protects.
+    let uffd: &'static Uffd = Box::leak(Box::new(uffd));
     std::thread::Builder::new()
         .name("nephoscope-lift".into())
         .spawn(move || lift(uffd))
         .map_err(|error| format!("no thread that lifts protection: {error}"))?;
-    Ok(uffd)
+    Ok(GUARD.get_or_init(|| uffd))
 }
 
 /// Lets everyone go on who writes, for ever: whatever goes wrong with one is tried again when it comes back.
