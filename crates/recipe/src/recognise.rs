@@ -65,4 +65,33 @@ mod tests {
         assert_eq!(recognise(b"#!/bin/sh\n", "/bin/x").unwrap(), None);
         assert_eq!(recognise(b"", "/empty").unwrap(), None);
     }
+
+    /// As an assembler writes them: `crtn.o` and `Mcrt1.o` of the C library have no symbol table, and an object file of
+    /// a large program has more sections than the header can count.
+    #[test]
+    fn object_files_are_not_modules_whatever_they_lack() {
+        let folder = tempfile::tempdir().unwrap();
+        let assembled = |source: &str| {
+            let (asm, object) = (folder.path().join("a.s"), folder.path().join("a.o"));
+            std::fs::write(&asm, source).unwrap();
+            let status = std::process::Command::new("as")
+                .args([asm.as_os_str(), "-o".as_ref(), object.as_os_str()])
+                .status()
+                .unwrap();
+            assert!(status.success());
+            std::fs::read(object).unwrap()
+        };
+        let bare = assembled(".section .init\nret\n.section .fini\nret\n");
+        assert_eq!(recognise(&bare, "/usr/lib/crtn.o").unwrap(), None);
+        let many: String = (0..70_000)
+            .map(|n| format!(".section .text.f{n},\"ax\"\nret\n"))
+            .collect();
+        assert_eq!(recognise(&assembled(&many), "/usr/lib/many.o").unwrap(), None);
+        // A module without symbols is one that no kernel loads: said, not passed over.
+        let marked = assembled(".section .gnu.linkonce.this_module,\"aw\"\n.quad 0\n");
+        let error = recognise(&marked, "/lib/modules/x.ko").unwrap_err();
+        assert!(error.to_string().contains("the symbol table"), "{error}");
+        // Nor is one that ends before its section table.
+        assert!(recognise(&bare[..bare.len() / 2], "/lib/modules/x.ko").is_err());
+    }
 }

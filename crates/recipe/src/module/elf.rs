@@ -62,16 +62,46 @@ pub(crate) struct ModuleElf<'a> {
     pub(crate) relocations: Vec<Relocation>,
 }
 
+/// Whether a relocatable file is a module: it has the section that only modules have. Asked before anything else of
+/// the file is, as an object file may do without what a module must have (symbols) and have more of the rest (sections).
+pub(crate) fn is_module(file: &[u8]) -> Result<bool, RecipeError> {
+    let table = table(file)?;
+    let count = usize::from(bytes::u16_at(file, 0x3c).unwrap_or(0));
+    // 0 stands for a count that does not fit (System V ABI, "ELF Header"), which no loader of modules understands.
+    if count == 0 {
+        return Ok(false);
+    }
+    marked(file, bytes::index(table), count).ok_or(RecipeError::Malformed {
+        what: "the section table",
+        at: table,
+    })
+}
+
+fn marked(file: &[u8], table: usize, count: usize) -> Option<bool> {
+    let headers = file.get(table..table.checked_add(count.checked_mul(64)?)?)?;
+    let names = usize::from(bytes::u16_at(file, 0x3e)?);
+    let names = headers.chunks_exact(64).nth(names)?;
+    let from = bytes::index(bytes::u64_at(names, 0x18)?);
+    let names = file.get(from..from.checked_add(bytes::index(bytes::u64_at(names, 0x20)?))?)?;
+    Some(headers.chunks_exact(64).any(|header| {
+        let name = bytes::u32_at(header, 0).map_or(0, |at| bytes::index(at.into()));
+        string(names, name) == b".gnu.linkonce.this_module"
+    }))
+}
+
+/// Where the section table is.
+fn table(file: &[u8]) -> Result<u64, RecipeError> {
+    // Class 64, little-endian; ET_REL, EM_X86_64.
+    let ours = file.get(..6) == Some(b"\x7fELF\x02\x01") && file.get(16..20) == Some(&[1, 0, 62, 0]);
+    let table = bytes::u64_at(file, 0x28).filter(|_| ours);
+    table.ok_or(RecipeError::Other {
+        expected: "an x86-64 kernel module",
+    })
+}
+
 /// Reads a relocatable 64-bit x86 ELF file.
 pub(crate) fn read(file: &[u8]) -> Result<ModuleElf<'_>, RecipeError> {
-    let other = RecipeError::Other {
-        expected: "an x86-64 kernel module",
-    };
-    // Class 64, little-endian; ET_REL, EM_X86_64.
-    if file.get(..6) != Some(b"\x7fELF\x02\x01") || file.get(16..20) != Some(&[1, 0, 62, 0]) {
-        return Err(other);
-    }
-    let table = bytes::u64_at(file, 0x28).ok_or(other)?;
+    let table = table(file)?;
     let malformed = |what| RecipeError::Malformed { what, at: table };
     let wrong = || malformed("the section table");
     let count = usize::from(bytes::u16_at(file, 0x3c).ok_or_else(wrong)?);

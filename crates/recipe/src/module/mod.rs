@@ -52,13 +52,12 @@ pub fn recognise_counting(file: &[u8]) -> Result<(Object, Skipped), RecipeError>
 }
 
 fn of_elf(file: &[u8]) -> Result<(Object, Skipped), RecipeError> {
-    let elf = elf::read(file)?;
-    // What makes a relocatable file a module.
-    if !elf.sections.iter().any(|s| s.name == ".gnu.linkonce.this_module") {
+    if !elf::is_module(file)? {
         return Err(RecipeError::Other {
             expected: "a kernel module",
         });
     }
+    let elf = elf::read(file)?;
     let malformed = |what| RecipeError::Malformed { what, at: 0 };
     let layout = layout::lay_out(&elf, file.len()).ok_or(malformed("the sections' layout"))?;
     let names = ModuleNames::new(&elf, &layout);
