@@ -233,13 +233,17 @@ static int trap(struct nph_vm *vm, struct kvm_vcpu *vcpu, gpa_t gpa, u64 error, 
 	}
 	/*
 	 * The same instruction was just fetched from this frame and now writes to it: it would fault for ever. KVM
-	 * emulates it, if no mapping can be made; then the frame's bytes are others, and have to be fetched anew.
+	 * emulates it, if no mapping can be made; then the frame's bytes are others, and have to be fetched anew. The right
+	 * is gone before KVM looks for the frame's memory: who asks for guarded memory to write to it waits until the VMM
+	 * lifts the protection, and by then KVM begins anew instead of emulating.
 	 */
 	atomic64_inc(&vm->emulated);
+	written(vm, frame, true);
 	state->emulate = true;
 	r = original(vcpu, gpa, error, insn, len);
 	state->emulate = false;
 	state->last_fetch = false;
+	/* Another vCPU may have fetched from it meanwhile. */
 	written(vm, frame, true);
 	return r;
 }

@@ -17,7 +17,7 @@ pub(crate) struct NestedArgs {
     /// L1's kernel: 6.1 or 6.12.
     #[arg(long, value_name = "VERSION", default_value = "6.1", value_parser = kernel)]
     kernel: Kernel,
-    /// L1's CPUs.
+    /// L1's CPUs for the command. Of several, the emulator makes one more, which the command does not run on.
     #[arg(long, value_name = "N", default_value_t = 2)]
     smp: u32,
     /// What is /host there; a folder in the cache otherwise.

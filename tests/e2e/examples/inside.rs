@@ -9,11 +9,14 @@ use nephoscope_e2e::{Guest, Image, Kernel, Options, Watched};
 
 fn main() -> Result<()> {
     let arguments: Vec<String> = std::env::args().skip(1).collect();
-    let (folder, kernel, smp, plain) = match arguments.as_slice() {
-        [folder, kernel, smp] => (folder, kernel, smp, false),
-        [folder, kernel, smp, word] if word == "plain" => (folder, kernel, smp, true),
-        _ => anyhow::bail!("usage: inside FOLDER KERNEL VCPUS [plain]"),
+    let (folder, kernel, smp, how) = match arguments.as_slice() {
+        [folder, kernel, smp] => (folder, kernel, smp, "guard"),
+        [folder, kernel, smp, word] if ["plain", "unguarded"].contains(&word.as_str()) => {
+            (folder, kernel, smp, word.as_str())
+        }
+        _ => anyhow::bail!("usage: inside FOLDER KERNEL VCPUS [plain|unguarded]"),
     };
+    let plain = how == "plain";
     let folder = Path::new(folder);
     let kernel = Kernel::ALL
         .into_iter()
@@ -25,7 +28,10 @@ fn main() -> Result<()> {
         name: "inside".to_owned(),
         // Not where others than root may write.
         report: Some(PathBuf::from("/tmp/report.json")),
-        extra: vec!["--audit".to_owned()],
+        extra: ["--audit", "--guard"][..if how == "guard" { 2 } else { 1 }]
+            .iter()
+            .map(|&flag| flag.to_owned())
+            .collect(),
     };
     let options = Options {
         kernel,

@@ -20,7 +20,8 @@ fn a_nested_machine_has_kvm_and_qemu_and_gives_the_scripts_exit_code() {
         std::fs::write(share.path().join("given"), "from outside\n").unwrap();
         let script = "cat /host/given\nuname -r >/host/release\n\
                       qemu-system-x86_64 -nodefaults -display none -accel kvm -S -monitor none -daemonize \
-                      && echo taken\n[ -b /dev/vdb ] && exit 7";
+                      && echo taken\n\
+                      grep Cpus_allowed_list /proc/self/status >/host/cpus\n[ -b /dev/vdb ] && exit 7";
         let mut said = Vec::new();
         let code = nested
             .run(&shape, share.path(), script, LIMIT, |line| {
@@ -30,6 +31,8 @@ fn a_nested_machine_has_kvm_and_qemu_and_gives_the_scripts_exit_code() {
         assert_eq!(code, 7, "{said:#?}");
         let release = std::fs::read_to_string(share.path().join("release")).unwrap();
         assert_eq!(release.trim(), image.release(kernel).unwrap());
+        let cpus = std::fs::read_to_string(share.path().join("cpus")).unwrap();
+        assert!(cpus.trim().ends_with("\t1-2"), "all but the first: {cpus}");
         for line in ["from outside", "taken"] {
             assert!(said.iter().any(|said| said == line), "{said:#?}");
         }

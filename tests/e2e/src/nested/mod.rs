@@ -33,7 +33,7 @@ const INIT: &str = include_str!("../../guest-files/nested-init");
 pub struct Shape {
     /// L1's kernel.
     pub kernel: Kernel,
-    /// Its CPUs.
+    /// Its CPUs for what is run in it. Where they are several, QEMU gives it one more (see [`Shape::cpus`]).
     pub smp: u32,
     /// Its memory in MiB.
     pub memory_mib: u32,
@@ -41,6 +41,23 @@ pub struct Shape {
     pub counted: bool,
     /// Appended to its kernel's command line.
     pub cmdline: String,
+}
+
+impl Shape {
+    /// How many CPUs the emulator has to make.
+    ///
+    /// The first one is for L1's own housekeeping, and must not run guests: in QEMU's TCG, any CPU that restores a floating
+    /// point state (`XRSTOR`, at each switch between threads) clears a flag of the *first* CPU in a word that the first
+    /// CPU itself changes at each world switch, and nothing makes that one step (`cpu_set_fpus` calls `cpu_clear_ignne`,
+    /// target/i386/tcg, from 5.1 to 11.1 at least). A lost update leaves nested paging on in the host, or off in the guest:
+    /// L1 takes an exit of its own as one of L2, and stops with an overflown kernel stack.
+    fn cpus(&self) -> u32 {
+        match self.smp {
+            _ if self.counted => 1,
+            0 | 1 => 1,
+            several => several + 1,
+        }
+    }
 }
 
 impl Default for Shape {
@@ -188,17 +205,11 @@ impl Nested {
         command.args(["-nodefaults", "-no-user-config", "-display", "none", "-no-reboot"]);
         command.args(["-machine", "q35", "-cpu", "EPYC,+svm,+npt"]);
         if shape.counted {
-            command.args([
-                "-accel",
-                "tcg,thread=single",
-                "-icount",
-                "shift=0,sleep=off",
-                "-smp",
-                "1",
-            ]);
+            command.args(["-accel", "tcg,thread=single", "-icount", "shift=0,sleep=off"]);
         } else {
-            command.args(["-accel", "tcg,thread=multi", "-smp", &shape.smp.to_string()]);
+            command.args(["-accel", "tcg,thread=multi"]);
         }
+        command.args(["-smp", &shape.cpus().to_string()]);
         command.args(["-m", &format!("{}M", shape.memory_mib), "-serial", "stdio"]);
         command.arg("-kernel").arg(self.image.kernel(shape.kernel));
         command.arg("-initrd").arg(initramfs);
