@@ -11,7 +11,8 @@
 //! The kernel is one address space, and its own JIT runs in it from the boot on. So what is laid out like that is spoken of
 //! once, and each other piece of unknown code for itself: a module, a trampoline. A page of a known module may be undecided
 //! until more of the module is seen; so such a page is spoken of only when it still is unknown after everything that the kernel
-//! had mapped was looked at, or after a moment.
+//! had mapped was looked at, or after a moment if nobody looks. A monitor that is behind takes events faster than they happened: a
+//! moment of the guest's is less than that of a look then, so while one is to come or under way, there is more time.
 
 use std::collections::{BTreeMap, HashMap, HashSet, VecDeque};
 
@@ -26,6 +27,9 @@ use crate::pieces::{Pieces, There};
 
 /// How long an undecided page may take to be decided, if the look at what the kernel has mapped does not end before.
 const WAIT_NS: u64 = 250_000_000;
+
+/// How long it may take while the kernel is looked at: what stops a look that never ends.
+const LOOK_NS: u64 = 10_000_000_000;
 
 /// Pages of one program of the kernel's JIT: more than 4,096 classic instructions need.
 const MAX_PROGRAM_PAGES: u64 = 32;
@@ -43,6 +47,8 @@ pub struct UnknownCode {
     waiting: VecDeque<(u64, SpaceId, PageId)>,
     /// What the kernel had mapped until then was looked at.
     looked_ns: u64,
+    /// A look at what the kernel has mapped is to come or under way.
+    looking: bool,
     ready: VecDeque<(SpaceId, PageId)>,
     /// Pages that findings of an earlier part of the watch are about.
     told: HashMap<SpaceId, Vec<PageId>>,
@@ -125,8 +131,14 @@ impl UnknownCode {
         self.looked_ns = self.looked_ns.max(at_ns);
     }
 
+    /// Whether what the kernel has mapped is being looked at, or will be in a moment.
+    pub fn looking(&mut self, looking: bool) {
+        self.looking = looking;
+    }
+
     fn has_waited(&self, ran_ns: u64, now_ns: u64) -> bool {
-        ran_ns < self.looked_ns || ran_ns.saturating_add(WAIT_NS) <= now_ns
+        let most = if self.looking { LOOK_NS } else { WAIT_NS };
+        ran_ns < self.looked_ns || ran_ns.saturating_add(most) <= now_ns
     }
 
     /// Whether there are pages of a kernel to speak of.
@@ -303,6 +315,24 @@ mod tests {
         let pages = ran(std::iter::once(first).chain(rest));
         assert!(continues(&pages, 100 + MAX_PROGRAM_PAGES, &there));
         assert!(!continues(&pages, 101 + MAX_PROGRAM_PAGES, &there));
+    }
+
+    #[test]
+    fn while_the_kernel_is_looked_at_there_is_more_time_and_not_for_ever() {
+        let (mut rule, mut inventory, mut out) = (UnknownCode::default(), Inventory::default(), Vec::new());
+        let unknown = Verdict::Unknown(Unknown {
+            undecided: true,
+            ..Unknown::default()
+        });
+        for change in run(&mut inventory, 0, Privilege::Supervisor, unknown) {
+            rule.judge(&change, &inventory, &NoNames, &mut out);
+        }
+        let due = |rule: &UnknownCode| [WAIT_NS - 1, WAIT_NS, LOOK_NS - 1, LOOK_NS].map(|at| rule.is_due(at));
+        assert_eq!(due(&rule), [false, true, true, true]);
+        rule.looking(true);
+        assert_eq!(due(&rule), [false, false, false, true]);
+        rule.looked(1);
+        assert_eq!(due(&rule), [true; 4]);
     }
 
     #[test]

@@ -11,7 +11,7 @@ use std::time::Instant;
 use nephoscope_catalog::Catalog;
 use nephoscope_finding::{Finding, Sink};
 use nephoscope_guest::{
-    Attribution, CodeCoverage, Coverage, Event, Gap, GapReason, Gpa, Lifecycle, PageBytes, PageId, Root,
+    Attribution, CodeCoverage, Coverage, Event, Gap, GapReason, Gpa, Gva, Lifecycle, PageBytes, PageId, Root,
     Stamped,
 };
 use nephoscope_inventory::{
@@ -59,6 +59,7 @@ pub struct Session {
     touched: BTreeSet<PageId>,
     kept: BTreeMap<PageId, PageBytes>,
     lacking: Option<Root>,
+    kernel_text: Option<(Gva, Gpa)>,
     reported: KnownSpaces,
     confinement: BTreeMap<String, String>,
     began: Option<Instant>,
@@ -94,6 +95,7 @@ impl Session {
             touched: BTreeSet::new(),
             kept: BTreeMap::new(),
             lacking: None,
+            kernel_text: None,
             reported: KnownSpaces::default(),
             confinement: BTreeMap::new(),
             began: None,
@@ -138,6 +140,7 @@ impl Session {
                 self.inventory.reset(stamped.at_ns, &mut changes);
                 self.identifier.reset();
                 self.kernels.clear();
+                self.kernel_text = None;
             }
             Event::Counters(values) => {
                 for (name, value) in values {
@@ -337,7 +340,7 @@ mod tests {
     use super::*;
     use crate::fixture::{self, noise, program};
     use nephoscope_catalog::Adder;
-    use nephoscope_guest::{CodeCaptured, Executed, Gva, PAGE_SIZE, Privilege};
+    use nephoscope_guest::{CodeCaptured, Executed, PAGE_SIZE, Privilege};
 
     /// A page in a frame of its own.
     fn captured(number: u64, root: Root, privilege: Privilege, bytes: PageBytes) -> CodeCaptured {

@@ -78,6 +78,11 @@ impl KernelMapped {
         self.under_way.is_some() || self.pending.is_some() && self.looked.elapsed() >= pause
     }
 
+    /// Whether there is a look to come, or under way.
+    pub(super) fn is_at_it(&self) -> bool {
+        self.under_way.is_some() || self.pending.is_some()
+    }
+
     /// The machine was reset: what was read was of before, and the session knows nothing of it any more.
     pub(super) fn forget(&mut self) {
         (self.pending, self.under_way) = (None, None);
@@ -132,6 +137,7 @@ impl KernelMapped {
             .map(|left| (root, left));
         let mut found = Vec::new();
         let walker = Walker::new(mode, memory);
+        let root = Roots::of(session).now(&walker, root);
         let census = walker.leaves(root, &(FROM..=TO), Want::Executable, BOUNDS, |leaf| {
             // What is mapped in large pages is the kernel itself, and what it makes at run time.
             if !leaf.permissions.user && leaf.size_bytes == PAGE_SIZE as u64 {
@@ -167,6 +173,34 @@ impl KernelMapped {
             self.left_out = self.left_out.saturating_add(unread as u64);
             session.count("kernel_pages_left_out", self.left_out);
         }
+    }
+}
+
+/// Where the kernel can be looked at now. A page that ran in a process which has ended since had a root that is none any more, or
+/// another's; all processes map the kernel alike.
+#[derive(Debug)]
+pub(super) struct Roots {
+    living: Vec<Root>,
+    text: Option<(Gva, Gpa)>,
+}
+
+impl Roots {
+    pub(super) fn of(session: &Session) -> Self {
+        Self {
+            living: session.living().map(|(_, root)| root).collect(),
+            text: session.kernel_text(),
+        }
+    }
+
+    /// This root if it leads to the kernel's text, or else the newest that does; this one as well if none does.
+    pub(super) fn now(&self, walker: &Walker<impl PhysicalMemory>, root: Root) -> Root {
+        let Some((va, gpa)) = self.text else { return root };
+        let leads = |root: &Root| {
+            let found = walker.translate(*root, va);
+            found.is_ok_and(|found| found.gpa == gpa && found.permissions.execute_supervisor)
+        };
+        let mut all = std::iter::once(root).chain(self.living.iter().rev().copied());
+        all.find(leads).unwrap_or(root)
     }
 }
 
@@ -233,6 +267,33 @@ mod tests {
             assert_eq!(given(&mut session), pages);
         }
         assert!(mapped.under_way.is_none());
+    }
+
+    #[test]
+    fn where_a_process_has_ended_the_newest_living_root_is_looked_at() {
+        let (mut memory, gone) = kernel(0, 0);
+        let text = Gpa(memory.frame());
+        let roots: Vec<Root> = (0..3).map(|_| Root(memory.frame())).collect();
+        for root in &roots[..2] {
+            memory.map(*root, FROM, text, PRESENT);
+        }
+        // One that ended, and whose table is something else now.
+        let elsewhere = Gpa(memory.frame());
+        memory.map(roots[2], FROM, elsewhere, PRESENT);
+        let all = Roots {
+            living: roots.clone(),
+            text: Some((FROM, text)),
+        };
+        let walker = Walker::new(long_mode(), &memory);
+        assert_eq!(all.now(&walker, gone), roots[1]);
+        assert_eq!(all.now(&walker, roots[0]), roots[0]);
+        let unknown = Roots { text: None, ..all };
+        assert_eq!(unknown.now(&walker, gone), gone);
+        let none = Roots {
+            living: vec![roots[2]],
+            text: Some((FROM, text)),
+        };
+        assert_eq!(none.now(&walker, gone), gone);
     }
 
     #[test]

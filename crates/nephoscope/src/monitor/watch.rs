@@ -13,6 +13,7 @@ use nephoscope_guest::{
     Attribution, CodeCoverage, Coverage, Event, Gap, GapReason, Lifecycle, PageId, Stamped,
 };
 use nephoscope_inventory::{Report, VmReport};
+use nephoscope_isa::Walker;
 use nephoscope_pipeline::Session;
 
 use super::driver::{Driver, Origin};
@@ -226,6 +227,8 @@ impl Watch {
             if self.kernel_mapped.is_due(&mut self.session) {
                 self.look_in_kernel();
             }
+            let looks = self.memory.is_some() && self.kernel_mapped.is_at_it();
+            self.session.looking_in_kernel(looks);
             if settled.elapsed() >= SETTLE {
                 self.session.settle(&mut sinks(&mut self.sinks));
                 settled = Instant::now();
@@ -378,11 +381,14 @@ impl Watch {
         }
         let (memory, mode) = (RefCell::new(self.memory.as_mut()), OnceCell::new());
         let told = self.driver.mode();
+        let roots = kernel_mapped::Roots::of(&self.session);
         let there = |root, va| {
             let mut memory = memory.borrow_mut();
             let memory = memory.as_deref_mut()?;
             let mode = mode.get_or_init(|| memory.paging_mode(told)).as_ref()?;
-            kernel_mapped::there(mode, memory.ram()?, root, va)
+            let ram = memory.ram()?;
+            let root = roots.now(&Walker::new(*mode, ram), root);
+            kernel_mapped::there(mode, ram, root, va)
         };
         self.session.speak(false, &there, &mut sinks(&mut self.sinks));
     }

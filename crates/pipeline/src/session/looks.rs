@@ -16,10 +16,21 @@ impl Session {
         self.judges.unknown.looked(at_ns);
     }
 
+    /// Whether what the kernel has mapped is being looked at, or will be in a moment.
+    pub fn looking_in_kernel(&mut self, looking: bool) {
+        self.judges.unknown.looking(looking);
+    }
+
     /// The root to look in for what else the kernel has mapped executable, if a page ran since the last time that this
     /// may explain.
     pub fn lacking(&mut self) -> Option<Root> {
         self.lacking.take()
+    }
+
+    /// A page of the kernel's text and where it lay when it ran: every root that is one now leads there.
+    #[must_use]
+    pub fn kernel_text(&self) -> Option<(Gva, Gpa)> {
+        self.kernel_text
     }
 
     /// The kernel has this page mapped executable.

@@ -84,6 +84,8 @@ impl Session {
         let Some((object, slide)) = self.kernel_of(page) else {
             return;
         };
+        let record = self.inventory.page(page);
+        self.kernel_text = record.and_then(|record| Some((record.va, record.gpa?)));
         if let Some(pages) = self.kernels.ran((object, slide), page) {
             self.inventory.another_kernel(at_ns, &pages, changes);
             self.identifier.images.only_kernel(object);
