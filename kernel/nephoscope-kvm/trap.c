@@ -143,7 +143,7 @@ static bool fetched(struct nph_vm *vm, struct kvm_vcpu *vcpu, gpa_t gpa, u64 err
 	}
 	if (before)
 		generation = (xa_to_value(before) >> 1) + 1;
-	if (xa_is_err(xa_store(&vm->frames, frame, xa_mk_value(generation << 1 | 1), GFP_KERNEL_ACCOUNT))) {
+	if (xa_is_err(xa_store_irq(&vm->frames, frame, xa_mk_value(generation << 1 | 1), GFP_KERNEL_ACCOUNT))) {
 		handle = false;
 		goto out;
 	}
@@ -154,7 +154,7 @@ static bool fetched(struct nph_vm *vm, struct kvm_vcpu *vcpu, gpa_t gpa, u64 err
 		zap(vm, frame);
 	if (capture(vm, vcpu, gpa, frame, generation, guarded) == NPH_AGAIN) {
 		/* Not sent: as if it had not happened. Another vCPU may have mapped the frame meanwhile. */
-		xa_store(&vm->frames, frame, before, GFP_KERNEL_ACCOUNT);
+		xa_store_irq(&vm->frames, frame, before, GFP_KERNEL_ACCOUNT);
 		zap(vm, frame);
 		handle = false;
 	}
@@ -274,7 +274,9 @@ void nph_zap_work(struct work_struct *work)
 	void *entry;
 
 	xa_for_each_marked(&vm->frames, frame, entry, NPH_ZAP) {
-		xa_clear_mark(&vm->frames, frame, NPH_ZAP);
+		xa_lock_irq(&vm->frames);
+		__xa_clear_mark(&vm->frames, frame, NPH_ZAP);
+		xa_unlock_irq(&vm->frames);
 		zap(vm, frame);
 	}
 }

@@ -40,6 +40,13 @@ pub(crate) fn with_tests() -> Result<Built> {
     placed(false)
 }
 
+/// As it is shipped, with what runs in a nested machine beside it.
+pub(crate) fn with_examples() -> Result<Built> {
+    let built = run(true)?;
+    cargo(&["build", "--release", "--package", "nephoscope-e2e", "--examples"])?;
+    Ok(built)
+}
+
 /// Puts what was built where the program looks.
 fn placed(release: bool) -> Result<Built> {
     let folder = target_folder().join(if release { "release" } else { "debug" });

@@ -9,6 +9,7 @@ mod fuzz;
 mod limits;
 mod lint;
 mod nested;
+mod nested_proof;
 mod qemu11;
 mod setup;
 mod test;
@@ -49,6 +50,7 @@ enum Task {
     Guest,
     Demo(demo::DemoArgs),
     Nested(nested::NestedArgs),
+    NestedProof(nested_proof::NestedProofArgs),
     Attacks(attacks::AttacksArgs),
     Faults(faults::FaultsArgs),
     Fuzz(fuzz::FuzzArgs),
@@ -75,6 +77,7 @@ fn run(task: Task) -> anyhow::Result<()> {
         Task::Test { filter } => test::run(&filter),
         Task::Demo(arguments) => demo::run(&arguments),
         Task::Nested(arguments) => std::process::exit(nested::run(&arguments)?),
+        Task::NestedProof(arguments) => nested_proof::run(&arguments),
         Task::Attacks(arguments) => attacks::run(&arguments),
         Task::Faults(arguments) => faults::run(&arguments),
         Task::Fuzz(arguments) => {

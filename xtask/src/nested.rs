@@ -31,7 +31,7 @@ pub(crate) struct NestedArgs {
     command: Vec<String>,
 }
 
-fn kernel(text: &str) -> Result<Kernel, String> {
+pub(crate) fn kernel(text: &str) -> Result<Kernel, String> {
     let found = Kernel::ALL.into_iter().find(|kernel| kernel.version() == text);
     found.ok_or_else(|| "the kernels are 6.1 and 6.12".to_owned())
 }

@@ -3,82 +3,13 @@
 #![allow(clippy::unwrap_used, clippy::panic, reason = "helpers of tests are tests")]
 
 use std::collections::BTreeSet;
-use std::fs;
-use std::path::Path;
 use std::time::Duration;
 
-use nephoscope_e2e::nested::{Nested, Shape};
-use nephoscope_e2e::{Catalog, Image, Kernel, Truth, kbuild, program};
+use nephoscope_e2e::nested::{Seen, watch};
+use nephoscope_e2e::{Image, Kernel, program};
 use serde_json::Value;
 
 const LIMIT: Duration = Duration::from_secs(900);
-
-/// The module is there before the guest, and gone after it.
-const SCRIPT: &str = "export HOME=/tmp\n\
-    insmod /host/nephoscope_kvm.ko || exit 91\n\
-    /host/inside /host 6.1 1 || exit 92\n\
-    rmmod nephoscope_kvm || exit 93";
-
-fn give(from: &Path, to: &Path) {
-    if from.is_dir() {
-        fs::create_dir(to).unwrap();
-        for entry in fs::read_dir(from).unwrap() {
-            let entry = entry.unwrap();
-            give(&entry.path(), &to.join(entry.file_name()));
-        }
-    } else if fs::hard_link(from, to).is_err() {
-        fs::copy(from, to).unwrap();
-    }
-}
-
-fn watched(kernel: Kernel) -> (Value, Truth) {
-    let image = Image::ensure().unwrap();
-    let nested = Nested::ensure(&image).unwrap();
-    let share = tempfile::tempdir().unwrap();
-    let at = |name: &str| share.path().join(name);
-    let program = program().unwrap();
-    give(&program, &at("nephoscope"));
-    give(&program.with_file_name("plugins"), &at("plugins"));
-    give(&program.with_file_name("examples").join("inside"), &at("inside"));
-    let catalog = Catalog::ensure_with(&image, &program, &nested.firmware().unwrap()).unwrap();
-    give(&catalog.path(), &at("catalog"));
-    give(
-        &kbuild::trap_module(&image, kernel).unwrap(),
-        &at("nephoscope_kvm.ko"),
-    );
-    fs::create_dir(at("image")).unwrap();
-    for file in [image.kernel(Kernel::K6_1), image.initramfs(Kernel::K6_1)] {
-        give(&file, &at("image").join(file.file_name().unwrap()));
-    }
-    std::os::unix::fs::symlink("/dev/vdb", at("image").join("disk.img")).unwrap();
-    let shape = Shape {
-        kernel,
-        ..Shape::default()
-    };
-    let mut said = Vec::new();
-    let code = nested
-        .run(&shape, share.path(), SCRIPT, LIMIT, |line| {
-            println!("{line}");
-            said.push(line.to_owned());
-        })
-        .unwrap();
-    assert_eq!(code, 0, "{said:#?}");
-    let warned: Vec<_> = said
-        .iter()
-        .filter(|line| {
-            ["WARNING:", "BUG:", "Oops"]
-                .iter()
-                .any(|word| line.contains(word))
-        })
-        .collect();
-    assert_eq!(warned, Vec::<&String>::new());
-    let report: Value = serde_json::from_slice(&fs::read(at("report.json")).unwrap()).unwrap();
-    nephoscope_e2e::report::validate(&report).unwrap();
-    (
-        report,
-        Truth::parse(&fs::read_to_string(at("truth")).unwrap()).unwrap(),
-    )
-}
 
 fn merged(path: &str) -> &str {
     path.strip_prefix("/usr").unwrap_or(path)
@@ -92,7 +23,17 @@ fn counter(report: &Value, name: &str) -> u64 {
 
 #[test]
 fn a_guest_under_stock_kvm_is_named_and_no_mapping_is_writable_and_executable() {
-    let (report, truth) = watched(Kernel::K6_1);
+    let (image, program) = (Image::ensure().unwrap(), program().unwrap());
+    let seen = watch(&image, &program, Kernel::K6_1, 1, LIMIT, |line| {
+        println!("{line}")
+    })
+    .unwrap();
+    let Seen {
+        report,
+        truth,
+        warnings,
+    } = seen;
+    assert_eq!(warnings, Vec::<String>::new());
     println!("pages: {}", report["pages"]);
     println!("counters: {}", report["counters"]);
     assert_eq!(report["vm"]["accelerator"], "kvm");

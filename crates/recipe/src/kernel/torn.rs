@@ -8,8 +8,9 @@
 //! content followed by the end of the one before; no others may.
 //!
 //! What is left over of a site is then filled with no-ops in place, up to 6.9 by `add_nops` (`arch/x86/kernel/alternative.c`),
-//! whose copy of a no-op the compiler builds in, with stores of the same widths. So in the pages of `optimize_nops` a no-op at a
-//! site's end may be there in its beginning only.
+//! whose copy of a no-op the compiler builds in, with stores of the same widths; of three bytes, the first and the last two (seen
+//! under KVM, page by page) or the other way round. So in the pages of `optimize_nops` a no-op at a site's end may be there in its
+//! beginning only.
 
 use std::collections::BTreeSet;
 use std::ops::Range;
@@ -82,19 +83,20 @@ fn filled(values: &[Value], own: &[u8]) -> Vec<Value> {
             .rposition(|byte| *byte != NOP)
             .map_or(0, |last| last + 1);
         for new in contents.iter().filter(|new| new.get(..from) == old.get(..from)) {
-            let first = match old.len().saturating_sub(from) {
-                3 => 2,
-                4..8 => 4,
+            let first: &[usize] = match old.len().saturating_sub(from) {
+                3 => &[1, 2],
+                4..8 => &[4],
                 _ => continue,
             };
-            let cut = from + first;
-            let (Some(begun), Some(left)) = (new.get(..cut), old.get(cut..)) else {
-                continue;
-            };
-            let value = Value::fixed([begun, left].concat());
-            let known = contents.contains(&value.bytes) || torn.contains(&value);
-            if !known && torn.len() < MAX_TORN {
-                torn.push(value);
+            for cut in first.iter().map(|first| from + first) {
+                let (Some(begun), Some(left)) = (new.get(..cut), old.get(cut..)) else {
+                    continue;
+                };
+                let value = Value::fixed([begun, left].concat());
+                let known = contents.contains(&value.bytes) || torn.contains(&value);
+                if !known && torn.len() < MAX_TORN {
+                    torn.push(value);
+                }
             }
         }
     }
@@ -238,6 +240,19 @@ mod tests {
         let filled_up = Value::fixed([0xfa, 0x0f, 0x1f, 0x44, 0x00, 0x00]);
         let torn = filled(&[Value::own(), padded, filled_up], &own);
         assert_eq!(torn, [Value::fixed([0xfa, 0x0f, 0x1f, 0x44, 0x00, 0x90])]);
+    }
+
+    #[test]
+    fn a_no_op_of_three_bytes_is_seen_with_its_first_byte_or_its_first_two() {
+        let own = [0xff, 0x15, 0xee, 0x04, 0xa0, 0x01];
+        let padded = Value::fixed([0x48, 0x89, 0xf8, 0x90, 0x90, 0x90]);
+        let filled_up = Value::fixed([0x48, 0x89, 0xf8, 0x0f, 0x1f, 0x00]);
+        let torn = filled(&[Value::own(), padded, filled_up], &own);
+        let begun = [[0x0f, 0x90, 0x90], [0x0f, 0x1f, 0x90]];
+        assert_eq!(
+            torn,
+            begun.map(|end| Value::fixed([&[0x48, 0x89, 0xf8], &end[..]].concat()))
+        );
     }
 
     #[test]

@@ -9,8 +9,10 @@
 //!         └─ L2: under L1's /dev/kvm
 //! ```
 
+mod job;
 mod modules;
 mod root;
+mod watch;
 
 use std::fs::{self, File};
 use std::io::{BufRead, BufReader};
@@ -24,6 +26,9 @@ use crate::guest::Kernel;
 use crate::image::Image;
 use crate::initramfs::Archive;
 use crate::{cache, qemu};
+
+pub use job::job;
+pub use watch::{Seen, watch};
 
 /// What L1 does first. The modules are in the order in which they need each other.
 const INIT: &str = include_str!("../../guest-files/nested-init");
