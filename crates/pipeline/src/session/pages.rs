@@ -85,7 +85,9 @@ impl Session {
             return;
         };
         let record = self.inventory.page(page);
-        self.kernel_text = record.and_then(|record| Some((record.va, record.gpa?)));
+        self.kernel_text = record
+            .and_then(|record| Some((record.va, record.gpa?)))
+            .or(self.kernel_text);
         if let Some(pages) = self.kernels.ran((object, slide), page) {
             self.inventory.another_kernel(at_ns, &pages, changes);
             self.identifier.images.only_kernel(object);

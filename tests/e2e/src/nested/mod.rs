@@ -54,7 +54,7 @@ impl Shape {
     /// The first one is for L1's own housekeeping, and must not run guests: in QEMU's TCG, any CPU that restores a floating
     /// point state (`XRSTOR`, at each switch between threads) clears a flag of the *first* CPU in a word that the first
     /// CPU itself changes at each world switch, and nothing makes that one step (`cpu_set_fpus` calls `cpu_clear_ignne`,
-    /// target/i386/tcg, from 5.1 to 11.1 at least). A lost update leaves nested paging on in the host, or off in the guest:
+    /// target/i386/tcg of 10.0.2; 11.1 fails alike). A lost update leaves nested paging on in the host, or off in the guest:
     /// L1 takes an exit of its own as one of L2, and stops with an overflown kernel stack.
     fn cpus(&self) -> u32 {
         match self.smp {
