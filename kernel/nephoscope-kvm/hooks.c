@@ -107,16 +107,17 @@ static void notrace at_dirty(unsigned long ip, unsigned long parent, struct ftra
 struct hook {
 	const char *name;
 	ftrace_func_t at;
+	unsigned long flags;
 	struct ftrace_ops ops;
 };
 
 #define REDIRECTS (FTRACE_OPS_FL_SAVE_REGS | FTRACE_OPS_FL_IPMODIFY)
 
 static struct hook hooks[] = {
-	{ "make_spte", at_make_spte, { .func = at_make_spte, .flags = REDIRECTS } },
-	{ "kvm_mmu_page_fault", at_page_fault, { .func = at_page_fault, .flags = REDIRECTS } },
-	{ "kvm_mmu_max_mapping_level", at_max_level, { .func = at_max_level, .flags = REDIRECTS } },
-	{ "mark_page_dirty_in_slot", at_dirty, { .func = at_dirty, .flags = FTRACE_OPS_FL_SAVE_REGS } },
+	{ "make_spte", at_make_spte, REDIRECTS },
+	{ "kvm_mmu_page_fault", at_page_fault, REDIRECTS },
+	{ "kvm_mmu_max_mapping_level", at_max_level, REDIRECTS },
+	{ "mark_page_dirty_in_slot", at_dirty, FTRACE_OPS_FL_SAVE_REGS },
 };
 
 /* Which roots a vCPU has: seen at its exits, one exit late, because KVM learns of CR3 after it told of the exit. */
@@ -130,7 +131,9 @@ static void at_exit_of_guest(void *data, struct kvm_vcpu *vcpu, u32 isa)
 	vm = nph_vm_of(vcpu->kvm);
 	if (vm) {
 		state = nph_vcpu_of(vm, vcpu);
-		if (state->last_cr3 != cr3 && state->roots) {
+		if (vcpu->arch.hflags & HF_GUEST_MASK)
+			atomic64_inc(&vm->nested);
+		else if (state->last_cr3 != cr3 && state->roots) {
 			state->last_cr3 = cr3;
 			/* PAE roots lie in one page by the dozen. */
 			WRITE_ONCE(state->roots[(cr3 >> PAGE_SHIFT ^ cr3 >> 5) % NPH_KVM_ROOTS],
@@ -172,6 +175,10 @@ static int hook(struct hook *hook)
 
 	if (r)
 		return r;
+	/* As new: ftrace_free_filter() leaves behind the pointers to what it frees. */
+	memset(&hook->ops, 0, sizeof(hook->ops));
+	hook->ops.func = hook->at;
+	hook->ops.flags = hook->flags;
 	r = ftrace_set_filter_ip(&hook->ops, (unsigned long)at, 0, 0);
 	if (!r)
 		r = register_ftrace_function(&hook->ops);

@@ -74,14 +74,79 @@ static void inform(struct nph_vm *vm, struct nph_kvm_info *info)
 	info->gone = READ_ONCE(vm->gone);
 }
 
+/* What the guest sees outside of system management mode. */
+static int slots(struct nph_vm *vm, struct nph_kvm_slots *how)
+{
+	struct kvm_memory_slot *slot;
+	struct nph_kvm_slot *found;
+	u32 count = 0;
+	int bkt, idx, r;
+
+	if (how->room > NPH_KVM_SLOTS_MOST)
+		return -EINVAL;
+	found = kvcalloc(how->room, sizeof(*found), GFP_KERNEL_ACCOUNT);
+	if (!found)
+		return -ENOMEM;
+	idx = srcu_read_lock(&vm->kvm->srcu);
+	kvm_for_each_memslot(slot, bkt, __kvm_memslots(vm->kvm, 0)) {
+		/* KVM's own, which the guest does not see as memory. */
+		if (slot->id >= KVM_USER_MEM_SLOTS)
+			continue;
+		if (count < how->room)
+			found[count] = (struct nph_kvm_slot){
+				.gpa = (u64)slot->base_gfn << PAGE_SHIFT,
+				.bytes = (u64)slot->npages << PAGE_SHIFT,
+				.hva = slot->userspace_addr,
+				.read_only = !!(slot->flags & KVM_MEM_READONLY),
+			};
+		count++;
+	}
+	srcu_read_unlock(&vm->kvm->srcu, idx);
+	how->count = count;
+	r = copy_to_user(u64_to_user_ptr(how->at), found, sizeof(*found) * min(count, how->room)) ? -EFAULT : 0;
+	kvfree(found);
+	return r;
+}
+
+static int frames(struct nph_vm *vm, const struct nph_kvm_frames *how)
+{
+	void __user *at = u64_to_user_ptr(how->at);
+	size_t bytes = how->count * sizeof(u64);
+	u64 *numbers;
+	int r = 0;
+	u32 i;
+
+	if (how->count > NPH_KVM_FRAMES_MOST || how->reserved)
+		return -EINVAL;
+	numbers = kvmalloc(bytes, GFP_KERNEL_ACCOUNT);
+	if (!numbers)
+		return -ENOMEM;
+	if (copy_from_user(numbers, at, bytes)) {
+		r = -EFAULT;
+	} else {
+		for (i = 0; i < how->count; i++) {
+			void *entry = xa_load(&vm->frames, numbers[i] >> PAGE_SHIFT);
+
+			numbers[i] = entry ? xa_to_value(entry) : 0;
+		}
+		if (copy_to_user(at, numbers, bytes))
+			r = -EFAULT;
+	}
+	kvfree(numbers);
+	return r;
+}
+
 static long watch_ioctl(struct file *file, unsigned int command, unsigned long argument)
 {
 	struct nph_vm *vm = file->private_data;
 	union {
 		struct nph_kvm_info info;
 		struct nph_kvm_audit audit;
+		struct nph_kvm_slots slots;
+		struct nph_kvm_frames frames;
 		s32 fd;
 	} out;
+	int r;
 
 	switch (command) {
 	case NPH_KVM_INFO:
@@ -90,6 +155,17 @@ static long watch_ioctl(struct file *file, unsigned int command, unsigned long a
 	case NPH_KVM_AUDIT:
 		nph_audit(vm, &out.audit);
 		break;
+	case NPH_KVM_SLOTS:
+		if (copy_from_user(&out.slots, (void __user *)argument, sizeof(out.slots)))
+			return -EFAULT;
+		r = slots(vm, &out.slots);
+		if (r)
+			return r;
+		break;
+	case NPH_KVM_FRAMES:
+		if (copy_from_user(&out.frames, (void __user *)argument, sizeof(out.frames)))
+			return -EFAULT;
+		return frames(vm, &out.frames);
 	case NPH_KVM_GUARD:
 		if (copy_from_user(&out.fd, (void __user *)argument, sizeof(out.fd)))
 			return -EFAULT;

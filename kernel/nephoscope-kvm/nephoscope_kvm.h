@@ -10,7 +10,7 @@
 #include <linux/types.h>
 
 /* Goes up with every change of what follows, of the ring or of the frames. */
-#define NPH_KVM_VERSION 2
+#define NPH_KVM_VERSION 3
 
 /* On the device: begin to watch a VM. The answer is a descriptor of the watch; the watch ends when it is closed. */
 struct nph_kvm_attach {
@@ -62,6 +62,34 @@ struct nph_kvm_audit {
  * protection of what it wants to write. What is executable already has to be fetched anew.
  */
 #define NPH_KVM_GUARD _IOW('N', 4, __s32)
+
+/* On a watch: where the guest sees its memory now, and where that lies in the VMM's process. */
+struct nph_kvm_slot {
+	__u64 gpa;
+	__u64 bytes;
+	__u64 hva;
+	__u32 read_only;
+	__u32 reserved;
+};
+struct nph_kvm_slots {
+	__u64 at;		/* of an array of struct nph_kvm_slot, in no order */
+	__u32 room;		/* of it */
+	__u32 count;		/* how many there are; those beyond the room are left out */
+};
+#define NPH_KVM_SLOTS _IOWR('N', 5, struct nph_kvm_slots)
+#define NPH_KVM_SLOTS_MOST 4096
+
+/*
+ * On a watch: what frames are now. Each number, a frame's address in the VMM, is replaced by its generation times two, plus one
+ * if it is executable; by 0 if it never was.
+ */
+struct nph_kvm_frames {
+	__u64 at;		/* of an array of __u64 */
+	__u32 count;
+	__u32 reserved;
+};
+#define NPH_KVM_FRAMES _IOW('N', 6, struct nph_kvm_frames)
+#define NPH_KVM_FRAMES_MOST 65536
 
 /*
  * mmap of a watch: ring n lies at n * (NPH_KVM_RING_HEAD + ring_bytes); after the last ring follows one page per ring

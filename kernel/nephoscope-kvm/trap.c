@@ -41,10 +41,9 @@ bool nph_is_trap(struct nph_vm *vm, struct kvm_vcpu *vcpu, gpa_t gpa, u64 error)
 {
 	struct kvm_memory_slot *slot;
 
-	if (vcpu->arch.mmu != &vcpu->arch.root_mmu) {
-		atomic64_inc(&vm->nested);
+	/* Of a guest inside the guest. */
+	if (vcpu->arch.mmu != &vcpu->arch.root_mmu)
 		return false;
-	}
 	if (!is_fetch(error) && !(error & ERROR_WRITE))
 		return false;
 	slot = slot_of(vcpu, gpa >> PAGE_SHIFT);

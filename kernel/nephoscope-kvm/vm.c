@@ -150,7 +150,7 @@ int nph_vm_watch(struct kvm *kvm, const struct nph_kvm_attach *how, struct nph_v
 		goto unhook;
 	mutex_lock(&vms_lock);
 	if (nph_vm_of(kvm))
-		r = -EBUSY;
+		r = -EEXIST;
 	else
 		hash_add_rcu(vms, &vm->node, (unsigned long)kvm);
 	mutex_unlock(&vms_lock);

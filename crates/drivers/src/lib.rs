@@ -17,7 +17,7 @@ pub use guest_ram::{
     FlatRange, Hva, LeftOut, MemoryKind, ProcessRam, ProcessRamError, RamBlock, RamMap, RamMapError, Segment,
     WhyLeftOut,
 };
-pub use kvm_trap::{Audit, GuardError, IOCTLS as KVM_TRAP_IOCTLS, KvmTrap, KvmTrapError};
+pub use kvm_trap::{Audit, GuardError, IOCTLS as KVM_TRAP_IOCTLS, KvmSlots, KvmTrap, KvmTrapError};
 pub use live_memory::{LiveMemory, LiveMemoryError};
 pub use qemu_plugin::{QemuPlugin, QemuPluginError};
 pub use qmp::{Qmp, QmpError, QmpEvent};

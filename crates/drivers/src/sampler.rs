@@ -10,6 +10,7 @@
 
 use std::hash::BuildHasher;
 use std::ops::RangeInclusive;
+use std::sync::Arc;
 
 use foldhash::quality::RandomState;
 use foldhash::{HashMap, HashSet};
@@ -61,7 +62,7 @@ struct Known {
 pub struct Sampler {
     frames: HashMap<u64, Known>,
     hasher: RandomState,
-    roots: Roots,
+    roots: Arc<Roots>,
     seen: HashSet<u64>,
     next_page: u64,
     pass: u32,
@@ -69,18 +70,23 @@ pub struct Sampler {
 
 impl Default for Sampler {
     fn default() -> Self {
-        Self {
-            frames: HashMap::default(),
-            hasher: RandomState::default(),
-            roots: Roots::new(),
-            seen: HashSet::default(),
-            next_page: 1,
-            pass: 0,
-        }
+        Self::among(Arc::new(Roots::new()), 1)
     }
 }
 
 impl Sampler {
+    /// One that tells address spaces apart as another driver does, and whose pages have numbers from this one on.
+    pub(crate) fn among(roots: Arc<Roots>, first_page: u64) -> Self {
+        Self {
+            frames: HashMap::default(),
+            hasher: RandomState::default(),
+            roots,
+            seen: HashSet::default(),
+            next_page: first_page,
+            pass: 0,
+        }
+    }
+
     /// Looks at all that `roots` map executable and gives it as events. `at` is told the address spaces done, for progress.
     pub fn pass<M: PhysicalMemory>(
         &mut self,

@@ -83,4 +83,6 @@ pub enum GapReason {
     AttributionSampled,
     /// Devices could write to code that was captured before, and nobody would tell.
     DeviceWritesUnseen,
+    /// The guest ran guests of its own, whose code is not seen.
+    NestedGuestUnseen,
 }

@@ -390,10 +390,16 @@ pub fn modules_of(
     }
 }
 
-/// What is mapped executable and is not known to have executed, at the place where it is.
+/// What is mapped executable and is not known to have executed, at the place where it is. A page that was captured again when it
+/// executed has another number, and the same place.
 fn only_mapped(space: &AddressSpace) -> impl Iterator<Item = (Gva, MappedCode)> {
+    let executed: BTreeSet<Gva> = if space.code_mapped.is_empty() {
+        BTreeSet::new()
+    } else {
+        space.pages.values().copied().flatten().collect()
+    };
     let mapped = space.code_mapped.iter().map(|(va, code)| (*va, *code));
-    mapped.filter(|(va, code)| space.pages.get(&code.page) != Some(&Some(*va)))
+    mapped.filter(move |(va, _)| !executed.contains(va))
 }
 
 /// The path of the program that an address space runs, if one is identified.

@@ -4,6 +4,7 @@ use std::fs::File;
 use std::io::{self, Read};
 use std::path::{Path, PathBuf};
 
+use rustix::time::ClockId;
 use serde::{Deserialize, Serialize};
 
 use crate::privilege::Account;
@@ -69,6 +70,18 @@ impl Process {
     /// Its number.
     pub(crate) fn pid(self) -> u32 {
         self.pid
+    }
+
+    /// When it was started (`CLOCK_MONOTONIC`, ns). That clock stands still while the machine sleeps, and this is told by one that
+    /// does not; so it may be too early, never in the future.
+    pub(crate) fn started_ns(self) -> u64 {
+        let ns = |id| {
+            let time = rustix::time::clock_gettime(id);
+            u64::try_from(time.tv_sec).unwrap_or(0) * 1_000_000_000 + u64::try_from(time.tv_nsec).unwrap_or(0)
+        };
+        let (now, since_boot) = (ns(ClockId::Monotonic), ns(ClockId::Boottime));
+        let tick_ns = 1_000_000_000 / rustix::param::clock_ticks_per_second().max(1);
+        now.saturating_sub(since_boot.saturating_sub(self.started.saturating_mul(tick_ns)))
     }
 
     /// Whether it still runs.
@@ -169,6 +182,21 @@ mod tests {
             ..me
         };
         assert!(!earlier.is_alive());
+    }
+
+    #[test]
+    fn a_process_was_started_before_now_and_not_long_ago() {
+        let now = rustix::time::clock_gettime(ClockId::Monotonic);
+        let now_ns = u64::try_from(now.tv_sec).unwrap() * 1_000_000_000 + u64::try_from(now.tv_nsec).unwrap();
+        let mut child = std::process::Command::new("sleep").arg("60").spawn().unwrap();
+        let started = Process::of(child.id()).unwrap().started_ns();
+        child.kill().unwrap();
+        child.wait().unwrap();
+        // A tick is ten milliseconds.
+        assert!(
+            started + 20_000_000 >= now_ns && started < now_ns + 5_000_000_000,
+            "{started} {now_ns}"
+        );
     }
 
     #[test]

@@ -428,7 +428,7 @@ fn attribution_from(byte: u8) -> Result<Attribution, FrameError> {
 }
 
 /// The reasons the plugin itself can give, by their number on the wire.
-const REASONS: [GapReason; 10] = [
+const REASONS: [GapReason; 11] = [
     GapReason::Detached,
     GapReason::RingFull,
     GapReason::MarksExhausted,
@@ -439,6 +439,7 @@ const REASONS: [GapReason; 10] = [
     GapReason::MemoryUnreadable,
     GapReason::AttributionSampled,
     GapReason::DeviceWritesUnseen,
+    GapReason::NestedGuestUnseen,
 ];
 
 fn reason_to(reason: GapReason) -> u8 {

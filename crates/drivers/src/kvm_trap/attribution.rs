@@ -2,11 +2,13 @@
 //!
 //! Nested page tables belong to the VM: the first fetch from a frame names one root, and those that fetch from it later
 //! raise nothing. So the page tables of every root that a vCPU was seen with are read now and then: what they let
-//! user code execute, and was accessed, is counted as executed. Sampled, and said to be.
+//! user code execute, and was accessed, is counted as executed, if the frame still is what was captured: one that was
+//! written since may hold another file, and only what is executable now was executed as it is. Sampled, and said to be.
 
 use std::collections::{HashMap, HashSet};
 use std::fs::File;
 use std::os::unix::fs::FileExt;
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use nephoscope_guest::{
@@ -28,12 +30,20 @@ const MAX_ROOTS: usize = 1 << 14;
 
 /// Guest memory by way of the VMM's process.
 #[derive(Debug)]
-struct Ram {
+pub(super) struct Ram {
     process: File,
-    ranges: Vec<RamRange>,
+    pub(super) ranges: Vec<RamRange>,
 }
 
 impl Ram {
+    /// The same once more.
+    fn again(&self) -> std::io::Result<Self> {
+        Ok(Self {
+            process: self.process.try_clone()?,
+            ranges: self.ranges.clone(),
+        })
+    }
+
     fn host(&self, gpa: u64) -> Option<u64> {
         let found = self
             .ranges
@@ -60,6 +70,7 @@ impl PhysicalMemory for Ram {
 pub(super) struct First {
     frame: u64,
     page: PageId,
+    generation: u32,
     root: Root,
     vcpu: VcpuId,
     user: bool,
@@ -70,6 +81,7 @@ impl First {
         Self {
             frame: captured.frame,
             page: captured.page,
+            generation: captured.generation,
             root: captured.root,
             vcpu: captured.vcpu,
             user: captured.privilege == Privilege::User && captured.paging,
@@ -89,11 +101,17 @@ struct Seen {
 pub(super) struct Spaces {
     ram: Option<Ram>,
     process: Option<File>,
-    roots: Roots,
+    roots: Arc<Roots>,
     mode: Mode,
     seen: HashMap<u64, Seen>,
-    /// The page that each frame, by its host address, is at this moment.
-    frames: HashMap<u64, PageId>,
+    /// The page that each frame, by its host address, was captured as last, and its generation then.
+    frames: HashMap<u64, (PageId, u32)>,
+}
+
+/// Tells the generations of frames that are executable at this moment.
+pub(super) trait Now {
+    /// One answer for each; `None`: it is not executable, or nobody knows.
+    fn generations(&self, frames: &[u64]) -> Vec<Option<u32>>;
 }
 
 impl Spaces {
@@ -102,7 +120,7 @@ impl Spaces {
         Self {
             ram: None,
             process: Some(process),
-            roots: Roots::numbered_from(first),
+            roots: Arc::new(Roots::numbered_from(first)),
             mode: Mode::long(),
             seen: HashMap::new(),
             frames: HashMap::new(),
@@ -115,6 +133,11 @@ impl Spaces {
             (none, Some(process)) => *none = Some(Ram { process, ranges }),
             (None, None) => {}
         }
+    }
+
+    /// Memory, and how address spaces are told apart, for somebody else who looks.
+    pub(super) fn for_another(&self) -> Option<(Ram, Arc<Roots>)> {
+        Some((self.ram.as_ref()?.again().ok()?, self.roots.clone()))
     }
 
     /// The guest's CPUs translate like this; like long mode until it is said.
@@ -133,11 +156,12 @@ impl Spaces {
         let First {
             frame,
             page,
+            generation,
             root,
             vcpu,
             user,
         } = *first;
-        self.frames.insert(frame, page);
+        self.frames.insert(frame, (page, generation));
         // Kernel code belongs to the kernel, whichever root is loaded.
         if !user {
             return;
@@ -175,7 +199,14 @@ impl Spaces {
     }
 
     /// A vCPU was seen with this root: what it may have executed meanwhile.
-    pub(super) fn seen(&mut self, root: Root, vcpu: VcpuId, mode: Mode, events: &mut Vec<Event>) {
+    pub(super) fn seen(
+        &mut self,
+        root: Root,
+        vcpu: VcpuId,
+        mode: Mode,
+        frames_now: &impl Now,
+        events: &mut Vec<Event>,
+    ) {
         let known = self.seen.get(&root.0).map(|seen| seen.walked);
         if known.is_some_and(|walked| walked.elapsed() < AGAIN) {
             return;
@@ -186,26 +217,32 @@ impl Spaces {
         };
         seen.walked = Instant::now();
         let Some(user) = mode.spaces().next() else { return };
-        let frames = &self.frames;
+        let (mut addresses, mut found) = (Vec::new(), Vec::new());
         Walker::new(mode, ram).leaves(root, &user, Want::Executable, BOUNDS, |leaf| {
             if !leaf.accessed || leaf.size_bytes != PAGE_SIZE as u64 {
                 return;
             }
-            let page = ram.host(leaf.gpa.0).and_then(|frame| frames.get(&frame));
-            if let Some(page) = page.filter(|page| seen.said.insert(**page)) {
-                events.push(Event::Executed(Executed {
-                    page: *page,
-                    root,
-                    vcpu,
-                    incarnation,
-                }));
-                events.push(Event::Located {
-                    page: *page,
-                    root,
-                    va: leaf.va,
-                });
+            let Some(frame) = ram.host(leaf.gpa.0) else { return };
+            if let Some((page, generation)) = self.frames.get(&frame)
+                && !seen.said.contains(page)
+            {
+                addresses.push(frame);
+                found.push((*page, *generation, leaf.va));
             }
         });
+        let generations = frames_now.generations(&addresses);
+        for ((page, generation, va), now) in found.into_iter().zip(generations) {
+            if now != Some(generation) || !seen.said.insert(page) {
+                continue;
+            }
+            events.push(Event::Executed(Executed {
+                page,
+                root,
+                vcpu,
+                incarnation,
+            }));
+            events.push(Event::Located { page, root, va });
+        }
     }
 }
 
@@ -268,9 +305,21 @@ mod tests {
         Mode::x86(&controls).unwrap()
     }
 
+    /// All frames are executable and of this generation.
+    struct All(Option<u32>);
+
+    impl Now for All {
+        fn generations(&self, frames: &[u64]) -> Vec<Option<u32>> {
+            vec![self.0; frames.len()]
+        }
+    }
+
+    const NOW: All = All(Some(3));
+
     fn first(frame: u64, user: bool) -> First {
         First {
             frame,
+            generation: 3,
             page: PageId(7),
             root: Root(0xdead_b000),
             vcpu: 0,
@@ -295,7 +344,7 @@ mod tests {
         assert_eq!(executed(&events), [(0xdead_b000, 7)]);
         events.clear();
         for _ in 0..2 {
-            spaces.seen(Root(0x1000), 0, long_mode(), &mut events);
+            spaces.seen(Root(0x1000), 0, long_mode(), &NOW, &mut events);
         }
         assert_eq!(executed(&events), [(0x1000, 7)], "once");
         assert!(events.contains(&Event::Located {
@@ -313,7 +362,20 @@ mod tests {
             let mut events = Vec::new();
             spaces.captured(&first(guest.frame(), true), &mut events);
             events.clear();
-            spaces.seen(Root(0x1000), 0, long_mode(), &mut events);
+            spaces.seen(Root(0x1000), 0, long_mode(), &NOW, &mut events);
+            assert_eq!(executed(&events), []);
+        }
+    }
+
+    #[test]
+    fn a_frame_that_was_written_since_is_not_what_it_was() {
+        for now in [None, Some(4)] {
+            let guest = Guest::new(PRESENT_USER | ACCESSED);
+            let mut spaces = guest.spaces();
+            let mut events = Vec::new();
+            spaces.captured(&first(guest.frame(), true), &mut events);
+            events.clear();
+            spaces.seen(Root(0x1000), 0, long_mode(), &All(now), &mut events);
             assert_eq!(executed(&events), []);
         }
     }
@@ -332,9 +394,9 @@ mod tests {
         let mut spaces = guest.spaces();
         let mut events = Vec::new();
         spaces.captured(&first(guest.frame(), true), &mut events);
-        spaces.seen(Root(0x1000), 0, long_mode(), &mut events);
+        spaces.seen(Root(0x1000), 0, long_mode(), &NOW, &mut events);
         spaces.reset();
-        spaces.seen(Root(0x1000), 0, long_mode(), &mut events);
+        spaces.seen(Root(0x1000), 0, long_mode(), &NOW, &mut events);
         let incarnations: Vec<_> = events
             .iter()
             .filter_map(|event| match event {

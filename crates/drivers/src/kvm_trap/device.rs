@@ -6,14 +6,14 @@ use std::fs::{self, File, OpenOptions};
 use std::os::fd::{AsFd, FromRawFd, OwnedFd, RawFd};
 
 use rustix::io::Errno;
-use rustix::ioctl::{Getter, Ioctl, IoctlOutput, Opcode, Setter, ioctl, opcode};
+use rustix::ioctl::{Getter, Ioctl, IoctlOutput, Opcode, Setter, Updater, ioctl, opcode};
 use rustix::process::{Pid, PidfdFlags, PidfdGetfdFlags, pidfd_getfd, pidfd_open};
 
 /// Where it is.
 pub(super) const DEVICE: &str = "/dev/nephoscope-kvm";
 
 /// `NPH_KVM_VERSION`.
-const VERSION: u32 = 2;
+const VERSION: u32 = 3;
 
 /// `struct nph_kvm_attach`.
 #[repr(C)]
@@ -70,8 +70,57 @@ pub struct Audit {
     pub huge: u64,
 }
 
+/// `struct nph_kvm_slot`.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, Default)]
+pub(super) struct Slot {
+    pub(super) gpa: u64,
+    pub(super) bytes: u64,
+    pub(super) hva: u64,
+    pub(super) read_only: u32,
+    pub(super) reserved: u32,
+}
+
+#[cfg(test)]
+impl Slot {
+    pub(super) fn of(gpa: u64, bytes: u64, hva: u64) -> Self {
+        Self {
+            gpa,
+            bytes,
+            hva,
+            ..Self::default()
+        }
+    }
+}
+
+/// `struct nph_kvm_slots`.
+#[repr(C)]
+#[derive(Clone, Copy, Debug)]
+struct SlotsCall {
+    at: u64,
+    room: u32,
+    count: u32,
+}
+
+/// `struct nph_kvm_frames`.
+#[repr(C)]
+#[derive(Clone, Copy, Debug)]
+struct FramesCall {
+    at: u64,
+    count: u32,
+    reserved: u32,
+}
+
+/// `NPH_KVM_FRAMES_MOST`.
+pub(super) const MAX_FRAMES: usize = 65536;
+
+/// `NPH_KVM_SLOTS_MOST`.
+const MAX_SLOTS: u32 = 4096;
+
 /// What a watch asks of the module while it runs, for whoever limits its system calls.
-pub const IOCTLS: [u32; 2] = [INFO, AUDIT];
+pub const IOCTLS: [u32; 4] = [INFO, AUDIT, SLOTS, FRAMES];
+const FRAMES: Opcode = opcode::write::<FramesCall>(b'N', 6);
+const SLOTS: Opcode = opcode::read_write::<SlotsCall>(b'N', 5);
 const INFO: Opcode = opcode::read::<Info>(b'N', 2);
 const GUARD: Opcode = opcode::write::<RawFd>(b'N', 4);
 const AUDIT: Opcode = opcode::read::<Audit>(b'N', 3);
@@ -160,4 +209,53 @@ pub(super) fn guard(watch: impl AsFd, uffd: &OwnedFd) -> rustix::io::Result<()> 
 pub(super) fn audit(watch: impl AsFd) -> rustix::io::Result<Audit> {
     // SAFETY: the module writes one `struct nph_kvm_audit`, of integers only.
     unsafe { ioctl(watch, Getter::<AUDIT, Audit>::new()) }
+}
+
+/// Where the guest sees its memory.
+pub(super) fn slots(watch: impl AsFd) -> rustix::io::Result<Vec<Slot>> {
+    let mut slots = vec![Slot::default(); 64];
+    loop {
+        let room = u32::try_from(slots.len()).unwrap_or(MAX_SLOTS);
+        let mut call = SlotsCall {
+            at: slots.as_mut_ptr().expose_provenance() as u64,
+            room,
+            count: 0,
+        };
+        // SAFETY: the module reads and writes one `struct nph_kvm_slots`, and writes at most `room` of `struct nph_kvm_slot`,
+        // of integers only, to where `at` says, which lives until after the call.
+        unsafe { ioctl(&watch, Updater::<SLOTS, SlotsCall>::new(&mut call)) }?;
+        if call.count > room && room < MAX_SLOTS {
+            slots.resize(call.count.min(MAX_SLOTS) as usize, Slot::default());
+            continue;
+        }
+        slots.truncate(call.count as usize);
+        return Ok(slots);
+    }
+}
+
+/// What frames, by their addresses in the VMM, are now: the generation of each if it is executable.
+pub(super) fn frames(watch: impl AsFd, frames: &[u64]) -> rustix::io::Result<Vec<Option<u32>>> {
+    let mut numbers = frames.to_vec();
+    for some in numbers.chunks_mut(MAX_FRAMES) {
+        let call = FramesCall {
+            at: some.as_mut_ptr().expose_provenance() as u64,
+            count: u32::try_from(some.len()).unwrap_or(0),
+            reserved: 0,
+        };
+        // SAFETY: the module reads one `struct nph_kvm_frames`, and reads and writes `count` integers where `at` says, which live
+        // until after the call.
+        unsafe { ioctl(&watch, Setter::<FRAMES, FramesCall>::new(call)) }?;
+    }
+    let generation = |number: &u64| (number & 1 == 1).then(|| u32::try_from(number >> 1).unwrap_or(u32::MAX));
+    Ok(numbers.iter().map(generation).collect())
+}
+
+/// How many vCPUs a process has, by the descriptors of them that it holds; none if it is not told.
+pub(super) fn vcpus_of(pid: u32) -> u32 {
+    let Ok(all) = fs::read_dir(format!("/proc/{pid}/fd")) else {
+        return 0;
+    };
+    let targets = all.filter_map(|entry| fs::read_link(entry.ok()?.path()).ok());
+    let is_vcpu = |target: &std::path::PathBuf| target.to_string_lossy().starts_with("anon_inode:kvm-vcpu:");
+    u32::try_from(targets.filter(is_vcpu).count()).unwrap_or(u32::MAX)
 }

@@ -8,6 +8,7 @@ use std::time::Duration;
 use nephoscope_wire::{Guarded, RamRange, Request, SocketError, WIRE_VERSION, receive, send};
 
 use crate::guest_ram::RamMap;
+use crate::live_memory::maps::Mapping;
 
 /// How long the VMM may take to answer.
 const TIMEOUT: Duration = Duration::from_secs(5);
@@ -34,19 +35,28 @@ pub enum GuardError {
     Module(#[source] rustix::io::Errno),
 }
 
-/// Has all RAM of a VMM guarded by the plugin in it, and gives the userfaultfd.
-pub(super) fn ask(socket: &Path, map: &RamMap) -> Result<OwnedFd, GuardError> {
+/// The mappings of the VMM's process that hold what the guest sees: whole ones, for the rest of them may come into sight later.
+pub(super) fn whole(map: &RamMap, mappings: &[Mapping]) -> Vec<RamRange> {
+    let holds = |mapping: &&Mapping| {
+        let mut seen = map.segments().iter();
+        seen.any(|segment| (mapping.start.0..mapping.start.0 + mapping.size()).contains(&segment.hva.0))
+    };
+    let writable = mappings.iter().filter(|mapping| mapping.writable);
+    let range = |mapping: &Mapping| RamRange {
+        gpa: 0,
+        len: mapping.size(),
+        hva: mapping.start.0,
+    };
+    writable.filter(holds).map(range).collect()
+}
+
+/// Has memory of a VMM guarded by the plugin in it, and gives the userfaultfd.
+pub(super) fn ask(socket: &Path, ranges: &[RamRange]) -> Result<OwnedFd, GuardError> {
     let mut stream = UnixStream::connect(socket)?;
     stream.set_read_timeout(Some(TIMEOUT))?;
     stream.set_write_timeout(Some(TIMEOUT))?;
-    // Whole blocks, and not what of them the guest sees now: the rest may come into sight later.
-    let ranges = map.blocks().iter().map(|block| RamRange {
-        gpa: 0,
-        len: block.used_bytes,
-        hva: block.hva.0,
-    });
     let request = Request::Ram {
-        ranges: ranges.collect(),
+        ranges: ranges.to_vec(),
     };
     send(&mut stream, &request, &[])?;
     let (answer, fds) = receive::<Guarded>(&mut stream)?;
@@ -67,6 +77,9 @@ mod tests {
     use std::os::unix::net::UnixListener;
 
     use super::*;
+    use crate::kvm_trap::device::Slot;
+    use crate::kvm_trap::slots;
+    use crate::live_memory::maps;
 
     fn answered(answer: &Guarded, with_fd: bool) -> Result<OwnedFd, GuardError> {
         let folder = tempfile::tempdir().unwrap();
@@ -81,16 +94,16 @@ mod tests {
             send(&mut stream, &answer, if with_fd { &fds } else { &[] }).unwrap();
             request
         });
-        let ramblock = "              Block Name    PSize              Offset               Used              Total                HVA  RO\n\
-                        pc.ram    4 KiB  0x0000000000000000 0x0000000020000000 0x0000000020000000 0x00007ff87fe00000  rw\n";
-        let mtree = "FlatView #0\n AS \"memory\", root: system\n  0000000000000000-000000000009ffff (prio 0, ram): pc.ram\n\n";
-        let map = RamMap::from_monitor_text(ramblock, mtree).unwrap();
-        let uffd = ask(&socket, &map);
+        let map = slots::map(&[Slot::of(0, 0xa_0000, 0x7f00_0000_0000)]);
+        let mappings = maps::parse(
+            "7f0000000000-7f0040000000 rw-p 00000000 00:00 0 \n7f0040000000-7f0050000000 rw-p 00000000 00:00 0 \n",
+        );
+        let uffd = ask(&socket, &whole(&map, &mappings));
         let Request::Ram { ranges } = vmm.join().unwrap() else {
             panic!("another request");
         };
         let asked: Vec<_> = ranges.iter().map(|range| (range.hva, range.len)).collect();
-        assert_eq!(asked, [(0x7ff8_7fe0_0000, 0x2000_0000)], "the whole block");
+        assert_eq!(asked, [(0x7f00_0000_0000, 0x4000_0000)], "the whole mapping");
         uffd
     }
 
@@ -119,7 +132,7 @@ mod tests {
     #[test]
     fn without_a_plugin_nobody_answers() {
         let folder = tempfile::tempdir().unwrap();
-        let error = ask(&folder.path().join("none"), &RamMap::default()).unwrap_err();
+        let error = ask(&folder.path().join("none"), &[]).unwrap_err();
         assert!(matches!(error, GuardError::Connect(_)), "{error}");
     }
 }

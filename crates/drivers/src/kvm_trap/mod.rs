@@ -3,11 +3,13 @@
 //! *What it sees*: every frame of code before its first instruction in each generation runs, with its bytes as they will
 //! run, from the moment of attachment; the address space that did it. *What it cannot see*: which bytes of the frame run;
 //! who else runs the frame, except by sampling; what devices write into memory meanwhile, unless the plugin in the VMM has
-//! it guarded; guests inside the guest. *Config*: the VMM's process. *State*: the rings, and what is known of roots.
+//! it guarded; guests inside the guest, which is said. *Config*: the VMM's process. *State*: the rings, and what is known of roots.
 
+mod around;
 mod attribution;
 mod device;
 mod guard;
+mod slots;
 
 use std::fs::File;
 use std::os::fd::{AsFd, OwnedFd};
@@ -18,12 +20,14 @@ use nephoscope_guest::{Attribution, CodeCoverage, Coverage, Event, Gap, GapReaso
 use nephoscope_isa::{Mode, X86Controls};
 use nephoscope_wire::{Consumer, DeviceWords, Frame, RING_HEAD_BYTES, RamRange, RingMemory, ShmError, Stamp};
 
-use crate::guest_ram::RamMap;
+use crate::live_memory::maps;
 use crate::qemu_plugin;
 use crate::rings::{Bell, Rings, RingsError, now_ns};
+use around::Around;
 use attribution::{First, Spaces};
 pub use device::{Audit, IOCTLS};
 pub use guard::GuardError;
+pub use slots::KvmSlots;
 
 /// The VM cannot be watched this way.
 #[derive(Debug, thiserror::Error)]
@@ -47,7 +51,7 @@ pub enum KvmTrapError {
     #[error("process {0} has no KVM VM: does it run with `-accel kvm`?")]
     NoVm(u32),
     /// The module refused.
-    #[error("the kernel module does not watch this VM; `dmesg` says why")]
+    #[error("the kernel module does not watch this VM: {}", why(*.0))]
     Refused(#[source] rustix::io::Errno),
     /// Its memory.
     #[error("the kernel module's memory cannot be mapped")]
@@ -55,6 +59,24 @@ pub enum KvmTrapError {
     /// The rings.
     #[error(transparent)]
     Rings(#[from] RingsError),
+}
+
+/// What the module means by an error (`kernel/nephoscope-kvm`).
+fn why(errno: rustix::io::Errno) -> &'static str {
+    use rustix::io::Errno;
+    match errno {
+        Errno::EXIST => "another monitor watches it already",
+        Errno::BUSY => {
+            "a function of KVM is redirected by somebody else, a live patch for instance; `dmesg` names it"
+        }
+        Errno::OPNOTSUPP | Errno::NOENT => {
+            "this host's KVM, or this VM, is not one that it supports; `dmesg` says what is missing"
+        }
+        Errno::PROTO => "it is of another build than this program: build and load both from the same source",
+        Errno::PERM => "only root may ask it (CAP_SYS_ADMIN)",
+        Errno::SRCH => "the VM has just ended",
+        _ => "`dmesg` may say why",
+    }
 }
 
 /// Bytes of frames in all rings of a VM together: kernel memory, which is not swapped.
@@ -90,6 +112,18 @@ pub struct KvmTrap {
     counted: Instant,
     audits: Option<Audits>,
     devices: Devices,
+    inner: Inner,
+    around: Looking,
+}
+
+/// The look at what was mapped when the watch began.
+#[derive(Debug)]
+enum Looking {
+    /// Nobody asked, or it is over.
+    Not,
+    /// As soon as it is known how to.
+    ToBegin,
+    UnderWay(Around),
 }
 
 /// Whether devices may have written to executable frames unseen.
@@ -117,6 +151,31 @@ impl Devices {
     }
 }
 
+/// Whether guests ran inside the guest, whose code is not seen.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+struct Inner {
+    exits: u64,
+    told_ns: u64,
+}
+
+impl Inner {
+    /// They exited so often until now. One that runs exits every few milliseconds.
+    fn look(&mut self, exits: u64, now_ns: u64) -> Option<Gap> {
+        let from_ns = std::mem::replace(&mut self.told_ns, now_ns);
+        let before = std::mem::replace(&mut self.exits, exits);
+        (exits > before).then_some(Gap {
+            from_ns,
+            to_ns: now_ns,
+            left: Coverage {
+                code: CodeCoverage::Sampled,
+                attribution: Attribution::Sampled,
+            },
+            reason: GapReason::NestedGuestUnseen,
+            lost: 0,
+        })
+    }
+}
+
 /// What was found by looking at all mappings, all times together.
 #[derive(Debug)]
 struct Audits {
@@ -130,6 +189,12 @@ impl KvmTrap {
     #[must_use]
     pub fn is_there() -> bool {
         std::path::Path::new(device::DEVICE).exists()
+    }
+
+    /// How many vCPUs the VM of a process has.
+    #[must_use]
+    pub fn vcpus_of(pid: u32) -> u32 {
+        device::vcpus_of(pid)
     }
 
     /// Begins to watch the VM of a process. What is mapped in it is torn down once, so that everything that runs from now on
@@ -176,6 +241,11 @@ impl KvmTrap {
                 unguarded: 0,
                 told_ns: info.attached_ns.saturating_sub(begun_ns),
             },
+            inner: Inner {
+                exits: 0,
+                told_ns: info.attached_ns.saturating_sub(begun_ns),
+            },
+            around: Looking::Not,
         })
     }
 
@@ -208,9 +278,24 @@ impl KvmTrap {
     ///
     /// # Errors
     /// If there is no such plugin, or the host's kernel cannot. Then such writes are not seen, and coverage says so.
-    pub fn guard(&mut self, plugin: &Path, map: &RamMap) -> Result<(), GuardError> {
-        let uffd = guard::ask(plugin, map)?;
+    pub fn guard(&mut self, plugin: &Path) -> Result<(), GuardError> {
+        let map = slots::map(&device::slots(&self.watch).map_err(GuardError::Module)?);
+        let mappings = std::fs::read_to_string(format!("/proc/{}/maps", self.pid))?;
+        let uffd = guard::ask(plugin, &guard::whole(&map, &maps::parse(&mappings)))?;
         device::guard(&self.watch, &uffd).map_err(GuardError::Module)
+    }
+
+    /// Where the guest sees its memory, for as long as it is watched.
+    ///
+    /// # Errors
+    /// If there are no more descriptors.
+    pub fn slots(&self) -> Result<KvmSlots, KvmTrapError> {
+        let copy = self.watch.try_clone();
+        let process = |source| KvmTrapError::Process {
+            pid: self.pid,
+            source,
+        };
+        Ok(KvmSlots::of(copy.map_err(process)?))
     }
 
     /// Tells where guest RAM lies, so that page tables can be read.
@@ -242,6 +327,11 @@ impl KvmTrap {
             times: 0,
             sum: Audit::default(),
         });
+    }
+
+    /// Looks once at what is mapped executable: the guest ran before.
+    pub fn look_around(&mut self) {
+        self.around = Looking::ToBegin;
     }
 
     /// How the guest's CPUs translate, as of the last time the module was asked; `None` while paging is off.
@@ -293,15 +383,40 @@ impl KvmTrap {
             self.counted = Instant::now();
             self.count(at_ns, &mut events);
         }
+        self.around(&mut events);
         if let Some(mode) = self.mode {
             for (vcpu, roots) in (0_u16..).zip(&self.roots) {
                 for cr3 in roots.take() {
-                    self.spaces
-                        .seen(mode.root(cr3), VcpuId::from(vcpu), mode, &mut events);
+                    self.spaces.seen(
+                        mode.root(cr3),
+                        VcpuId::from(vcpu),
+                        mode,
+                        &Module(&self.watch),
+                        &mut events,
+                    );
                 }
             }
         }
         out.extend(events.into_iter().map(|event| Stamped { at_ns, event }));
+    }
+
+    fn around(&mut self, events: &mut Vec<Event>) {
+        match (&self.around, self.mode) {
+            (Looking::ToBegin, Some(mode)) => {
+                let begun = self
+                    .spaces
+                    .for_another()
+                    .and_then(|(ram, roots)| Around::begin(ram, roots, mode, self.attached_ns / 1000).ok());
+                // Nothing that is only mapped is told of then: it is not said to be executed either.
+                self.around = begun.map_or(Looking::Not, Looking::UnderWay);
+            }
+            (Looking::UnderWay(around), _) => {
+                if !around.take(events) {
+                    self.around = Looking::Not;
+                }
+            }
+            _ => {}
+        }
     }
 
     fn count(&mut self, at_ns: u64, events: &mut Vec<Event>) {
@@ -328,11 +443,12 @@ impl KvmTrap {
             ("kvm_ring_waits", info.ring_waits),
             ("kvm_ring_lost", info.ring_lost),
             ("kvm_pages_unreadable", info.unreadable),
-            ("kvm_nested_faults", info.nested),
+            ("kvm_nested_exits", info.nested),
             ("kvm_frames_unguarded", info.unguarded),
             ("kvm_frames_pinned", info.pinned),
         ]));
         events.extend(self.devices.look(info.unguarded, at_ns).map(Event::Gap));
+        events.extend(self.inner.look(info.nested, at_ns).map(Event::Gap));
         let Some(audits) = &mut self.audits else { return };
         if audits.last.elapsed() >= AUDIT
             && let Ok(audit) = device::audit(&self.watch)
@@ -352,6 +468,15 @@ impl KvmTrap {
             ),
             ("kvm_mappings_huge", audits.sum.huge),
         ]));
+    }
+}
+
+/// What the module says of frames.
+struct Module<'a>(&'a OwnedFd);
+
+impl attribution::Now for Module<'_> {
+    fn generations(&self, frames: &[u64]) -> Vec<Option<u32>> {
+        device::frames(self.0, frames).unwrap_or_else(|_| vec![None; frames.len()])
     }
 }
 
@@ -402,6 +527,14 @@ mod tests {
         let told = [(3, 20), (3, 30), (4, 40)].map(|(unguarded, now)| devices.look(unguarded, now).unwrap());
         let told = told.map(|gap| (gap.from_ns, gap.to_ns, gap.lost));
         assert_eq!(told, [(10, 20, 3), (20, 30, 0), (30, 40, 1)]);
+    }
+
+    #[test]
+    fn only_while_guests_inside_the_guest_run_their_code_is_unseen() {
+        let mut inner = Inner::default();
+        let told = [(0, 10), (5, 20), (5, 30), (9, 40)].map(|(exits, now)| inner.look(exits, now));
+        let times = told.map(|gap| gap.map(|gap| (gap.from_ns, gap.to_ns)));
+        assert_eq!(times, [None, Some((10, 20)), None, Some((30, 40))]);
     }
 
     #[test]

@@ -4,37 +4,37 @@ use crate::guest_ram::Hva;
 
 /// One line of it.
 #[derive(Clone, PartialEq, Eq, Debug)]
-pub(super) struct Mapping {
+pub(crate) struct Mapping {
     /// First address.
-    pub(super) start: Hva,
+    pub(crate) start: Hva,
     /// One past the last.
-    pub(super) end: Hva,
+    pub(crate) end: Hva,
     /// Whether writes are seen by others who map the same.
-    pub(super) shared: bool,
+    pub(crate) shared: bool,
     /// Whether it can be written.
-    pub(super) writable: bool,
+    pub(crate) writable: bool,
     /// Where it begins in what it is of.
-    pub(super) offset: u64,
+    pub(crate) offset: u64,
     /// Device and inode of what it is of, as written; `00:00 0` for memory without a file.
-    pub(super) file: String,
+    pub(crate) file: String,
     /// The file's name, if it has one.
-    pub(super) name: String,
+    pub(crate) name: String,
 }
 
 impl Mapping {
     /// Bytes.
-    pub(super) fn size(&self) -> u64 {
+    pub(crate) fn size(&self) -> u64 {
         self.end.0.saturating_sub(self.start.0)
     }
 
     /// Whether it is of a file, be that one without a name in any directory.
-    pub(super) fn has_file(&self) -> bool {
+    pub(crate) fn has_file(&self) -> bool {
         !self.file.ends_with(" 0")
     }
 }
 
 /// All lines that can be read as such; the kernel writes no others.
-pub(super) fn parse(text: &str) -> Vec<Mapping> {
+pub(crate) fn parse(text: &str) -> Vec<Mapping> {
     text.lines().filter_map(line).collect()
 }
 

@@ -7,7 +7,7 @@
 //! ```
 
 mod layouts;
-mod maps;
+pub(crate) mod maps;
 mod populated;
 mod shared;
 

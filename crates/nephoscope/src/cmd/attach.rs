@@ -1,20 +1,24 @@
-//! `nephoscope attach`: watches a VM that is already running with the plugin.
+//! `nephoscope attach`: watches a VM that is already running, with the plugin or under KVM.
 
 use std::path::PathBuf;
 use std::process::ExitCode;
 
 use anyhow::Context;
 use clap::Args;
+use nephoscope_drivers::KvmTrap;
 
 use crate::exit::{Failure, exit};
 use crate::keep;
 use crate::monitor;
 use crate::privilege::{self, Account, ReportFile};
 use crate::runtime::{self, VmDir};
-use crate::state::VmState;
+use crate::state::{Process, VmState};
 use crate::text::print;
 
-/// Watch a VM that is already running with the plugin.
+/// Watch a VM that is already running: with the plugin, or under KVM by way of the kernel module.
+///
+/// Under KVM, --pid names the VMM's process, whichever VMM it is. What the guest runs from then on is named when it is next
+/// fetched from; what it only has mapped is listed as mapped.
 ///
 /// What an earlier watch of the VM had concluded is taken over, as long as the VM's directory has it; the time since then is
 /// blind. Without it, all the time until now is.
@@ -22,21 +26,27 @@ use crate::text::print;
 #[command(after_help = "Examples:\n  \
     nephoscope attach --all                                      # every VM that nobody keeps watched any more\n  \
     nephoscope attach --name web1                                # this one, in the foreground\n  \
-    nephoscope attach --catalog ./cat --name db --plugin /run/db/plugin.sock --qmp /run/db/qmp.sock")]
+    nephoscope attach --catalog ./cat --name db --plugin /run/db/plugin.sock --qmp /run/db/qmp.sock\n  \
+    nephoscope attach --catalog ./cat --pid \"$(cat /run/libvirt/qemu/web1.pid)\"   # under KVM, with the module loaded")]
 pub(crate) struct AttachArgs {
     /// Take up every VM of this user that nobody keeps watched, in the background. Each is watched as it was before.
-    #[arg(long, conflicts_with_all = ["name", "catalog", "plugin", "qmp", "report", "watch"])]
+    #[arg(long, conflicts_with_all = ["name", "pid", "catalog", "plugin", "qmp", "report", "watch", "audit"])]
     all: bool,
+    /// The VMM's process, of a VM under KVM.
+    #[arg(long, value_name = "PID")]
+    pid: Option<u32>,
     /// The catalog to identify with; the one that was used before when absent.
     #[arg(long, value_name = "DIR", env = "NEPHOSCOPE_CATALOG")]
     catalog: Option<PathBuf>,
-    /// The VM's name.
-    #[arg(long, value_name = "VM", required_unless_present = "all")]
+    /// The VM's name; `pid-` and the number with --pid when absent.
+    #[arg(long, value_name = "VM", required_unless_present_any = ["all", "pid"])]
     name: Option<String>,
-    /// The plugin's socket, if `nephoscope run` did not start the VM.
+    /// The plugin's socket, if `nephoscope run` did not start the VM. Under KVM, the plugin guards executable frames against
+    /// writes by devices; without it, the report says that such writes were not seen.
     #[arg(long, value_name = "SOCKET")]
     plugin: Option<PathBuf>,
-    /// A socket of QEMU's monitor protocol, without which address spaces are not told apart.
+    /// A socket of QEMU's monitor protocol. Without it, address spaces are not told apart under TCG, and resets of the machine
+    /// are not seen under KVM.
     #[arg(long, value_name = "SOCKET")]
     qmp: Option<PathBuf>,
     /// Write the report there when the VM ends.
@@ -45,6 +55,9 @@ pub(crate) struct AttachArgs {
     /// Print findings to standard error as they are made.
     #[arg(long)]
     watch: bool,
+    /// Under KVM, look at all of the VM's mappings every second, as with `run`.
+    #[arg(long, requires = "pid")]
+    audit: bool,
     /// Whom the monitor becomes if root starts it, as with `run`.
     #[arg(long, value_name = "USER")]
     user: Option<Account>,
@@ -55,10 +68,35 @@ const CATALOG: &str = "/var/lib/nephoscope/catalog";
 
 /// Runs it.
 pub(crate) fn run(args: &AttachArgs) -> anyhow::Result<ExitCode> {
-    match &args.name {
-        Some(name) => one(args, &VmDir::named(name)?),
-        None => all(),
+    match (&args.name, args.pid) {
+        (Some(name), _) => one(args, &VmDir::named(name)?),
+        (None, Some(pid)) => one(args, &VmDir::named(&format!("pid-{pid}"))?),
+        (None, None) => all(),
     }
+}
+
+/// A process with a VM that the kernel module can watch.
+fn vmm(pid: u32) -> anyhow::Result<Process> {
+    if !KvmTrap::is_there() {
+        let message = "a VM under KVM is watched by way of the kernel module nephoscope-kvm, which is not loaded: see \
+                       docs/providers.md";
+        return Err(exit(Failure::Kvm, message));
+    }
+    let none = |why: String| exit(Failure::NoVm, why);
+    let process = Process::of(pid).ok_or_else(|| none(format!("there is no process {pid}")))?;
+    if KvmTrap::vcpus_of(pid) == 0 {
+        return Err(none(format!(
+            "process {pid} has no VM under KVM, or may not be looked into: give the process of the VMM itself, as root"
+        )));
+    }
+    Ok(process)
+}
+
+/// The name of a process's program, for reports.
+fn program_of(pid: u32) -> String {
+    let path = std::fs::read_link(format!("/proc/{pid}/exe")).unwrap_or_default();
+    let name = path.file_name().map(|name| name.to_string_lossy().into_owned());
+    name.unwrap_or_else(|| "unknown VMM".to_owned())
 }
 
 fn one(args: &AttachArgs, dir: &VmDir) -> anyhow::Result<ExitCode> {
@@ -67,10 +105,13 @@ fn one(args: &AttachArgs, dir: &VmDir) -> anyhow::Result<ExitCode> {
     monitor::open_catalog(&state.catalog)?;
     // Only a VM that is there, or was there, gets a directory.
     let gone = || {
-        let message = format!(
-            "nobody listens on the plugin's socket {}: see `nephoscope ps` for the VMs there are",
-            state.plugin.display()
-        );
+        let message = match state.vmm_process.filter(|_| state.kvm) {
+            Some(process) => format!("process {} has ended", process.pid()),
+            None => format!(
+                "nobody listens on the plugin's socket {}: see `nephoscope ps` for the VMs there are",
+                state.plugin.display()
+            ),
+        };
         exit(Failure::NoVm, message)
     };
     if !state.is_running() && !dir.horizon().exists() {
@@ -125,8 +166,17 @@ fn state(args: &AttachArgs, dir: &VmDir, known: Option<VmState>) -> anyhow::Resu
         guard: false,
         vmm_process: None,
     };
-    let other_vm = args.plugin.is_some();
-    let base = known.filter(|_| !other_vm).unwrap_or(usual);
+    let other_vm = args.plugin.is_some() || args.pid.is_some();
+    let mut base = known.filter(|_| !other_vm).unwrap_or(usual);
+    if let Some(pid) = args.pid {
+        let process = vmm(pid)?;
+        base.kvm = true;
+        base.vmm = program_of(pid);
+        base.begun_ns = process.started_ns();
+        base.guard = args.plugin.is_some();
+        base.audit = args.audit;
+        base.vmm_process = Some(process);
+    }
     Ok(VmState {
         catalog: absolute(&args.catalog)?.unwrap_or(base.catalog),
         plugin: absolute(&args.plugin)?.unwrap_or(base.plugin),

@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use nephoscope_drivers::{KvmTrap, QemuPlugin};
+use nephoscope_drivers::{KvmSlots, KvmTrap, QemuPlugin};
 use nephoscope_guest::Stamped;
 use nephoscope_isa::Mode;
 use nephoscope_wire::RamRange;
@@ -105,6 +105,14 @@ impl Driver {
                 samples_attribution: true,
             },
             Self::Pumped { origin, .. } => *origin,
+        }
+    }
+
+    /// What knows where guest memory is without asking the VMM.
+    pub(crate) fn slots(&self) -> Option<KvmSlots> {
+        match self {
+            Self::KvmTrap { trap, .. } => trap.slots().ok(),
+            Self::Plugin(_) | Self::Pumped { .. } => None,
         }
     }
 

@@ -3,7 +3,7 @@
 use std::path::PathBuf;
 use std::time::{Duration, Instant};
 
-use nephoscope_drivers::{Hva, MemoryKind, ProcessRam, Qmp, QmpEvent, RamMap, paging_mode};
+use nephoscope_drivers::{Hva, KvmSlots, MemoryKind, ProcessRam, Qmp, QmpEvent, RamMap, paging_mode};
 use nephoscope_guest::Gpa;
 use nephoscope_isa::Mode;
 use nephoscope_wire::RamRange;
@@ -15,10 +15,13 @@ const TIMEOUT: Duration = Duration::from_secs(5);
 /// How often QEMU is asked again: for the memory map when a frame is not in it, and for its registers.
 const AGAIN: Duration = Duration::from_millis(250);
 
-/// Guest memory through QEMU's process.
+/// Guest memory through the VMM's process.
 #[derive(Debug)]
 pub(super) struct Memory {
-    qmp: Qmp,
+    /// QEMU, if there is a socket for us.
+    qmp: Option<Qmp>,
+    /// Under KVM, what knows where the memory is.
+    slots: Option<KvmSlots>,
     pid: u32,
     ram: Option<ProcessRam>,
     read_at: Instant,
@@ -28,11 +31,17 @@ pub(super) struct Memory {
 
 impl Memory {
     /// Connects. `None` with a reason: addresses and ends of address spaces will not be known.
-    pub(super) fn open(socket: Option<PathBuf>, pid: u32) -> Result<Self, String> {
-        let socket = socket.ok_or("no QMP socket")?;
-        let qmp = Qmp::connect_when_ready(&socket, TIMEOUT).map_err(|error| error.to_string())?;
+    pub(super) fn open(socket: Option<PathBuf>, pid: u32, slots: Option<KvmSlots>) -> Result<Self, String> {
+        let qmp = match socket {
+            Some(socket) => {
+                Some(Qmp::connect_when_ready(&socket, TIMEOUT).map_err(|error| error.to_string())?)
+            }
+            None if slots.is_some() => None,
+            None => return Err("no QMP socket".into()),
+        };
         let mut memory = Self {
             qmp,
+            slots,
             pid,
             ram: None,
             read_at: Instant::now(),
@@ -42,9 +51,18 @@ impl Memory {
         Ok(memory)
     }
 
+    /// Whether QEMU says what happens to the machine: that it is reset, or goes elsewhere.
+    pub(super) fn is_told_of_the_machine(&self) -> bool {
+        self.qmp.is_some()
+    }
+
     fn read_map(&mut self) -> Result<(), Box<dyn std::error::Error>> {
         self.read_at = Instant::now();
-        let map = RamMap::read(&mut self.qmp)?;
+        let map = match (&self.slots, &mut self.qmp) {
+            (Some(slots), _) => slots.map()?,
+            (None, Some(qmp)) => RamMap::read(qmp)?,
+            (None, None) => return Ok(()),
+        };
         match &mut self.ram {
             Some(ram) => ram.set_map(map),
             None => self.ram = Some(ProcessRam::open(self.pid, map)?),
@@ -69,7 +87,7 @@ impl Memory {
         match self.mode {
             Some((asked, mode)) if asked.elapsed() < AGAIN => mode,
             _ => {
-                let mode = paging_mode(&mut self.qmp).ok().flatten();
+                let mode = self.qmp.as_mut().and_then(|qmp| paging_mode(qmp).ok().flatten());
                 self.mode = Some((Instant::now(), mode));
                 mode
             }
@@ -103,16 +121,19 @@ impl Memory {
 
     /// What QEMU says that the machine does: `running`, `paused`, `postmigrate`, …
     pub(super) fn status(&mut self) -> Option<String> {
-        let status = self.qmp.execute("query-status", None).ok()?;
+        let status = self.qmp.as_mut()?.execute("query-status", None).ok()?;
         Some(status.get("status")?.as_str()?.to_owned())
     }
 
     /// What QEMU said since the last time.
     pub(super) fn events(&mut self) -> Vec<QmpEvent> {
-        match self.qmp.events_so_far() {
+        let Some(qmp) = &mut self.qmp else {
+            return Vec::new();
+        };
+        match qmp.events_so_far() {
             Ok(events) => events,
             // That QEMU is gone is seen elsewhere; what it said before still counts.
-            Err(_) => self.qmp.take_events(),
+            Err(_) => qmp.take_events(),
         }
     }
 }

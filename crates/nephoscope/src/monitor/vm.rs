@@ -5,7 +5,7 @@ use std::os::fd::OwnedFd;
 use std::time::{Duration, Instant};
 
 use anyhow::Context;
-use nephoscope_drivers::{KvmTrap, QemuPlugin, QemuPluginError, Qmp, RamMap};
+use nephoscope_drivers::{KvmTrap, QemuPlugin, QemuPluginError, Qmp};
 use nephoscope_guest::{Coverage, Gap, GapReason};
 use nephoscope_inventory::{Report, VmReport};
 use nephoscope_pipeline::Session;
@@ -158,26 +158,20 @@ fn attach_kvm(state: &VmState) -> anyhow::Result<Option<Driver>> {
         Some(socket) => Some(Qmp::connect_when_ready(socket, START_TIMEOUT)?),
         None => None,
     };
-    let vcpus = match &mut qmp {
-        Some(qmp) => {
-            let all = qmp.execute("query-cpus-fast", None)?;
-            all.as_array().map_or(1, Vec::len)
-        }
-        None => 1,
-    };
     let was_running = match &mut qmp {
         Some(qmp) => {
             qmp.execute("query-status", None)?.get("running") != Some(&serde_json::Value::Bool(false))
         }
         None => true,
     };
-    let vcpus = u32::try_from(vcpus).unwrap_or(1);
+    let vcpus = KvmTrap::vcpus_of(process.pid()).max(1);
     let mut trap = KvmTrap::attach(process.pid(), vcpus, state.begun_ns);
-    if let (true, Ok(trap), Some(qmp)) = (state.guard, &mut trap, &mut qmp)
-        && let Err(reason) = guard(trap, state, qmp)
+    if let (true, Ok(trap)) = (state.guard, &mut trap)
+        && let Err(reason) = trap.guard(&state.plugin)
     {
         eprintln!(
-            "nephoscope: writes by devices to code will not be seen, and the report says so: {reason:#}"
+            "nephoscope: writes by devices to code will not be seen, and the report says so: {:#}",
+            anyhow::Error::from(reason)
         );
     }
     if let Some(qmp) = qmp.as_mut().filter(|_| state.started_paused && !was_running) {
@@ -187,11 +181,10 @@ fn attach_kvm(state: &VmState) -> anyhow::Result<Option<Driver>> {
     if state.audit {
         trap.audit();
     }
+    if was_running {
+        trap.look_around();
+    }
     Ok(Some(Driver::KvmTrap { trap, was_running }))
-}
-
-fn guard(trap: &mut KvmTrap, state: &VmState, qmp: &mut Qmp) -> anyhow::Result<()> {
-    Ok(trap.guard(&state.plugin, &RamMap::read(qmp)?)?)
 }
 
 /// The report of a VM that ended while nobody watched, from what was written down before.

@@ -109,9 +109,14 @@ impl Watch {
             pid: began.pid,
             installed_ns: began.begun_ns,
         };
-        let memory = match Memory::open(setup.qmp, began.pid) {
+        let memory = match Memory::open(setup.qmp, began.pid, driver.slots()) {
             Ok(memory) => {
                 driver.set_ram(memory.ranges())?;
+                if !memory.is_told_of_the_machine() {
+                    eprintln!(
+                        "nephoscope: no QMP socket: that the machine is reset or migrated will not be seen at once"
+                    );
+                }
                 Some(memory)
             }
             Err(reason) => {

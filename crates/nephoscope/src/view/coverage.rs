@@ -116,6 +116,7 @@ fn explain(word: &str) -> std::borrow::Cow<'_, str> {
         "looked_at_times" => "memory was looked at from time to time",
         "attribution_sampled" => "who runs a page is sampled",
         "device_writes_unseen" => "devices may write to code unseen",
+        "nested_guest_unseen" => "guests inside the guest are not seen",
         "" => "no reason given",
         other => return escape(other),
     };
@@ -203,6 +204,7 @@ mod tests {
             R::MemoryUnreadable,
             R::AttributionSampled,
             R::DeviceWritesUnseen,
+            R::NestedGuestUnseen,
         ];
         for reason in all {
             log.add(Gap {
