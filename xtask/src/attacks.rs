@@ -1,14 +1,14 @@
 //! `cargo xtask attacks`: real attacks in real guests, and a table of what was seen of them.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use anyhow::{Context, Result, ensure};
 use clap::Args;
 use comfy_table::{ContentArrangement, Table, presets};
-use nephoscope_attacks::{Attack, Campaign, Row, attack, control};
-use nephoscope_e2e::Kernel;
+use nephoscope_attacks::{Attack, Campaign, Row, attack, control, nested};
 use nephoscope_e2e::progress::line;
+use nephoscope_e2e::{Kernel, Step};
 
 use crate::build;
 
@@ -33,6 +33,10 @@ pub(crate) struct AttacksArgs {
     /// No attacks: ordinary work in the same guests, packages being upgraded, and no finding.
     #[arg(long, conflicts_with_all = ["only", "list"])]
     control: bool,
+    /// Under stock KVM in the nested machine, watched by way of the kernel module: those that are about code, unless --only names
+    /// others. Takes about half an hour for each kernel.
+    #[arg(long, conflicts_with = "control")]
+    nested: bool,
     /// How long the ordinary work goes on, at least.
     #[arg(long, value_name = "N", default_value_t = 3, requires = "control")]
     minutes: u64,
@@ -53,7 +57,10 @@ fn kernels(text: &str) -> Result<Kernels, String> {
 
 /// Runs them; an error when one is answered wrongly.
 pub(crate) fn run(arguments: &AttacksArgs) -> Result<()> {
-    let attacks = chosen(&arguments.only)?;
+    let mut attacks = chosen(&arguments.only)?;
+    if arguments.nested && arguments.only.is_empty() {
+        attacks.retain(|attack| nested::is_about_code(*attack));
+    }
     if arguments.list {
         for attack in attacks {
             println!(
@@ -65,18 +72,25 @@ pub(crate) fn run(arguments: &AttacksArgs) -> Result<()> {
         }
         return Ok(());
     }
-    let campaign = Campaign::prepare(program()?)?;
+    let program = program(arguments.nested)?;
+    let campaign = if arguments.nested {
+        None
+    } else {
+        Some(Campaign::prepare(program.clone())?)
+    };
     let mut rows = Vec::new();
     for time in 1..=arguments.times {
         if arguments.times > 1 {
             line(&format!("Time {time} of {}", arguments.times));
         }
         for kernel in &arguments.kernel.0 {
-            if arguments.control {
-                let lasting = Duration::from_secs(arguments.minutes.saturating_mul(60));
-                rows.extend(control::run(&campaign, *kernel, lasting)?);
-            } else {
-                rows.extend(campaign.run(*kernel, &attacks));
+            match &campaign {
+                None => rows.extend(under_kvm(&program, *kernel, &attacks)?),
+                Some(campaign) if arguments.control => {
+                    let lasting = Duration::from_secs(arguments.minutes.saturating_mul(60));
+                    rows.extend(control::run(campaign, *kernel, lasting)?);
+                }
+                Some(campaign) => rows.extend(campaign.run(*kernel, &attacks)),
             }
         }
     }
@@ -92,13 +106,29 @@ pub(crate) fn run(arguments: &AttacksArgs) -> Result<()> {
     Ok(())
 }
 
-/// The program as it is shipped, or the one that the environment names, as for tests.
-pub(crate) fn program() -> Result<PathBuf> {
+/// Nothing takes so long that works.
+const LIMIT: Duration = Duration::from_secs(7200);
+
+fn under_kvm(program: &Path, kernel: Kernel, attacks: &[&'static dyn Attack]) -> Result<Vec<Row>> {
+    let mut step = Step::begin(&format!("Attacks under KVM, Linux {}", kernel.version()));
+    let rows = nested::run(program, kernel, attacks, LIMIT, |text| step.note(text))?;
+    step.done("");
+    Ok(rows)
+}
+
+/// The program as it is shipped, or the one that the environment names, as for tests. What runs in a nested machine is beside
+/// it where that is wanted.
+pub(crate) fn program(nested: bool) -> Result<PathBuf> {
     if std::env::var_os("NEPHOSCOPE").is_some() {
         return nephoscope_e2e::program();
     }
     super::setup::run()?;
-    Ok(build::run(true)?.program)
+    let built = if nested {
+        build::with_examples()?
+    } else {
+        build::run(true)?
+    };
+    Ok(built.program)
 }
 
 fn chosen(only: &[String]) -> Result<Vec<&'static dyn Attack>> {

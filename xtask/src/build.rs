@@ -43,7 +43,8 @@ pub(crate) fn with_tests() -> Result<Built> {
 /// As it is shipped, with what runs in a nested machine beside it.
 pub(crate) fn with_examples() -> Result<Built> {
     let built = run(true)?;
-    cargo(&["build", "--release", "--package", "nephoscope-e2e", "--examples"])?;
+    let packages = ["--package", "nephoscope-e2e", "--package", "nephoscope-attacks"];
+    cargo(&[&["build", "--release", "--examples"], &packages[..]].concat())?;
     Ok(built)
 }
 

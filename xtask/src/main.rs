@@ -12,6 +12,7 @@ mod nested;
 mod nested_proof;
 mod qemu11;
 mod setup;
+mod soak;
 mod test;
 
 use std::process::ExitCode;
@@ -53,6 +54,7 @@ enum Task {
     NestedProof(nested_proof::NestedProofArgs),
     Attacks(attacks::AttacksArgs),
     Faults(faults::FaultsArgs),
+    Soak(soak::SoakArgs),
     Fuzz(fuzz::FuzzArgs),
     #[command(subcommand)]
     Bench(bench::Bench),
@@ -80,6 +82,7 @@ fn run(task: Task) -> anyhow::Result<()> {
         Task::NestedProof(arguments) => nested_proof::run(&arguments),
         Task::Attacks(arguments) => attacks::run(&arguments),
         Task::Faults(arguments) => faults::run(&arguments),
+        Task::Soak(arguments) => soak::run(&arguments),
         Task::Fuzz(arguments) => {
             setup::run()?;
             fuzz::run(&arguments)

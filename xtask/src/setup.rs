@@ -36,8 +36,13 @@ const QEMU_MAJOR: u32 = 10;
 
 /// Installs what is missing.
 pub(crate) fn run() -> Result<()> {
+    with(&[])
+}
+
+/// The same, with packages that only one task needs.
+pub(crate) fn with(more: &[&'static str]) -> Result<()> {
     let log = cache::folder()?.join("setup.log");
-    let missing = missing_packages()?;
+    let missing = missing_packages(&[&PACKAGES, more].concat())?;
     let lists = lists_are_there()?;
     let qemu = qemu_is_new_enough();
     if missing.is_empty() && lists && qemu {
@@ -64,12 +69,12 @@ pub(crate) fn run() -> Result<()> {
     Ok(())
 }
 
-fn missing_packages() -> Result<Vec<&'static str>> {
+fn missing_packages(wanted: &[&'static str]) -> Result<Vec<&'static str>> {
     let format = "${Package} ${db:Status-Status}\n";
     // dpkg-query fails when one of the packages is unknown to it, and tells about the others all the same.
     let output = Command::new("dpkg-query")
         .args(["--show", "--showformat", format])
-        .args(PACKAGES)
+        .args(wanted)
         .output()
         .context("cannot run dpkg-query: is this a Debian system?")?;
     let installed = String::from_utf8_lossy(&output.stdout).into_owned();
@@ -78,8 +83,9 @@ fn missing_packages() -> Result<Vec<&'static str>> {
             .lines()
             .any(|line| line == format!("{package} installed"))
     };
-    Ok(PACKAGES
-        .into_iter()
+    Ok(wanted
+        .iter()
+        .copied()
         .filter(|package| !is_installed(package))
         .collect())
 }

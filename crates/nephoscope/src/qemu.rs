@@ -6,20 +6,21 @@ use std::process::Command;
 
 use crate::exit::{Failure, exit};
 
-/// A QEMU that can be watched.
+/// A QEMU.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub(crate) struct Qemu {
+    /// As it was asked for.
+    program: String,
     /// As QEMU prints it: `10.0.2`.
     pub(crate) version: String,
-    /// The plugin API it has.
-    pub(crate) api: u32,
+    has_plugins: bool,
 }
 
 impl Qemu {
     /// Asks a QEMU binary.
     ///
     /// # Errors
-    /// If it does not start, has no plugins, or its plugin API is not supported.
+    /// If it does not start, or is none.
     pub(crate) fn ask(program: &OsString) -> anyhow::Result<Self> {
         let shown = program.to_string_lossy();
         let start = |argument: &str| {
@@ -39,28 +40,38 @@ impl Qemu {
             )
         })?;
         let help = start("--help")?;
-        if !String::from_utf8_lossy(&help.stdout)
-            .lines()
-            .any(|line| line.starts_with("-plugin "))
-        {
+        let help = String::from_utf8_lossy(&help.stdout).into_owned();
+        Ok(Self {
+            program: shown.into_owned(),
+            version,
+            has_plugins: help.lines().any(|line| line.starts_with("-plugin ")),
+        })
+    }
+
+    /// The plugin API that it has.
+    ///
+    /// # Errors
+    /// If it has no plugins, or its API is not supported.
+    fn api(&self) -> anyhow::Result<u32> {
+        let (shown, version) = (&self.program, &self.version);
+        if !self.has_plugins {
             let message = format!(
                 "{shown} {version} was built without plugins: use one configured with --enable-plugins"
             );
             return Err(exit(Failure::NoPlugins, message));
         }
-        let api = api_of(&version).ok_or_else(|| {
+        api_of(version).ok_or_else(|| {
             let message = format!("QEMU {version} is not supported: use 9.2 or later (plugin API 4 to 7)");
             exit(Failure::PluginApi, message)
-        })?;
-        Ok(Self { version, api })
+        })
     }
 
     /// The build of the plugin for it: `$NEPHOSCOPE_PLUGIN_DIR`, else beside this program, else where packages put it.
     ///
     /// # Errors
-    /// If there is none.
+    /// If there is none, or this QEMU takes none.
     pub(crate) fn plugin(&self) -> anyhow::Result<PathBuf> {
-        let file = format!("libnephoscope-qemu-api{}.so", self.api);
+        let file = format!("libnephoscope-qemu-api{}.so", self.api()?);
         let beside = std::env::current_exe()
             .ok()
             .and_then(|exe| exe.parent().map(Path::to_path_buf));

@@ -4,57 +4,45 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use anyhow::Result;
-use nephoscope_e2e::{Catalog, Image, Kernel, Options, Step};
+use nephoscope_e2e::{Kernel, Options, Step};
 use serde_json::Value;
 
 use crate::attack::{Attack, Seen};
 use crate::group::Group;
+use crate::place::Place;
 use crate::row::Row;
 use crate::scene::{self, Scene};
-use crate::tools::Tools;
 
 /// A finding has to come so soon after the code first ran.
 const WITHIN: Duration = Duration::from_secs(1);
 
-/// Everything that a boot needs.
+/// Attacks in one place.
 #[derive(Debug)]
 pub struct Campaign {
-    program: PathBuf,
-    image: Image,
-    catalog: Catalog,
-    tools: Tools,
+    place: Place,
 }
 
 impl Campaign {
-    /// Builds what is missing: the guest, its catalog, the attacks' programs. `program` is the `nephoscope` that is put to
-    /// the proof.
+    /// On this machine. Builds what is missing: the guest, its catalog, the attacks' programs. `program` is the `nephoscope`
+    /// that is put to the proof.
     ///
     /// # Errors
     /// When one of them cannot be had.
     pub fn prepare(program: PathBuf) -> Result<Self> {
-        let image = Image::ensure()?;
-        let catalog = Catalog::ensure(&image, &program)?;
         Ok(Campaign {
-            tools: Tools::ensure()?,
-            program,
-            image,
-            catalog,
+            place: Place::here(program)?,
         })
     }
 
-    /// The program that is put to the proof.
-    pub fn program(&self) -> &std::path::Path {
-        &self.program
+    /// In a place that is prepared.
+    #[must_use]
+    pub fn at(place: Place) -> Self {
+        Campaign { place }
     }
 
-    /// What the guest is made from.
-    pub fn image(&self) -> &Image {
-        &self.image
-    }
-
-    /// The catalog of the guest.
-    pub fn catalog(&self) -> &Catalog {
-        &self.catalog
+    /// Where it is.
+    pub fn place(&self) -> &Place {
+        &self.place
     }
 
     /// Boots the guest of a group.
@@ -62,7 +50,7 @@ impl Campaign {
     /// # Errors
     /// When it does not come up.
     pub fn open(&self, group: Group, kernel: Kernel) -> Result<Scene> {
-        self.open_with(group, kernel, self.catalog.path())
+        self.open_with(group, kernel, self.place.catalog.clone())
     }
 
     /// [`Campaign::open`] with another catalog.
@@ -77,8 +65,9 @@ impl Campaign {
             boot_timeout: Duration::from_secs(900),
             ..Options::default()
         };
+        self.place.adapt(&mut options);
         (group.adapt)(&mut options);
-        let scene = Scene::open(&self.image, &self.tools, options, self.program.clone(), catalog)?;
+        let scene = Scene::open(&self.place, options, catalog)?;
         step.done("");
         Ok(scene)
     }
@@ -145,7 +134,7 @@ fn one(attack: &dyn Attack, scene: &mut Scene) -> Seen {
         Ok(seen)
     });
     let mut seen = seen.unwrap_or_else(|error| Seen::wrong(format!("{error:#}")));
-    if seen.to_finding.is_some_and(|time| time > WITHIN) {
+    if seen.to_finding.is_some_and(|time| time > scene.patience(WITHIN)) {
         seen.ok = false;
         seen.text.push_str("; too late");
     }
@@ -153,8 +142,9 @@ fn one(attack: &dyn Attack, scene: &mut Scene) -> Seen {
 }
 
 fn end(scene: Scene, may_blind: bool) -> Result<()> {
+    let sampled = scene.samples_attribution();
     let report = scene.close()?;
-    let gaps = scene::gaps(&report, 0);
+    let gaps = scene::gaps(&report, 0, sampled);
     anyhow::ensure!(
         may_blind || gaps.is_empty(),
         "not all was seen: {}",

@@ -88,7 +88,7 @@ pub fn run(campaign: &Campaign, kernel: Kernel, lasting: Duration) -> Result<Vec
         "unknown-code: the version is not catalogued",
         text(seen),
     );
-    let gaps = crate::scene::gaps(&scene.close()?, 0);
+    let gaps = crate::scene::gaps(&scene.close()?, 0, false);
     let seen = if gaps.is_empty() {
         Ok("complete from power-on to power-off".to_owned())
     } else {
@@ -186,12 +186,12 @@ fn catalog(campaign: &Campaign, folder: &Path, debs: &[PathBuf]) -> Result<PathB
     output_of(
         Command::new("cp")
             .args(["-r", "--link"])
-            .arg(campaign.catalog().path())
+            .arg(&campaign.place().catalog)
             .arg(&catalog),
     )?;
     let known = debs.iter().zip(VERSIONS).filter(|(_, (_, known))| *known);
     output_of(
-        Command::new(campaign.program())
+        Command::new(&campaign.place().program)
             .args(["catalog", "add", "--catalog"])
             .arg(&catalog)
             .args(known.map(|(deb, _)| deb)),

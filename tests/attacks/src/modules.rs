@@ -1,7 +1,7 @@
 //! The kernel modules of the attacks: `modules/*.c`, compiled for one of the guest's kernels.
 
 use std::fs;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result};
 use nephoscope_e2e::{Image, Kernel, kbuild};
@@ -41,6 +41,17 @@ impl Modules {
             &sources,
         )?;
         Ok(Modules { folder })
+    }
+
+    /// Those that somebody else compiled and put into this folder.
+    #[must_use]
+    pub fn at(folder: PathBuf) -> Self {
+        Modules { folder }
+    }
+
+    /// Where they are.
+    pub fn folder(&self) -> &Path {
+        &self.folder
     }
 
     /// One of them, as it is loaded: `umbra` of `modules/umbra.c`.

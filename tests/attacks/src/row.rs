@@ -48,4 +48,42 @@ impl Row {
             "to_finding_ms": self.to_finding.map(|time| time.as_secs_f64() * 1000.0),
         })
     }
+
+    /// What [`Row::json`] gave.
+    pub fn parse(told: &Value, kernel: Kernel) -> Option<Self> {
+        let text = |name: &str| Some(told.get(name)?.as_str()?.to_owned());
+        let to_finding = match &told["to_finding_ms"] {
+            Value::Null => None,
+            ms => Some(Duration::try_from_secs_f64(ms.as_f64()? / 1000.0).ok()?),
+        };
+        Some(Row {
+            attack: text("attack")?,
+            kernel: kernel.version(),
+            expected: text("expected")?,
+            seen: text("seen")?,
+            ok: told["ok"].as_bool()?,
+            to_finding,
+        })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_row_is_read_as_it_was_written() {
+        for to_finding in [None, Some(Duration::from_micros(1500))] {
+            let row = Row {
+                attack: "1 memfd".to_owned(),
+                kernel: "6.12",
+                expected: "unknown".to_owned(),
+                seen: "\"it\"".to_owned(),
+                ok: to_finding.is_some(),
+                to_finding,
+            };
+            assert_eq!(Row::parse(&row.json(), Kernel::K6_12), Some(row));
+        }
+        assert_eq!(Row::parse(&json!({"attack": 1}), Kernel::K6_1), None);
+    }
 }

@@ -11,6 +11,8 @@ use nephoscope_e2e::truth::Mapping;
 use nephoscope_e2e::{Control, Guest, Image, Kernel, Options, Planting, Truth, Watched, report};
 use serde_json::Value;
 
+use crate::modules::Modules;
+use crate::place::Place;
 use crate::said::Said;
 use crate::tools::{FOLDER, Tools};
 
@@ -40,6 +42,9 @@ pub struct Scene {
     pub vm: String,
     /// When the watch's clock began.
     pub origin: Instant,
+    modules: Option<Modules>,
+    slowness: u32,
+    samples_attribution: bool,
     arrivals: Arrivals,
     arrived: Vec<Arrival>,
     put: BTreeSet<String>,
@@ -62,13 +67,8 @@ impl Scene {
     ///
     /// # Errors
     /// When the guest does not come up, or nobody answers for it.
-    pub fn open(
-        image: &Image,
-        tools: &Tools,
-        options: Options,
-        program: PathBuf,
-        catalog: PathBuf,
-    ) -> Result<Self> {
+    pub fn open(place: &Place, options: Options, catalog: PathBuf) -> Result<Self> {
+        let program = place.program.clone();
         let folder = tempfile::tempdir()?;
         let report = folder.path().join("report.json");
         let vm = format!("attacks-{}", std::process::id());
@@ -78,18 +78,21 @@ impl Scene {
             catalog,
             name: vm.clone(),
             report: Some(report.clone()),
-            extra: Vec::new(),
+            extra: place.watch_with.clone(),
         });
-        let mut guest = Guest::boot_ready(image, Options { watched, ..options })?;
+        let mut guest = Guest::boot_ready(&place.image, Options { watched, ..options })?;
         guest.run_ok(&format!("mkdir -p {FOLDER}"))?;
         let mut control = Control::connect(&vm)?;
         Ok(Scene {
             guest,
             origin: control.origin()?,
             control,
-            image: image.clone(),
+            image: place.image.clone(),
             kernel,
-            tools: tools.clone(),
+            tools: place.tools.clone(),
+            modules: place.modules.clone(),
+            slowness: place.slowness,
+            samples_attribution: place.samples_attribution,
             arrivals: Arrivals::listen(&vm)?,
             arrived: Vec::new(),
             program,
@@ -106,7 +109,8 @@ impl Scene {
     /// # Errors
     /// When nobody answers for the guest.
     pub fn planting(&mut self) -> Result<Planting<'_>> {
-        Planting::begin(&mut self.guest, &self.image, &self.vm)
+        let slowness = self.slowness;
+        Ok(Planting::begin(&mut self.guest, &self.image, &self.vm)?.slower(slowness))
     }
 
     /// Puts one of the attacks' programs into the guest, once, and gives its path there.
@@ -121,6 +125,27 @@ impl Scene {
             self.put.insert(name.to_owned());
         }
         Ok(path)
+    }
+
+    /// One of the attacks' kernel modules, for this guest's kernel.
+    ///
+    /// # Errors
+    /// When there is none of this name, or it cannot be compiled.
+    pub fn module(&self, name: &str) -> Result<Vec<u8>> {
+        match &self.modules {
+            Some(modules) => modules.bytes(name),
+            None => Modules::ensure(&self.image, self.kernel)?.bytes(name),
+        }
+    }
+
+    /// A time that is told for an ordinary machine, for this one.
+    pub fn patience(&self, time: Duration) -> Duration {
+        time * self.slowness
+    }
+
+    /// Lets the guest go on for a while.
+    pub fn wait(&self, time: Duration) {
+        std::thread::sleep(self.patience(time));
     }
 
     /// Starts a command in the guest that goes on by itself, what it writes in a file.
@@ -139,7 +164,7 @@ impl Scene {
     /// # Errors
     /// When it is not in time.
     pub fn output(&mut self, launched: &Launched, enough: impl Fn(&str) -> bool) -> Result<String> {
-        let deadline = Instant::now() + PATIENCE;
+        let deadline = Instant::now() + self.patience(PATIENCE);
         loop {
             let text = self.guest.run_ok(&format!("cat {}", launched.output))?;
             if enough(&text) {
@@ -169,7 +194,7 @@ impl Scene {
         limit: Duration,
         mut wanted: impl FnMut(&mut Control, &Value) -> Result<Option<T>>,
     ) -> Result<Option<(Arrival, T)>> {
-        let deadline = Instant::now() + limit;
+        let deadline = Instant::now() + self.patience(limit);
         let mut at = 0;
         loop {
             while let Some(arrival) = self.arrived.get(at) {
@@ -227,7 +252,7 @@ impl Scene {
     /// # Errors
     /// When the watch does not answer.
     pub fn soon<T>(&mut self, limit: Duration, wanted: impl Fn(&Value) -> Option<T>) -> Result<Option<T>> {
-        let deadline = Instant::now() + limit;
+        let deadline = Instant::now() + self.patience(limit);
         loop {
             let report = self.control.report()?;
             if let Some(found) = wanted(&report) {
@@ -337,7 +362,12 @@ impl Scene {
     /// When the watch does not answer.
     pub fn gaps(&mut self, since_ns: u64) -> Result<Vec<Value>> {
         let report = self.control.report()?;
-        Ok(gaps(&report, since_ns))
+        Ok(gaps(&report, since_ns, self.samples_attribution))
+    }
+
+    /// Whether who runs a page is only sampled here, which the report says of all the time.
+    pub fn samples_attribution(&self) -> bool {
+        self.samples_attribution
     }
 
     /// The watch's clock, in nanoseconds since it began; too early by a tenth of a second, so that nothing that begins now is
@@ -377,11 +407,14 @@ pub fn unknown_digests(space: &Value) -> BTreeSet<&str> {
     pages.filter_map(|page| page["digest"].as_str()).collect()
 }
 
-/// Intervals of a report that are not complete and end after `since_ns`.
-pub fn gaps(report: &Value, since_ns: u64) -> Vec<Value> {
+/// Intervals of a report that are not complete and end after `since_ns`. Where attribution is `sampled`, that alone is none.
+pub fn gaps(report: &Value, since_ns: u64, sampled: bool) -> Vec<Value> {
     let intervals = list(&report["coverage"], "intervals").iter();
+    let attributed = |interval: &Value| {
+        interval["attribution"] == "complete" || sampled && interval["attribution"] == "sampled"
+    };
     intervals
-        .filter(|interval| interval["code"] != "complete" || interval["attribution"] != "complete")
+        .filter(|interval| interval["code"] != "complete" || !attributed(interval))
         .filter(|interval| interval["to_ns"].as_u64().unwrap_or(u64::MAX) > since_ns)
         .cloned()
         .collect()

@@ -50,6 +50,17 @@ impl Tools {
         Ok(Tools { folder })
     }
 
+    /// Those that somebody else compiled and put into this folder.
+    #[must_use]
+    pub fn at(folder: PathBuf) -> Self {
+        Tools { folder }
+    }
+
+    /// Where they are.
+    pub fn folder(&self) -> &Path {
+        &self.folder
+    }
+
     /// One of them, on the host: `inject`, or `libhide.so` of `guest/libhide.c`.
     pub fn path(&self, name: &str) -> PathBuf {
         self.folder.join(name)

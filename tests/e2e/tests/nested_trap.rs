@@ -5,7 +5,8 @@
 use std::collections::BTreeSet;
 use std::time::Duration;
 
-use nephoscope_e2e::nested::{Seen, watch};
+use nephoscope_e2e::living::{disagreements, list};
+use nephoscope_e2e::nested::{SLEEPER, Seen, attached, watch};
 use nephoscope_e2e::{Image, Kernel, program};
 use serde_json::Value;
 
@@ -95,4 +96,61 @@ fn a_guest_under_stock_kvm_is_named_and_no_mapping_is_writable_and_executable() 
         let not_begun = number == 0 && interval["reason"] == "";
         assert!(not_begun || interval["attribution"] != "complete", "{interval}");
     }
+}
+
+#[test]
+fn a_guest_that_runs_under_kvm_is_attached_to_and_what_it_only_maps_is_listed_as_mapped() {
+    let (image, program) = (Image::ensure().unwrap(), program().unwrap());
+    let seen = attached(&image, &program, Kernel::K6_1, LIMIT, |line| println!("{line}")).unwrap();
+    assert_eq!(seen.warnings, Vec::<String>::new());
+
+    // Every process that there was, with every file of which code is mapped, and nobody else.
+    let (before, after) = &seen.around;
+    assert_eq!(disagreements(&seen.soon, before, after), Vec::<String>::new());
+    // Who has slept since before the watch began has run nothing.
+    let is_sleeper = |space: &&Value| space["program"]["path"].as_str().map(merged) == Some(merged(SLEEPER));
+    let sleepers: Vec<&Value> = list(&seen.report, "address_spaces")
+        .iter()
+        .filter(is_sleeper)
+        .collect();
+    let asleep: Vec<&&Value> = sleepers
+        .iter()
+        .filter(|space| {
+            let modules = list(space, "modules");
+            let sum = |name: &str| {
+                modules
+                    .iter()
+                    .filter_map(|module| module[name].as_u64())
+                    .sum::<u64>()
+            };
+            sum("pages_mapped") > 10 && sum("pages_executed") == 0
+        })
+        .collect();
+    assert_eq!(asleep.len(), 1, "{sleepers:#?}");
+
+    // What ran afterwards did, and is named by what is installed.
+    let python = list(&seen.report, "address_spaces").iter().any(|space| {
+        let executed = list(space, "modules")
+            .iter()
+            .filter_map(|module| module["pages_executed"].as_u64());
+        space["program"]["path"].as_str().map(merged) == Some("/bin/python3.11")
+            && executed.sum::<u64>() > 100
+    });
+    assert!(python, "{}", seen.report["address_spaces"]);
+    let pages = &seen.report["pages"];
+    assert!(
+        pages["user"]["modified"] == 0 && pages["kernel"]["modified"] == 0,
+        "{pages}"
+    );
+    assert!(pages["user"]["unknown"].as_u64() <= Some(3), "{pages}");
+    assert_eq!(counter(&seen.report, "kvm_mappings_writable_and_executable"), 0);
+    assert_eq!(counter(&seen.report, "kvm_mappings_huge"), 0);
+    assert_eq!(counter(&seen.report, "kvm_frames_unguarded"), 0);
+
+    // Before, nobody saw anything; and that is said.
+    let first = &list(&seen.report["coverage"], "intervals")[0];
+    assert!(
+        first["from_ns"] == 0 && first["code"] == "blind" && first["to_ns"].as_u64() > Some(10_000_000_000),
+        "{first}"
+    );
 }

@@ -5,6 +5,7 @@ mod cpu;
 mod identify;
 mod ingest;
 mod jobs;
+mod kvm;
 mod latency;
 pub(crate) mod machine;
 mod memory;
@@ -30,6 +31,7 @@ pub(crate) enum Bench {
     Latency(latency::LatencyArgs),
     Memory(memory::MemoryArgs),
     Scan(scan::ScanArgs),
+    Kvm(kvm::KvmArgs),
     Plot(plot::PlotArgs),
 }
 
@@ -42,6 +44,7 @@ pub(crate) fn run(bench: &Bench) -> Result<()> {
         Bench::Latency(arguments) => latency::run(arguments),
         Bench::Memory(arguments) => memory::run(arguments),
         Bench::Scan(arguments) => scan::run(arguments),
+        Bench::Kvm(arguments) => kvm::run(arguments),
         Bench::Plot(arguments) => plot::run(arguments),
     }
 }

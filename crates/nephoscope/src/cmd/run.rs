@@ -48,10 +48,10 @@ pub(crate) struct RunArgs {
     /// larger than 4 KiB: there should be none. Holds the VM up for some milliseconds each time.
     #[arg(long)]
     audit: bool,
-    /// Under KVM, see writes by devices to executable frames, by having QEMU's memory write-protected. Not to be relied on yet: a
-    /// guest may hang in its firmware. Without it, the report says that such writes were not seen.
+    /// Under KVM, leave QEMU's memory as it is. Writes by devices to executed code are not seen then, and the report says so.
+    /// QEMU's background snapshots and the receiving end of postcopy migration need this.
     #[arg(long)]
-    guard: bool,
+    no_guard: bool,
     /// The VM: QEMU and its arguments.
     #[arg(last = true, required = true, value_name = "QEMU")]
     command: Vec<OsString>,
@@ -68,10 +68,16 @@ pub(crate) fn run(args: RunArgs) -> anyhow::Result<ExitCode> {
     // What is wrong with it is said before the VM starts; those who watch open it themselves.
     drop(monitor::open_catalog(&args.catalog.path)?);
     let qemu = Qemu::ask(program)?;
-    let plugin = if kvm && !args.guard {
-        None
-    } else {
-        Some(qemu.plugin()?)
+    let plugin = match (kvm, args.no_guard) {
+        (false, _) => Some(qemu.plugin()?),
+        (true, true) => None,
+        // It is watched without, and the report says what is missing.
+        (true, false) => qemu
+            .plugin()
+            .inspect_err(|error| {
+                eprintln!("nephoscope: writes by devices to code will not be seen, and the report says so: {error:#}");
+            })
+            .ok(),
     };
     let dir = VmDir::named(
         &args
@@ -86,7 +92,8 @@ pub(crate) fn run(args: RunArgs) -> anyhow::Result<ExitCode> {
     }
     let mut child = start(program, arguments, plugin.as_deref(), &dir, kvm).inspect_err(|_| dir.remove())?;
     signals::forward(rustix::process::Pid::from_child(&child))?;
-    let kept = state(&args, &qemu, &dir, &child, kvm)
+    let guard = kvm && plugin.is_some();
+    let kept = state(&args, &qemu, &dir, &child, kvm, guard)
         .and_then(|state| Ok(state.write(&dir)?))
         .and_then(|()| Keeper::new(&dir, lock).keep(Some(&mut child)));
     match kept {
@@ -102,7 +109,14 @@ pub(crate) fn run(args: RunArgs) -> anyhow::Result<ExitCode> {
     }
 }
 
-fn state(args: &RunArgs, qemu: &Qemu, dir: &VmDir, child: &Child, kvm: bool) -> anyhow::Result<VmState> {
+fn state(
+    args: &RunArgs,
+    qemu: &Qemu,
+    dir: &VmDir,
+    child: &Child,
+    kvm: bool,
+    guard: bool,
+) -> anyhow::Result<VmState> {
     Ok(VmState {
         vmm: format!("QEMU {}", qemu.version),
         catalog: std::path::absolute(&args.catalog.path)?,
@@ -114,7 +128,7 @@ fn state(args: &RunArgs, qemu: &Qemu, dir: &VmDir, child: &Child, kvm: bool) -> 
         kvm,
         begun_ns: begun_ns(),
         audit: args.audit,
-        guard: args.guard,
+        guard,
         // Unless whoever started it wants to let it run.
         started_paused: kvm && !args.command.iter().any(|argument| argument == "-S"),
         vmm_process: Process::of(child.id()),

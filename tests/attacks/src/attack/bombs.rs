@@ -78,11 +78,13 @@ impl Aftermath {
         let peak = Peak::watch(scene.guest.watcher()?)?;
         let said = bomb(scene)?;
         let captured = |report: &Value| number(&report["pages"]["user"]["captured"]);
-        let told = |report: &Value| (captured(report), spaces(report), gaps(report, since).len());
+        let sampled = scene.samples_attribution();
+        let blind = |report: &Value| gaps(report, since, sampled);
+        let told = |report: &Value| (captured(report), spaces(report), blind(report).len());
         // What is in the rings by now, and what was lost behind it: until nothing more comes.
         let mut after = scene.control.report()?;
         for _ in 0..SETTLING {
-            std::thread::sleep(Duration::from_secs(5));
+            scene.wait(Duration::from_secs(5));
             let next = scene.control.report()?;
             let is_all = told(&next) == told(&after);
             after = next;
@@ -93,7 +95,7 @@ impl Aftermath {
         let aftermath = Aftermath {
             captured: captured(&after) - captured(&before),
             spaces: spaces(&after) - spaces(&before),
-            blind: gaps(&after, since),
+            blind: blind(&after),
             monitor_mib: peak.stop()?,
             qemu_mib: memory(child(scene)?, "VmRSS")?.saturating_sub(qemu),
         };
@@ -126,7 +128,11 @@ impl Aftermath {
         let mut last = String::new();
         for _ in 0..TRIES {
             let planted = something_new(scene)?;
-            if planted.ok && planted.to_finding.is_some_and(|time| time <= WITHIN) {
+            if planted.ok
+                && planted
+                    .to_finding
+                    .is_some_and(|time| time <= scene.patience(WITHIN))
+            {
                 return Ok(Seen::right(text, None));
             }
             last = format!("{} ({:?})", planted.text, planted.to_finding);

@@ -57,7 +57,7 @@ impl Attack for Chain {
         let said = scene
             .guest
             .run_ok(&format!("{tool} {} /tmp/made-by-a-chain", victim.pid))?;
-        std::thread::sleep(std::time::Duration::from_secs(2));
+        scene.wait(std::time::Duration::from_secs(2));
         scene.guest.run_ok("test -e /tmp/made-by-a-chain")?;
         let mapped = scene.maps(victim.pid)?;
         let gadgets = said.lines().filter_map(|line| line.strip_prefix("gadget "));

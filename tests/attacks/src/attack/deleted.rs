@@ -55,7 +55,7 @@ impl Attack for Known {
             .guest
             .run_ok(&format!("rm -f /tmp/go-on; cp {PROGRAM} /tmp/gone"))?;
         let attack = scene.launch("/tmp/gone -u /tmp/work.py")?;
-        std::thread::sleep(Duration::from_secs(1));
+        scene.wait(Duration::from_secs(1));
         scene.guest.run_ok("rm /tmp/gone && touch /tmp/go-on")?;
         scene.output(&attack, |text| text.contains("[\"b\"]"))?;
         let exe = scene
@@ -115,7 +115,7 @@ impl Attack for Unknown {
         program.push(1);
         scene.guest.put("/tmp/gone-too", &program)?;
         let attack = scene.launch("/tmp/gone-too 60")?;
-        std::thread::sleep(Duration::from_millis(300));
+        scene.wait(Duration::from_millis(300));
         scene.guest.run_ok("rm /tmp/gone-too")?;
         let mut mapped = scene.maps(attack.pid)?;
         mapped.retain(|mapping| mapping.executable() && mapping.path == "/tmp/gone-too (deleted)");

@@ -195,7 +195,7 @@ impl Attack for SharedPages {
             return Ok(Seen::wrong("the stranger's own code is not found"));
         };
         // Long enough for the borrowed page to be there too.
-        std::thread::sleep(std::time::Duration::from_secs(2));
+        scene.wait(std::time::Duration::from_secs(2));
         let space = scene.space(&space["id"])?;
         scene.kill(attack.pid)?;
         if !space["program"].is_null() {

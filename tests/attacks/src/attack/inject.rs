@@ -33,7 +33,7 @@ pub(super) fn victim(scene: &mut Scene) -> Result<Launched> {
     let victim = scene.launch("python3 -u -c \"import time\nprint(1)\nwhile True: time.sleep(0.05)\"")?;
     scene.output(&victim, |text| text.contains('1'))?;
     // It has run what it will be running: the pages of its loop are captured as they are in the file.
-    std::thread::sleep(std::time::Duration::from_millis(500));
+    scene.wait(std::time::Duration::from_millis(500));
     Ok(victim)
 }
 

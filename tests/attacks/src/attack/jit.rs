@@ -137,7 +137,7 @@ impl Attack for Ebpf {
             if !new.is_empty() {
                 break;
             }
-            std::thread::sleep(std::time::Duration::from_millis(200));
+            scene.wait(std::time::Duration::from_millis(200));
         }
         ensure!(
             new.len() == 1,
@@ -153,7 +153,7 @@ impl Attack for Ebpf {
             if found.is_some() {
                 break;
             }
-            std::thread::sleep(std::time::Duration::from_millis(200));
+            scene.wait(std::time::Duration::from_millis(200));
         }
         let Some(origin) = found else {
             return Ok(Seen::wrong(format!(

@@ -141,10 +141,10 @@ pub fn hidden_netcat(
     let version = scene.version_of(NETCAT_PACKAGE)?;
     let since = scene.now_ns();
     let before = scene.launch("nc -l -p 7801")?;
-    std::thread::sleep(Duration::from_secs(1));
+    scene.wait(Duration::from_secs(1));
     conceal(scene, before.pid)?;
     let after = scene.launch("nc -l -p 7802")?;
-    std::thread::sleep(Duration::from_secs(1));
+    scene.wait(Duration::from_secs(1));
     let seen = (|| {
         let shown = scene.guest.run_ok("ps -e -o pid=,comm=; ls /proc")?;
         for pid in [before.pid, after.pid] {

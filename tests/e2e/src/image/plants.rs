@@ -26,6 +26,11 @@ impl Plants {
         Plants { folder }
     }
 
+    /// Where they are.
+    pub fn folder(&self) -> &Path {
+        &self.folder
+    }
+
     /// Builds the programs (statically: the guest's libraries do not matter) and their disk.
     ///
     /// # Errors

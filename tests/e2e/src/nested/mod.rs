@@ -9,9 +9,13 @@
 //!         └─ L2: under L1's /dev/kvm
 //! ```
 
+mod attached;
+mod counted;
 mod job;
 mod modules;
 mod root;
+mod soak;
+mod stage;
 mod watch;
 
 use std::fs::{self, File};
@@ -25,9 +29,14 @@ use anyhow::{Context, Result, bail, ensure};
 use crate::guest::Kernel;
 use crate::image::Image;
 use crate::initramfs::Archive;
+use crate::kbuild::DebugKernel;
 use crate::{cache, qemu};
 
+pub use attached::{Attached, SLEEPER, attach, attached};
+pub use counted::{count, counted};
 pub use job::job;
+pub use soak::{Soak, soak_inside};
+pub use stage::{Ended, Stage};
 pub use watch::{Seen, watch};
 
 /// What L1 does first. The modules are in the order in which they need each other.
@@ -38,6 +47,8 @@ const INIT: &str = include_str!("../../guest-files/nested-init");
 pub struct Shape {
     /// L1's kernel.
     pub kernel: Kernel,
+    /// In the place of it: one that looks for mistakes.
+    pub debug: Option<DebugKernel>,
     /// Its CPUs for what is run in it. Where they are several, QEMU gives it one more (see [`Shape::cpus`]).
     pub smp: u32,
     /// Its memory in MiB.
@@ -69,6 +80,7 @@ impl Default for Shape {
     fn default() -> Self {
         Shape {
             kernel: Kernel::K6_1,
+            debug: None,
             smp: 2,
             memory_mib: 4096,
             counted: false,
@@ -127,7 +139,7 @@ impl Nested {
             fs::remove_file(&code)?;
         }
         let initramfs = work.path().join("initramfs");
-        self.initramfs(shape.kernel, &initramfs)?;
+        self.initramfs(shape, &initramfs)?;
         let mut command = self.command(shape, share, &initramfs)?;
         let log = work.path().join("emulator.log");
         let mut child = command
@@ -186,9 +198,11 @@ impl Nested {
             .with_context(|| format!("the script ended with {code:?}"))
     }
 
-    fn initramfs(&self, kernel: Kernel, path: &Path) -> Result<()> {
-        let release = self.image.release(kernel)?;
-        let modules = modules::of(&self.image.root(), &release)?;
+    fn initramfs(&self, shape: &Shape, path: &Path) -> Result<()> {
+        let modules = match &shape.debug {
+            Some(kernel) => modules::from(&kernel.modules())?,
+            None => modules::of(&self.image.root(), &self.image.release(shape.kernel)?)?,
+        };
         let mut archive = Archive::with_busybox()?;
         for name in ["modules", "root"] {
             archive.folder(name);
@@ -216,7 +230,10 @@ impl Nested {
         }
         command.args(["-smp", &shape.cpus().to_string()]);
         command.args(["-m", &format!("{}M", shape.memory_mib), "-serial", "stdio"]);
-        command.arg("-kernel").arg(self.image.kernel(shape.kernel));
+        command.arg("-kernel").arg(match &shape.debug {
+            Some(kernel) => kernel.image(),
+            None => self.image.kernel(shape.kernel),
+        });
         command.arg("-initrd").arg(initramfs);
         // KVM's module is found at the addresses that it was linked for, and nothing slows TCG down that protects nobody here.
         command.arg("-append").arg(format!(

@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 use std::fs;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::process::Command;
 
 use anyhow::{Context, Result, bail};
@@ -35,6 +35,15 @@ pub(super) fn of(root: &Path, release: &str) -> Result<Vec<(String, Vec<u8>)>> {
         out.push((format!("{}.ko", name_of(path)), content(&folder.join(path))?));
     }
     Ok(out)
+}
+
+/// Modules that lie somewhere, in the order of these.
+pub(super) fn from(files: &[PathBuf]) -> Result<Vec<(String, Vec<u8>)>> {
+    let named = |path: &PathBuf| {
+        let name = name_of(&path.to_string_lossy());
+        Ok((format!("{name}.ko"), content(path)?))
+    };
+    files.iter().map(named).collect()
 }
 
 /// The name of a module, as it is asked for: `kvm-amd` and `kvm_amd` are one.

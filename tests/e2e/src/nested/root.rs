@@ -15,7 +15,7 @@ use crate::progress::Step;
 const SUITE: &str = "trixie";
 
 /// QEMU, and what a script needs.
-const PACKAGES: [&str; 10] = [
+const PACKAGES: [&str; 11] = [
     "base-files",
     "bash",
     "coreutils",
@@ -23,6 +23,7 @@ const PACKAGES: [&str; 10] = [
     "findutils",
     "grep",
     "kmod",
+    "mount",
     "procps",
     "qemu-system-x86",
     "util-linux",

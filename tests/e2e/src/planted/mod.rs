@@ -61,6 +61,7 @@ pub struct Planting<'a> {
     origin: Instant,
     /// The program that belongs to no package.
     stranger: Vec<u8>,
+    slowness: u32,
 }
 
 impl<'a> Planting<'a> {
@@ -76,7 +77,20 @@ impl<'a> Planting<'a> {
             control,
             arrivals: Arrivals::listen(vm)?,
             stranger: std::fs::read(image.plants().program("stranger"))?,
+            slowness: 1,
         })
+    }
+
+    /// The same on a machine that is so many times slower than an ordinary one: everything may take so much longer.
+    #[must_use]
+    pub fn slower(mut self, times: u32) -> Self {
+        self.slowness = times;
+        self
+    }
+
+    /// How long a case is waited for here.
+    fn patience(&self) -> Duration {
+        PATIENCE * self.slowness
     }
 
     /// The report's part on the address space that a finding is about.
@@ -102,7 +116,7 @@ impl<'a> Planting<'a> {
             since_start: arrival.at.saturating_duration_since(begun),
             since_first_run: arrival.at.saturating_duration_since(self.origin + first_run),
         };
-        if sighting.since_first_run > WITHIN {
+        if sighting.since_first_run > WITHIN * self.slowness {
             let took = sighting.since_first_run.as_millis();
             return Err(format!(
                 "finding f{} came {took} ms after the code ran",

@@ -5,7 +5,7 @@ use std::time::{Duration, Instant};
 use anyhow::{Context, Result, bail, ensure};
 use serde_json::Value;
 
-use super::{Case, PATIENCE, Planting, Sighting, address, list};
+use super::{Case, Planting, Sighting, address, list};
 use crate::arrivals::Arrival;
 
 /// A function of nginx that every request runs through.
@@ -47,7 +47,7 @@ impl Planting<'_> {
             .run_ok(&format!("/opt/planted/plant-patch {worker} {FUNCTION}"))?;
         let patch = Patch::parse(&said)?;
         let mut arrival = None;
-        while arrival.is_none() && begun.elapsed() < PATIENCE {
+        while arrival.is_none() && begun.elapsed() < self.patience() {
             let (status, _) = self.guest.http_get("/")?;
             ensure!(status == 200, "the patched server answers {status}");
             arrival = self.arrivals.wait(REQUEST_EVERY, |finding| {
@@ -83,7 +83,8 @@ impl Planting<'_> {
             program: String::new(),
             ..Patch::parse(&said)?
         };
-        let arrival = self.arrivals.wait(PATIENCE, |finding| {
+        let patience = self.patience();
+        let arrival = self.arrivals.wait(patience, |finding| {
             let wanted = finding["rule"] == "modified-code" && patch.is_of_it(&finding["evidence"]);
             Ok(wanted.then_some(()))
         })?;
@@ -110,7 +111,7 @@ impl Planting<'_> {
         begun: Instant,
     ) -> Result<Result<Sighting, String>> {
         let Some(arrival) = arrival else {
-            return Ok(Err(format!("nothing within {} s", PATIENCE.as_secs())));
+            return Ok(Err(format!("nothing within {} s", self.patience().as_secs())));
         };
         let report = self.control.report()?;
         Ok(patch

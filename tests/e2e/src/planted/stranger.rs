@@ -5,7 +5,7 @@ use std::time::Instant;
 use anyhow::{Context, Result, ensure};
 use serde_json::Value;
 
-use super::{Case, PATIENCE, Planting, address, list};
+use super::{Case, Planting, address, list};
 use crate::truth::{Mapping, Truth};
 
 const PAGE_BYTES: usize = 4096;
@@ -38,8 +38,9 @@ impl Planting<'_> {
         let pages: Vec<String> = self.stranger.chunks(PAGE_BYTES).map(digest).collect();
         let begun = Instant::now();
         let pid = self.guest.start(script)?;
+        let patience = self.patience();
         let (arrivals, control) = (&mut self.arrivals, &mut self.control);
-        let arrival = arrivals.wait(PATIENCE, |finding| {
+        let arrival = arrivals.wait(patience, |finding| {
             let page = finding["evidence"]["page"].as_u64();
             let (true, Some(page)) = (finding["rule"] == "unknown-code", page) else {
                 return Ok(None);
@@ -49,7 +50,7 @@ impl Planting<'_> {
         })?;
         let mapped = self.mappings(pid, mapped_as)?;
         let found = match arrival {
-            None => Err(format!("nothing within {} s", PATIENCE.as_secs())),
+            None => Err(format!("nothing within {} s", patience.as_secs())),
             Some((arrival, ())) => {
                 let space = self.address_space(&arrival.finding)?;
                 let seen = self.unknown_pages(&space)?;

@@ -18,7 +18,6 @@ use crate::group::{Group, KERNEL};
 use crate::kernel_code::{
     hexadecimal, load, modified_at, own_pages, page_of, section, symbol, told, unknown_between, words,
 };
-use crate::modules::Modules;
 use crate::said::{self, Change};
 use crate::scene::{PATIENCE, Scene};
 use crate::tools::FOLDER;
@@ -82,7 +81,7 @@ impl Attack for ByFtrace {
 }
 
 fn attack(scene: &mut Scene, patch: bool) -> Result<Seen> {
-    let module = Modules::ensure(&scene.image, scene.kernel)?.bytes("umbra")?;
+    let module = scene.module("umbra")?;
     let since = scene.now_ns();
     begin(scene, &module, patch)?;
     let seen = judge(scene, &module, patch, since);

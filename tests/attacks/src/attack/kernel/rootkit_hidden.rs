@@ -12,7 +12,6 @@ use super::rootkit::{begin, end, hide};
 use super::{Attack, Seen};
 use crate::group::{Group, KERNEL};
 use crate::kernel_code::living;
-use crate::modules::Modules;
 use crate::scene::{PATIENCE, Scene};
 
 const PROGRAM: &str = "/bin/nc.openbsd";
@@ -40,7 +39,7 @@ impl Attack for RootkitHidden {
     }
 
     fn run(&self, scene: &mut Scene) -> Result<Seen> {
-        let module = Modules::ensure(&scene.image, scene.kernel)?.bytes("umbra")?;
+        let module = scene.module("umbra")?;
         let others = netcats(&scene.control.report()?, "").len();
         let first = scene.guest.start("nc -l 127.0.0.1 4001")?;
         // It runs, and is seen to, before anything is hidden.

@@ -103,7 +103,7 @@ fn judge(scene: &mut Scene, kernel: Kernel) -> Result<Seen> {
     while Instant::now() < deadline {
         let before = truth(scene)?;
         // Those who wrote that down have ended, which is seen some tenths of a second later.
-        std::thread::sleep(SETTLES);
+        scene.wait(SETTLES);
         let report = scene.control.report()?;
         let after = truth(scene)?;
         wrong = disagreements(&report, &before, &after);

@@ -11,7 +11,6 @@ use nephoscope_e2e::living::list;
 use super::{Attack, Seen};
 use crate::group::{Group, TABLES};
 use crate::kernel_code::{hexadecimal, living, load, page_of, va};
-use crate::modules::Modules;
 use crate::resident;
 use crate::said::{self, PAGE_BYTES};
 use crate::scene::{PATIENCE, Scene};
@@ -85,7 +84,7 @@ impl Attack for Tables {
 
     fn run(&self, scene: &mut Scene) -> Result<Seen> {
         if scene.guest.run("test -d /sys/module/tables")?.status != 0 {
-            let module = Modules::ensure(&scene.image, scene.kernel)?.bytes("tables")?;
+            let module = scene.module("tables")?;
             load(scene, "tables", &module, "")?;
         }
         let before = own_kib(scene)?;
@@ -153,14 +152,14 @@ fn holds(scene: &mut Scene, address: u64, right: impl Fn(&[u8]) -> bool) -> Resu
                 return Ok(());
             }
         }
-        std::thread::sleep(std::time::Duration::from_millis(100));
+        scene.wait(std::time::Duration::from_millis(100));
     }
     anyhow::bail!("{seen} unknown page(s) of the kernel at {address:#x}, none with what ran there")
 }
 
 /// That no page is told of at this address, in whatever verdict.
 fn nothing(scene: &mut Scene, address: u64) -> Result<String> {
-    std::thread::sleep(std::time::Duration::from_secs(1));
+    scene.wait(std::time::Duration::from_secs(1));
     let report = scene.control.report()?;
     let spaces = list(&report, "address_spaces").iter();
     let mut pages = spaces.flat_map(|space| list(space, "unknown").iter().chain(list(space, "modified")));

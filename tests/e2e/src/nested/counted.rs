@@ -1,0 +1,195 @@
+//! What watching costs under stock KVM, in instructions.
+//!
+//! L1 runs with its clock bound to the number of instructions that it executed (`-icount shift=0`: one nanosecond each), on
+//! one CPU. So the CPU time that L1's kernel accounts to a process *is* a number of instructions: for the VMM those of the
+//! guest, of the VMM and of the host's kernel on behalf of both, the module's part among them; for `nephoscope` those of
+//! digesting, which on a real host is done by another CPU.
+
+use std::fs;
+use std::path::Path;
+use std::time::Duration;
+
+use anyhow::{Context, Result};
+use nix::sys::time::TimeSpec;
+use nix::time::{clock_getcpuclockid, clock_gettime};
+use nix::unistd::Pid;
+use serde_json::{Value, json};
+
+use super::{Shape, Stage};
+use crate::{Control, Guest, Image, Kernel, Options, Watched};
+
+/// What is done in the guest, after its boot, which is measured as well.
+const JOBS: [(&str, &str); 3] = [
+    ("processes", "/opt/nephoscope/shortlived 100"),
+    (
+        "cpu",
+        "python3 -c 'x = 0\nfor i in range(1000000): x = (x * 31 + i) & 0xffffffff\nprint(x)'",
+    ),
+    (
+        "forks",
+        "i=0; while [ $i -lt 200 ]; do x=$(echo $i | cat); i=$((i + 1)); done; echo $x",
+    ),
+];
+
+/// What happened is in the report and digested after so long, by the machine's own clock.
+const ARRIVES: Duration = Duration::from_secs(3);
+
+/// Counted by the module.
+const COUNTED: [&str; 4] = ["kvm_captures", "kvm_writes", "kvm_emulated_writes", "kvm_zaps"];
+
+/// A guest's jobs, watched in this way, so many times in a row. `program` is `nephoscope`, with `examples/inside` beside it.
+///
+/// # Errors
+/// When a part cannot be built, the machine does not come up, or what runs in it fails.
+pub fn counted(
+    image: &Image,
+    program: &Path,
+    kernel: Kernel,
+    rounds: u32,
+    limit: Duration,
+    line: impl FnMut(&str),
+) -> Result<Value> {
+    let shape = Shape {
+        kernel,
+        counted: true,
+        ..Shape::default()
+    };
+    let stage = Stage::set(image, program, shape)?;
+    stage.give(&program.with_file_name("examples").join("inside"), "inside")?;
+    let inside = format!("/host/inside /host {} 1", kernel.version());
+    let command = ["plain", "unguarded", "guard"].map(|how| format!("{inside} {how} {rounds}"));
+    stage.run(&command.join(" && "), limit, line)?;
+    let read = |how: &str| -> Result<Value> {
+        Ok(serde_json::from_slice(&fs::read(
+            stage.at(&format!("counted-{how}.json")),
+        )?)?)
+    };
+    Ok(json!({
+        "kernel": kernel.version(),
+        "plain": read("plain")?,
+        "unguarded": read("unguarded")?,
+        "guard": read("guard")?,
+    }))
+}
+
+/// Does them, within the machine, and writes what they cost.
+///
+/// # Errors
+/// When the guest does not come up, or a job fails in it.
+pub fn count(
+    folder: &Path,
+    how: &str,
+    watched: Option<Watched>,
+    options: Options,
+    rounds: u32,
+    mut say: impl FnMut(&str),
+) -> Result<()> {
+    let name = watched.as_ref().map(|watched| watched.name.clone());
+    let options = Options { watched, ..options };
+    let mut guest = Guest::boot(&Image::at(folder.join("image")), options)?;
+    guest.wait_ready()?;
+    let mut meter = Meter::of(&guest, name.as_deref())?;
+    let mut measured = vec![meter.row("boot", 0, Reading::default())?];
+    say(&measured[0].to_string());
+    for round in 1..=rounds {
+        for (job, script) in JOBS {
+            let mut before = meter.read()?;
+            before.vmm = instructions(meter.vmm)?;
+            guest.run_ok(script)?;
+            let row = meter.row(job, round, before)?;
+            say(&row.to_string());
+            measured.push(row);
+        }
+    }
+    fs::write(
+        folder.join(format!("counted-{how}.json")),
+        serde_json::to_vec(&measured)?,
+    )?;
+    say(&format!("ended with {}", guest.power_off()?));
+    Ok(())
+}
+
+/// Counts of one moment.
+#[derive(Debug, Clone, Copy, Default)]
+struct Reading {
+    vmm: u64,
+    monitor: u64,
+    counters: [u64; COUNTED.len()],
+}
+
+struct Meter {
+    vmm: u32,
+    /// `nephoscope run` does nothing but wait; its child watches.
+    watcher: Option<u32>,
+    control: Option<Control>,
+}
+
+impl Meter {
+    fn of(guest: &Guest, watched: Option<&str>) -> Result<Self> {
+        let Some(name) = watched else {
+            return Ok(Self {
+                vmm: guest.pid(),
+                watcher: None,
+                control: None,
+            });
+        };
+        let mut control = Control::connect(name)?;
+        control.report()?;
+        Ok(Self {
+            vmm: vmm_of(guest.pid())?,
+            watcher: Some(guest.watcher()?),
+            control: Some(control),
+        })
+    }
+
+    /// The VMM's at once; what is on its way to the monitor may arrive before the rest is read.
+    fn read(&mut self) -> Result<Reading> {
+        let vmm = instructions(self.vmm)?;
+        std::thread::sleep(ARRIVES);
+        let monitor = self.watcher.map_or(Ok(0), instructions)?;
+        let counters = match &mut self.control {
+            Some(control) => {
+                let report = control.report()?;
+                COUNTED.map(|name| report["counters"][name].as_u64().unwrap_or(0))
+            }
+            None => Default::default(),
+        };
+        Ok(Reading {
+            vmm,
+            monitor,
+            counters,
+        })
+    }
+
+    fn row(&mut self, job: &str, round: u32, before: Reading) -> Result<Value> {
+        let after = self.read()?;
+        let mut row = json!({
+            "job": job,
+            "round": round,
+            "vmm_instructions": after.vmm - before.vmm,
+            "monitor_instructions": after.monitor - before.monitor,
+        });
+        for ((name, now), then) in COUNTED.iter().zip(after.counters).zip(before.counters) {
+            row[*name] = (now - then).into();
+        }
+        Ok(row)
+    }
+}
+
+/// CPU time of all threads that a process had, in nanoseconds, which are instructions here.
+fn instructions(pid: u32) -> Result<u64> {
+    let pid = Pid::from_raw(i32::try_from(pid)?);
+    let time: TimeSpec = clock_gettime(clock_getcpuclockid(pid)?)?;
+    Ok(u64::try_from(time.tv_sec())? * 1_000_000_000 + u64::try_from(time.tv_nsec())?)
+}
+
+/// The VMM that a `nephoscope run` started.
+fn vmm_of(run: u32) -> Result<u32> {
+    let children = fs::read_to_string(format!("/proc/{run}/task/{run}/children"))?;
+    let is_vmm = |pid: &&str| {
+        let exe = fs::read_link(format!("/proc/{pid}/exe")).unwrap_or_default();
+        exe.to_string_lossy().contains("qemu")
+    };
+    let found = children.split_whitespace().find(is_vmm);
+    Ok(found.context("no VMM")?.parse()?)
+}
