@@ -20,6 +20,9 @@ pub(crate) struct NestedArgs {
     /// L1's CPUs for the command. Of several, the emulator makes one more, which the command does not run on.
     #[arg(long, value_name = "N", default_value_t = 2)]
     smp: u32,
+    /// Its clock goes by the instruction, a nanosecond each, on one CPU (QEMU's -icount): what it measures is a count.
+    #[arg(long)]
+    count: bool,
     /// What is /host there; a folder in the cache otherwise.
     #[arg(long, value_name = "DIR")]
     share: Option<PathBuf>,
@@ -48,6 +51,7 @@ pub(crate) fn run(arguments: &NestedArgs) -> Result<i32> {
     let shape = Shape {
         kernel: arguments.kernel,
         smp: arguments.smp,
+        counted: arguments.count,
         ..Shape::default()
     };
     let limit = Duration::from_secs(arguments.limit);

@@ -82,7 +82,7 @@ impl Scene {
         });
         let mut guest = Guest::boot_ready(&place.image, Options { watched, ..options })?;
         guest.run_ok(&format!("mkdir -p {FOLDER}"))?;
-        let mut control = Control::connect(&vm)?;
+        let mut control = Control::connect(&vm)?.slower(place.slowness)?;
         Ok(Scene {
             guest,
             origin: control.origin()?,

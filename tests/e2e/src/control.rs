@@ -35,6 +35,15 @@ impl Control {
         })
     }
 
+    /// The same on a machine that is so many times slower than an ordinary one: answers may take so much longer.
+    ///
+    /// # Errors
+    /// When the socket refuses.
+    pub fn slower(self, times: u32) -> Result<Self> {
+        self.stream.get_ref().set_read_timeout(Some(TIMEOUT * times))?;
+        Ok(self)
+    }
+
     /// The findings with a number above `after`.
     ///
     /// # Errors

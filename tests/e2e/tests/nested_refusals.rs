@@ -72,7 +72,7 @@ fn what_cannot_be_watched_is_refused_with_a_sentence_and_leaves_nothing_behind()
             1,
             &[
                 "redirected by somebody else",
-                "kernel: nephoscope_kvm: make_spte cannot be hooked",
+                "nephoscope_kvm: make_spte cannot be hooked",
             ],
         ),
         ("watched-already", 1, &["another monitor watches it already"]),
@@ -82,7 +82,7 @@ fn what_cannot_be_watched_is_refused_with_a_sentence_and_leaves_nothing_behind()
             1,
             &[
                 "not one that it supports",
-                "kernel: nephoscope_kvm: kvm_zap_gfn_range of kvm is void (*kvm, 8, 8), but void (*kvm, 8, 8, 4) is what is supported",
+                "nephoscope_kvm: kvm_zap_gfn_range of kvm is void (*kvm, 8, 8), but void (*kvm, 8, 8, 4) is what is supported",
             ],
         ),
         (

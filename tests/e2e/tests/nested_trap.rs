@@ -109,7 +109,7 @@ fn a_guest_that_runs_under_kvm_is_attached_to_and_what_it_only_maps_is_listed_as
     assert_eq!(disagreements(&seen.soon, before, after), Vec::<String>::new());
     // Who has slept since before the watch began has run nothing.
     let is_sleeper = |space: &&Value| space["program"]["path"].as_str().map(merged) == Some(merged(SLEEPER));
-    let sleepers: Vec<&Value> = list(&seen.report, "address_spaces")
+    let sleepers: Vec<&Value> = list(&seen.soon, "address_spaces")
         .iter()
         .filter(is_sleeper)
         .collect();

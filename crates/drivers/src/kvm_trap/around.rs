@@ -13,7 +13,7 @@ use super::attribution::Ram;
 use crate::sampler::Sampler;
 
 /// Events on their way: most of them carry a page.
-const MAX_WAITING: usize = 1024;
+const MAX_WAITING: usize = 256;
 /// Their pages have numbers that no page has which the module captures: those count microseconds since the host's boot.
 const NUMBERS: u64 = 1 << 50;
 
@@ -66,4 +66,28 @@ fn look(ram: &Ram, roots: Arc<Roots>, mode: Mode, first_page: u64, sender: &Sync
             pass.left_out + pass.cut_short + u64::from(found.cut_short),
         ),
     ]));
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn max_waiting_events_are_on_their_way_and_the_search_waits_until_they_are_taken() {
+        let (sender, events) = sync_channel(MAX_WAITING);
+        let around = Around { events };
+        let event = || Event::Counters(Vec::new());
+        let mut sent = 0;
+        while sender.try_send(event()).is_ok() {
+            sent += 1;
+        }
+        assert_eq!(sent, MAX_WAITING);
+        let mut out = Vec::new();
+        assert!(around.take(&mut out), "there is more to come");
+        assert_eq!(out.len(), MAX_WAITING);
+        sender.try_send(event()).unwrap();
+        drop(sender);
+        assert!(!around.take(&mut out), "that was all");
+        assert_eq!(out.len(), MAX_WAITING + 1);
+    }
 }

@@ -224,13 +224,18 @@ pub(super) fn slots(watch: impl AsFd) -> rustix::io::Result<Vec<Slot>> {
         // SAFETY: the module reads and writes one `struct nph_kvm_slots`, and writes at most `room` of `struct nph_kvm_slot`,
         // of integers only, to where `at` says, which lives until after the call.
         unsafe { ioctl(&watch, Updater::<SLOTS, SlotsCall>::new(&mut call)) }?;
-        if call.count > room && room < MAX_SLOTS {
-            slots.resize(call.count.min(MAX_SLOTS) as usize, Slot::default());
+        if let Some(more) = more_room(room, call.count) {
+            slots.resize(more as usize, Slot::default());
             continue;
         }
         slots.truncate(call.count as usize);
         return Ok(slots);
     }
+}
+
+/// How much room there has to be, if there are more than there was room for: no more than the module takes.
+fn more_room(room: u32, count: u32) -> Option<u32> {
+    (count > room && room < MAX_SLOTS).then(|| count.min(MAX_SLOTS))
 }
 
 /// What frames, by their addresses in the VMM, are now: the generation of each if it is executable.
@@ -258,4 +263,16 @@ pub(super) fn vcpus_of(pid: u32) -> u32 {
     let targets = all.filter_map(|entry| fs::read_link(entry.ok()?.path()).ok());
     let is_vcpu = |target: &std::path::PathBuf| target.to_string_lossy().starts_with("anon_inode:kvm-vcpu:");
     u32::try_from(targets.filter(is_vcpu).count()).unwrap_or(u32::MAX)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn max_slots_bounds_the_room_however_many_there_are_said_to_be() {
+        let rooms = [(64, 64), (64, 65), (64, u32::MAX), (MAX_SLOTS, u32::MAX)]
+            .map(|(room, count)| more_room(room, count));
+        assert_eq!(rooms, [None, Some(65), Some(MAX_SLOTS), None]);
+    }
 }

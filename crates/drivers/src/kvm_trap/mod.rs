@@ -410,11 +410,7 @@ impl KvmTrap {
                 // Nothing that is only mapped is told of then: it is not said to be executed either.
                 self.around = begun.map_or(Looking::Not, Looking::UnderWay);
             }
-            (Looking::UnderWay(around), _) => {
-                if !around.take(events) {
-                    self.around = Looking::Not;
-                }
-            }
+            (Looking::UnderWay(around), _) if !around.take(events) => self.around = Looking::Not,
             _ => {}
         }
     }

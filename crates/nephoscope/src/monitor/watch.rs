@@ -54,6 +54,8 @@ const NARROW: Duration = Duration::from_millis(500);
 /// How often what was concluded is written down. A watch that is killed is blind from the last time on, until its successor
 /// is attached.
 const KEEP: Duration = Duration::from_millis(20);
+/// Captured pages that are taken in one go. Many more come when a running guest is attached to, and who asks waits for an answer.
+const AT_ONCE: usize = 64;
 /// What ran is in its ring so soon: frames when their thread had a core to put them there, marks when they were collected.
 const IN_FLIGHT_NS: u64 = 50_000_000;
 
@@ -252,7 +254,7 @@ impl Watch {
                 self.keep();
                 kept = Instant::now();
             }
-            self.answer();
+            self.answer(self.driver.seen_until_ns());
         }
         self.drain(&mut events)?;
         let now = self.elapsed_ns();
@@ -302,8 +304,14 @@ impl Watch {
     }
 
     fn take(&mut self, events: &mut Vec<Stamped>) {
-        let mut unplaced = false;
+        let (mut unplaced, mut heavy) = (false, 0_usize);
         for stamped in events.drain(..) {
+            heavy += usize::from(matches!(stamped.event, Event::CodeCaptured(_)));
+            if heavy == AT_ONCE {
+                heavy = 0;
+                // Until then everything was taken.
+                self.answer(stamped.at_ns);
+            }
             self.stopped |= stamped.event == Event::Lifecycle(Lifecycle::Stopped);
             let memory = self.memory.as_ref();
             let place = |frame: u64| memory.and_then(|memory| memory.place(frame));
@@ -398,12 +406,13 @@ impl Watch {
         self.session.speak(false, &there, &mut sinks(&mut self.sinks));
     }
 
-    fn answer(&mut self) {
+    /// Answers what was asked. Up to `until_ns`, everything was taken that ran.
+    fn answer(&mut self, until_ns: u64) {
         while let Ok((ask, reply)) = self.requests.try_recv() {
             let answer = match ask {
                 Ask::Report => {
                     // Not until now: what waits in the rings is not in it.
-                    self.session.at(self.driver.seen_until_ns());
+                    self.session.at(until_ns);
                     Answer::Report {
                         report: Box::new(self.report()),
                     }

@@ -84,7 +84,7 @@ pub fn attach(folder: &Path, mut options: Options, mut say: impl FnMut(&str)) ->
         .push(format!("{},socket={socket},kvm=on", plugin.display()));
     let mut guest = Guest::boot(&Image::at(folder.join("image")), options)?;
     say(&format!("ready after {:?}", guest.wait_ready()?));
-    guest.start(&format!("exec {SLEEPER} 100000"))?;
+    guest.start(&format!("{SLEEPER} 100000"))?;
     let report = Path::new("/tmp/report.json");
     let mut watch = Command::new(folder.join("nephoscope"))
         .args([
@@ -101,7 +101,8 @@ pub fn attach(folder: &Path, mut options: Options, mut say: impl FnMut(&str)) ->
         .arg(report)
         .stdin(Stdio::null())
         .spawn()?;
-    let mut control = connected()?;
+    // A debug build that takes in a whole guest, in an emulated machine.
+    let mut control = connected()?.slower(15)?;
     say("attached");
     let deadline = Instant::now() + LOOKING;
     loop {

@@ -133,7 +133,7 @@ impl Meter {
                 control: None,
             });
         };
-        let mut control = Control::connect(name)?;
+        let mut control = Control::connect(name)?.slower(15)?;
         control.report()?;
         Ok(Self {
             vmm: vmm_of(guest.pid())?,
