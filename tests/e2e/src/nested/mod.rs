@@ -10,6 +10,7 @@
 //! ```
 
 mod attached;
+mod console;
 mod counted;
 mod job;
 mod modules;
@@ -19,9 +20,8 @@ mod stage;
 mod watch;
 
 use std::fs::{self, File};
-use std::io::{BufRead, BufReader};
 use std::path::{Path, PathBuf};
-use std::process::{Command, Stdio};
+use std::process::Command;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, bail, ensure};
@@ -32,6 +32,8 @@ use crate::initramfs::Archive;
 use crate::kbuild::DebugKernel;
 use crate::{cache, qemu};
 
+use console::End;
+
 pub use attached::{Attached, SLEEPER, attach, attached};
 pub use counted::{count, counted};
 pub use job::job;
@@ -41,6 +43,10 @@ pub use watch::{Seen, watch};
 
 /// What L1 does first. The modules are in the order in which they need each other.
 const INIT: &str = include_str!("../../guest-files/nested-init");
+
+/// How often it is started if it stands still before anything runs. Seen once, on a machine with much more to do than it has CPUs for:
+/// L1's second CPU got no timer interrupt any more soon after power-on.
+const STARTS: u32 = 3;
 
 /// How L1 is started.
 #[derive(Debug, Clone)]
@@ -140,62 +146,38 @@ impl Nested {
         }
         let initramfs = work.path().join("initramfs");
         self.initramfs(shape, &initramfs)?;
-        let mut command = self.command(shape, share, &initramfs)?;
         let log = work.path().join("emulator.log");
-        let mut child = command
-            .stdin(Stdio::null())
-            .stdout(Stdio::piped())
-            .stderr(File::create(&log)?)
-            .spawn()
-            .context("cannot start the emulator")?;
-        let console = child.stdout.take().context("no console")?;
-        let (sender, lines) = std::sync::mpsc::channel();
-        // It ends with the console.
-        std::thread::spawn(move || {
-            for text in BufReader::new(console).split(b'\n').map_while(Result::ok) {
-                if sender
-                    .send(String::from_utf8_lossy(&text).trim_end().to_owned())
-                    .is_err()
-                {
-                    break;
-                }
-            }
-        });
         let deadline = Instant::now() + limit;
-        let mut last = Vec::new();
-        loop {
-            let left = deadline.saturating_duration_since(Instant::now());
-            match lines.recv_timeout(left) {
-                Ok(text) => {
-                    line(&text);
-                    if last.len() == 20 {
-                        last.remove(0);
-                    }
-                    last.push(text);
+        for start in 1..=STARTS {
+            let mut command = self.command(shape, share, &initramfs)?;
+            command.stderr(File::create(&log)?);
+            match console::attend(&mut command, deadline, &mut line)? {
+                End::Late(last) => bail!(
+                    "the nested machine did not end within {limit:?}:\n  {}",
+                    last.join("\n  ")
+                ),
+                End::Stalled if start < STARTS => {
+                    line("the emulator lost a CPU's timer before anything ran: the machine is started again");
                 }
-                Err(std::sync::mpsc::RecvTimeoutError::Disconnected) => break,
-                Err(std::sync::mpsc::RecvTimeoutError::Timeout) => {
-                    child.kill()?;
-                    child.wait()?;
-                    bail!(
-                        "the nested machine did not end within {limit:?}:\n  {}",
-                        last.join("\n  ")
+                End::Stalled => bail!("the emulator lost a CPU's timer {STARTS} times, before anything ran"),
+                End::Exited(status, last) => {
+                    let said = fs::read_to_string(&log).unwrap_or_default();
+                    ensure!(
+                        status.success(),
+                        "the emulator ended with {status}: {}",
+                        said.trim()
                     );
+                    let code = fs::read_to_string(&code).with_context(|| {
+                        format!("the nested machine ended by itself:\n  {}", last.join("\n  "))
+                    })?;
+                    return code
+                        .trim()
+                        .parse()
+                        .with_context(|| format!("the script ended with {code:?}"));
                 }
             }
         }
-        let status = child.wait()?;
-        let said = fs::read_to_string(&log).unwrap_or_default();
-        ensure!(
-            status.success(),
-            "the emulator ended with {status}: {}",
-            said.trim()
-        );
-        let code = fs::read_to_string(&code)
-            .with_context(|| format!("the nested machine ended by itself:\n  {}", last.join("\n  ")))?;
-        code.trim()
-            .parse()
-            .with_context(|| format!("the script ended with {code:?}"))
+        bail!("the nested machine was not started")
     }
 
     fn initramfs(&self, shape: &Shape, path: &Path) -> Result<()> {
