@@ -164,7 +164,13 @@ static void unhook(int count)
 		unregister_ftrace_function(&hooks[count].ops);
 		ftrace_free_filter(&hooks[count].ops);
 	}
-	/* Whoever was redirected a moment ago is still on its way to our code. */
+	/*
+	 * Whoever was redirected a moment ago is on its way to our code, and may sleep there in KVM, although nothing is watched any
+	 * more: nph_page_fault() does. Sleepers are not waited for; so first until all that were redirected are in our code or
+	 * out of it, then for the sleepers, then for those that leave it just now.
+	 */
+	synchronize_rcu_tasks();
+	nph_wait_running();
 	synchronize_rcu_tasks();
 }
 

@@ -13,9 +13,8 @@ use serde_json::Value;
 
 /// Start, watch and end VMs in random order on a debug kernel, with the kernel module loaded and unloaded between.
 ///
-/// The kernel is Debian's 6.1 with KASAN, lockdep and kmemleak, compiled once from its source package (15 to 30 minutes on two
-/// CPUs). It runs in the nested machine, and takes about a minute for each VM there. Fails if the kernel warns, or if something is
-/// not given back.
+/// The kernel is Debian's 6.1 with KASAN, lockdep and kmemleak, compiled once from its source package, which takes long. It runs in
+/// the nested machine; allow some minutes for each VM there. Fails if the kernel warns, or if something is not given back.
 #[derive(Debug, Args)]
 pub(crate) struct SoakArgs {
     /// How many VMs.
