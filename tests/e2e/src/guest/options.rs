@@ -149,8 +149,10 @@ impl Options {
         ]);
         command.arg("-kernel").arg(image.kernel(self.kernel));
         command.arg("-initrd").arg(image.initramfs(self.kernel));
+        // A service may take as long to start as the guest may: systemd's own 90 s are short for a guest of an emulated machine.
         command.arg("-append").arg(format!(
-            "root=/dev/vda rw console=ttyS0 quiet net.ifnames=0 {}",
+            "root=/dev/vda rw console=ttyS0 quiet net.ifnames=0 systemd.default_timeout_start_sec={} {}",
+            self.boot_timeout.as_secs(),
             self.cmdline
         ));
         command.arg("-drive").arg(match &self.disk {
