@@ -66,6 +66,8 @@ static void notrace at_make_spte(unsigned long ip, unsigned long parent, struct 
 			regs->cx &= ~ACCESS_EXECUTE;
 		if (nph_vcpu_of(vm, vcpu)->emulate)
 			regs->ip = (unsigned long)refuse_spte;
+	} else if (vm && slot && (regs->cx & ACCESS_WRITE) && !nph_nested_may_write(vm, nph_frame(slot, regs->r8))) {
+		regs->cx &= ~ACCESS_WRITE;
 	}
 	rcu_read_unlock();
 }

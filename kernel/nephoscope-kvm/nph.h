@@ -100,6 +100,7 @@ bool nph_is_trap(struct nph_vm *vm, struct kvm_vcpu *vcpu, gpa_t gpa, u64 error)
 void nph_zap_work(struct work_struct *work);
 void nph_forget(struct nph_vm *vm, u64 first, u64 end);
 void nph_host_write(struct nph_vm *vm, u64 frame);
+bool nph_nested_may_write(struct nph_vm *vm, u64 frame);
 void nph_wait_running(void);
 struct nph_vcpu *nph_vcpu_of(struct nph_vm *vm, struct kvm_vcpu *vcpu);
 

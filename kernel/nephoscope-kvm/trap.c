@@ -148,8 +148,8 @@ static bool fetched(struct nph_vm *vm, struct kvm_vcpu *vcpu, gpa_t gpa, u64 err
 	}
 	/* Devices do not write to ROM. */
 	guarded = (slot->flags & KVM_MEM_READONLY) || nph_guard(vm, frame);
-	/* With one vCPU nobody else makes mappings, and this one had none. */
-	if ((error & ERROR_PRESENT) || atomic_read(&vm->kvm->online_vcpus) > 1)
+	/* With one vCPU nobody else makes mappings, and this one had none; but a guest inside the guest may have some. */
+	if ((error & ERROR_PRESENT) || atomic_read(&vm->kvm->online_vcpus) > 1 || atomic64_read(&vm->nested))
 		zap(vm, frame);
 	if (capture(vm, vcpu, gpa, frame, generation, guarded) == NPH_AGAIN) {
 		/* Not sent: as if it had not happened. Another vCPU may have mapped the frame meanwhile. */
@@ -265,19 +265,32 @@ int nph_page_fault(struct kvm_vcpu *vcpu, gpa_t gpa, u64 error, void *insn, int 
 	return r;
 }
 
-/* Frames whose right was taken away where nothing could sleep. */
+/*
+ * Frames whose right was taken away where nothing could sleep. The mark stays until no mapping is left that was made while
+ * the frame was executable: until then nobody else may write to it (nph_nested_may_write()).
+ */
 void nph_zap_work(struct work_struct *work)
 {
 	struct nph_vm *vm = container_of(work, struct nph_vm, zap);
-	unsigned long frame = 0;
+	unsigned long frame;
 	void *entry;
+	bool again;
 
-	xa_for_each_marked(&vm->frames, frame, entry, NPH_ZAP) {
-		xa_lock_irq(&vm->frames);
-		__xa_clear_mark(&vm->frames, frame, NPH_ZAP);
-		xa_unlock_irq(&vm->frames);
-		zap(vm, frame);
-	}
+	do {
+		again = false;
+		frame = 0;
+		xa_for_each_marked(&vm->frames, frame, entry, NPH_ZAP) {
+			zap(vm, frame);
+			xa_lock_irq(&vm->frames);
+			/* It may have been fetched from and written to once more meanwhile. */
+			if (xa_load(&vm->frames, frame) == entry)
+				__xa_clear_mark(&vm->frames, frame, NPH_ZAP);
+			else
+				again = true;
+			xa_unlock_irq(&vm->frames);
+			cond_resched();
+		}
+	} while (again);
 }
 
 /* The host takes these frames' memory away or moves it: what is there afterwards is not what was captured. */
@@ -298,6 +311,20 @@ void nph_host_write(struct nph_vm *vm, u64 frame)
 		atomic64_inc(&vm->host_writes);
 		schedule_work(&vm->zap);
 	}
+}
+
+/*
+ * Whether a guest inside the guest may be given a mapping of the frame to write through. Its faults are not ours: in which frame
+ * it writes, the guest's own nested page tables say. So its first mapping of a frame with both rights counts as a write, and it gets
+ * one without until no mapping to execute from is left; the fault comes again. Called under the MMU's lock.
+ */
+bool nph_nested_may_write(struct nph_vm *vm, u64 frame)
+{
+	if (nph_executable(vm, frame)) {
+		nph_host_write(vm, frame);
+		return false;
+	}
+	return !xa_get_mark(&vm->frames, frame, NPH_ZAP);
 }
 
 void nph_wait_running(void)

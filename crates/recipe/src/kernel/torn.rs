@@ -5,7 +5,8 @@
 //! so shows the page that it lies in with one site half-written. `memcpy_orig` (`arch/x86/lib/memcpy_64.S`; the other
 //! variants are themselves an alternative, and in place only later) copies 4 to 7 bytes as their first and their last
 //! four, and 8 to 15 as their first and their last eight. So the sites in that page may also hold the beginning of a
-//! content followed by the end of the one before; no others may.
+//! content followed by the end of the one before; no others may. Of two or three bytes it writes the first one last (seen under KVM
+//! with a processor whose features have a jump in that page changed).
 //!
 //! What is left over of a site is then filled with no-ops in place, up to 6.9 by `add_nops` (`arch/x86/kernel/alternative.c`),
 //! whose copy of a no-op the compiler builds in, with stores of the same widths; of three bytes, the first and the last two (seen
@@ -56,6 +57,7 @@ impl Writers {
         let mut torn = Vec::new();
         if within(&self.copying) {
             torn.extend(between(values, own));
+            torn.extend(first_byte_last(values, own));
         }
         if within(&self.filling) {
             torn.extend(filled(values, own));
@@ -140,6 +142,41 @@ pub(super) fn between(values: &[Value], own: &[u8]) -> Vec<Value> {
     torn
 }
 
+/// What a site of two or three bytes holds between two stores: the second byte is written, then the last one, then the first one
+/// (`.Lless_3bytes` of `memcpy_orig`).
+fn first_byte_last(values: &[Value], own: &[u8]) -> Vec<Value> {
+    let steps: &[&[usize]] = match own.len() {
+        2 => &[&[1]],
+        3 => &[&[1], &[1, 2]],
+        _ => return Vec::new(),
+    };
+    let contents: Vec<&[u8]> = values
+        .iter()
+        .filter(|value| value.fixes.is_empty())
+        .map(|value| match value.bytes.as_slice() {
+            [] => own,
+            bytes => bytes,
+        })
+        .collect();
+    let mut torn: Vec<Value> = Vec::new();
+    // What a site was linked with is never written to it.
+    for new in contents.iter().filter(|new| **new != own) {
+        for old in &contents {
+            for written in steps {
+                let byte =
+                    |(at, (old, new)): (usize, (&u8, &u8))| if written.contains(&at) { *new } else { *old };
+                let bytes: Vec<u8> = old.iter().zip(*new).enumerate().map(byte).collect();
+                let known =
+                    contents.contains(&bytes.as_slice()) || torn.iter().any(|value| value.bytes == bytes);
+                if !known && torn.len() < MAX_TORN {
+                    torn.push(Value::fixed(bytes));
+                }
+            }
+        }
+    }
+    torn
+}
+
 /// The beginning of a content that is being written.
 fn start(new: &Value, cut: usize) -> Option<Value> {
     let mut fixes = Vec::new();
@@ -189,6 +226,29 @@ mod tests {
             .map(|value| value.bytes)
             .collect();
         assert_eq!(torn, [[0xc3, 0xcc, 0xcc, 0xcc, 0x00]]);
+    }
+
+    #[test]
+    fn short_contents_are_seen_with_their_first_byte_still_the_old_one() {
+        let torn = |values: &[Value], own: &[u8]| -> Vec<Vec<u8>> {
+            first_byte_last(values, own)
+                .into_iter()
+                .map(|value| value.bytes)
+                .collect()
+        };
+        let jump = Value::fixed([0xeb, 0x5c]);
+        assert_eq!(torn(&[Value::own(), jump.clone()], &[0x66, 0x90]), [[0x66, 0x5c]]);
+        // Never the other way round, nor from what is linked.
+        assert_eq!(torn(&[Value::own()], &[0x66, 0x90]), Vec::<Vec<u8>>::new());
+        let stac = Value::fixed([0x0f, 0x01, 0xcb]);
+        assert_eq!(
+            torn(&[Value::own(), stac], &[0x90, 0x90, 0x90]),
+            [[0x90, 0x01, 0x90], [0x90, 0x01, 0xcb]]
+        );
+        assert_eq!(
+            torn(&[Value::own(), jump], &[0x66, 0x90, 0x90, 0x90]),
+            Vec::<Vec<u8>>::new()
+        );
     }
 
     fn call() -> Value {

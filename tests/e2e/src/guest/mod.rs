@@ -20,7 +20,7 @@ pub use channel::Output;
 pub use options::{Kernel, Options, Watched};
 use process::Process;
 
-/// How long a guest may take to switch itself off.
+/// How long a guest may take to switch itself off, at least.
 const POWER_OFF: Duration = Duration::from_secs(90);
 
 /// What QEMU 10.0 says when it dies of a race of its own: several vCPUs of a guest run while its firmware moves devices about.
@@ -293,13 +293,14 @@ impl Guest {
     pub fn power_off(mut self) -> Result<i32> {
         // The guest goes away while it answers, or before: only the emulator's end counts.
         let _ = self.run_within("systemctl --no-block poweroff", Duration::from_secs(20));
-        match self.process.wait(POWER_OFF)? {
+        let limit = POWER_OFF.max(self.options.command_timeout);
+        match self.process.wait(limit)? {
             Some(code) => {
                 self.logs.keep = code != 0;
                 Ok(code)
             }
             None => bail!(
-                "the guest did not switch itself off within {POWER_OFF:?}\n{}",
+                "the guest did not switch itself off within {limit:?}\n{}",
                 self.log_tail()
             ),
         }

@@ -12,7 +12,7 @@ use crate::command::run_logged;
 use crate::progress::Step;
 
 /// The programs, as `tests/guest-tools` names them.
-const PROGRAMS: [&str; 4] = ["plant-memfd", "plant-patch", "flash", "stranger"];
+const PROGRAMS: [&str; 5] = ["plant-memfd", "plant-patch", "flash", "stranger", "inner-guest"];
 
 /// The planted programs on the host, and the disk that brings them into a guest at `/opt/planted`.
 #[derive(Debug, Clone)]

@@ -12,8 +12,10 @@
 mod attached;
 mod console;
 mod counted;
+mod inner;
 mod job;
 mod modules;
+mod moves;
 mod root;
 mod soak;
 mod stage;
@@ -36,6 +38,7 @@ use console::End;
 
 pub use attached::{Attached, SLEEPER, attach, attached};
 pub use counted::{count, counted};
+pub use inner::{Inner, inner};
 pub use job::job;
 pub use soak::{Soak, soak_inside};
 pub use stage::{Ended, Stage};
@@ -186,7 +189,11 @@ impl Nested {
     fn initramfs(&self, shape: &Shape, path: &Path) -> Result<()> {
         let modules = match &shape.debug {
             Some(kernel) => modules::from(&kernel.modules())?,
-            None => modules::of(&self.image.root(), &self.image.release(shape.kernel)?)?,
+            None => modules::of(
+                &self.image.root(),
+                &self.image.release(shape.kernel)?,
+                &modules::L1,
+            )?,
         };
         let mut archive = Archive::with_busybox()?;
         for name in ["modules", "root"] {

@@ -7,8 +7,8 @@ use std::process::Command;
 
 use anyhow::{Context, Result, bail};
 
-/// By name; what they need comes with them.
-const WANTED: [&str; 9] = [
+/// What L1 needs, by name; what they need comes with them.
+pub(super) const L1: [&str; 9] = [
     "virtio_pci",
     "virtio_blk",
     "virtio_console",
@@ -21,9 +21,12 @@ const WANTED: [&str; 9] = [
     "kvm-amd",
 ];
 
-/// The modules for a kernel, out of the root of the guest that has it: names and contents, each after those it needs. What is
+/// What a guest needs that runs guests.
+pub(super) const KVM: [&str; 1] = ["kvm-amd"];
+
+/// These modules for a kernel, out of the root of the guest that has it: names and contents, each after those it needs. What is
 /// built into the kernel is left out.
-pub(super) fn of(root: &Path, release: &str) -> Result<Vec<(String, Vec<u8>)>> {
+pub(super) fn of(root: &Path, release: &str, wanted: &[&str]) -> Result<Vec<(String, Vec<u8>)>> {
     let folder = root.join("usr/lib/modules").join(release);
     let read = |name: &str| {
         let path = folder.join(name);
@@ -31,7 +34,7 @@ pub(super) fn of(root: &Path, release: &str) -> Result<Vec<(String, Vec<u8>)>> {
     };
     let (dependencies, builtin) = (read("modules.dep")?, read("modules.builtin")?);
     let mut out = Vec::new();
-    for path in in_order(&dependencies, &builtin, &WANTED)? {
+    for path in in_order(&dependencies, &builtin, wanted)? {
         out.push((format!("{}.ko", name_of(path)), content(&folder.join(path))?));
     }
     Ok(out)

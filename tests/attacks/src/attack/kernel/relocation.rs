@@ -4,9 +4,10 @@
 //! Right is that the page is modified, at the field of that relocation and nowhere else. The kernel has relocated it like
 //! all others: it is told by what the field must refer to, not by its looks.
 
-use std::process::Command;
+use std::io::Read;
 
 use anyhow::{Context, Result, ensure};
+use liblzma::read::XzDecoder;
 use nephoscope_e2e::command::privileged;
 use object::elf::{self, FileHeader64, Rela64};
 use object::read::elf::{FileHeader, SectionHeader, Sym};
@@ -129,16 +130,19 @@ fn packaged(scene: &Scene) -> Result<Vec<u8>> {
     let release = scene.image.release(scene.kernel)?;
     let path = scene.image.root().join("lib/modules").join(release).join(PATH);
     let compressed = path.with_extension("ko.xz");
-    let output = if path.is_file() {
-        privileged("cat").arg(&path).output()?
+    let (path, packed) = if path.is_file() {
+        (path, false)
     } else {
-        Command::new("xz")
-            .args(["--decompress", "--stdout"])
-            .arg(&compressed)
-            .output()?
+        (compressed, true)
     };
+    let output = privileged("cat").arg(&path).output()?;
     ensure!(output.status.success(), "cannot read {}", path.display());
     let mut module = output.stdout;
+    if packed {
+        let mut unpacked = Vec::new();
+        XzDecoder::new(module.as_slice()).read_to_end(&mut unpacked)?;
+        module = unpacked;
+    }
     if let Some(signed) = module.strip_suffix(SIGNATURE) {
         // Before the mark: twelve bytes about the signature, of which the last four are its length, big-endian.
         let length = signed.last_chunk::<4>().map(|length| u32::from_be_bytes(*length));
