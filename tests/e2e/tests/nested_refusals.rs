@@ -97,6 +97,10 @@ fn what_cannot_be_watched_is_refused_with_a_sentence_and_leaves_nothing_behind()
             assert!(refusal.said.contains(word), "{name}: {refusal:?}");
         }
     }
+    assert!(
+        !refusals["watched-already"].said.contains("unwatched"),
+        "{refusals:?}"
+    );
     let count = |word: &str| -> Option<u32> {
         said.iter()
             .find_map(|line| line.strip_prefix(word)?.trim().parse().ok())

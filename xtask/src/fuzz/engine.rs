@@ -76,8 +76,26 @@ impl Engine {
     }
 }
 
+/// How programs are compiled: `fuzz/Cargo.toml`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Profile {
+    /// To run for long.
+    Release,
+    /// To be compiled soon.
+    Quick,
+}
+
+impl Profile {
+    const fn name(self) -> &'static str {
+        match self {
+            Self::Release => "release",
+            Self::Quick => "quick",
+        }
+    }
+}
+
 /// Builds every program.
-pub(crate) fn build(steering: Steering) -> Result<Engine> {
+pub(crate) fn build(steering: Steering, profile: Profile) -> Result<Engine> {
     let kept = cache::folder()?.join("fuzz");
     for folder in ["found", "harmful"] {
         let folder = kept.join(folder);
@@ -96,7 +114,8 @@ pub(crate) fn build(steering: Steering) -> Result<Engine> {
     command
         .args([
             "build",
-            "--release",
+            "--profile",
+            profile.name(),
             "--locked",
             "--bins",
             "--target",
@@ -109,7 +128,7 @@ pub(crate) fn build(steering: Steering) -> Result<Engine> {
     run_logged(&mut step, &mut command, &kept.join("build.log"))?;
     step.done("");
     Ok(Engine {
-        programs: folder.join(TRIPLE).join("release"),
+        programs: folder.join(TRIPLE).join(profile.name()),
         kept,
     })
 }

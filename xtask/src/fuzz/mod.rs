@@ -21,7 +21,7 @@ use clap::Args;
 use nephoscope_e2e::Step;
 
 use campaign::{Effort, Outcome};
-use engine::Steering;
+use engine::{Profile, Steering};
 use tally::Tally;
 use targets::{TARGETS, Target};
 
@@ -74,7 +74,7 @@ pub(crate) fn run(arguments: &FuzzArgs) -> Result<()> {
     } else {
         Steering::Comparisons
     };
-    let engine = engine::build(steering)?;
+    let engine = engine::build(steering, Profile::Release)?;
     let chosen: Vec<Target> = TARGETS
         .into_iter()
         .filter(|target| arguments.only.is_empty() || arguments.only.contains(target))
@@ -115,7 +115,7 @@ pub(crate) fn run(arguments: &FuzzArgs) -> Result<()> {
 
 /// Every target over its committed inputs, and a fixed number of executions beyond.
 pub(crate) fn check() -> Result<()> {
-    let engine = engine::build(Steering::Comparisons)?;
+    let engine = engine::build(Steering::Comparisons, Profile::Quick)?;
     let mut outcomes = Vec::new();
     for target in TARGETS {
         let effort = Effort {

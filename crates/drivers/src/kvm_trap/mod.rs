@@ -61,6 +61,14 @@ pub enum KvmTrapError {
     Rings(#[from] RingsError),
 }
 
+impl KvmTrapError {
+    /// Whether somebody watches the VM: only not we.
+    #[must_use]
+    pub fn is_watched_already(&self) -> bool {
+        matches!(self, Self::Refused(rustix::io::Errno::EXIST))
+    }
+}
+
 /// What the module means by an error (`kernel/nephoscope-kvm`).
 fn why(errno: rustix::io::Errno) -> &'static str {
     use rustix::io::Errno;

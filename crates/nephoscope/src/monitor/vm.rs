@@ -177,7 +177,10 @@ fn attach_kvm(state: &VmState) -> anyhow::Result<Option<Driver>> {
     if let Some(qmp) = qmp.as_mut().filter(|_| state.started_paused && !was_running) {
         qmp.execute("cont", None)?;
     }
-    let mut trap = Box::new(trap.context("the VM runs unwatched")?);
+    let mut trap = match trap {
+        Err(error) if error.is_watched_already() => return Err(error.into()),
+        trap => Box::new(trap.context("the VM runs unwatched")?),
+    };
     if state.audit {
         trap.audit();
     }
