@@ -11,6 +11,7 @@
 //! guest-physical ranges can name one host range.
 
 mod flat_view;
+mod gather;
 mod map;
 mod process;
 mod ram_block;
@@ -23,6 +24,7 @@ use thiserror::Error;
 use crate::qmp::QmpError;
 
 pub use flat_view::{FlatRange, MemoryKind};
+pub use gather::{Gatherer, serve};
 pub use map::{LeftOut, RamMap, Segment, WhyLeftOut};
 pub use process::{ProcessRam, ProcessRamError};
 pub use ram_block::RamBlock;

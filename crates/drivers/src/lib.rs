@@ -14,8 +14,8 @@ mod sampler;
 pub use cpu_state::{CpuStateError, paging_mode};
 pub use dump::{CpuRegisters, Dump, DumpError, DumpFormat, Machine, OpenDumpError};
 pub use guest_ram::{
-    FlatRange, Hva, LeftOut, MemoryKind, ProcessRam, ProcessRamError, RamBlock, RamMap, RamMapError, Segment,
-    WhyLeftOut,
+    FlatRange, Gatherer, Hva, LeftOut, MemoryKind, ProcessRam, ProcessRamError, RamBlock, RamMap,
+    RamMapError, Segment, WhyLeftOut, serve as serve_gatherer,
 };
 pub use kvm_trap::{Audit, GuardError, IOCTLS as KVM_TRAP_IOCTLS, KvmSlots, KvmTrap, KvmTrapError};
 pub use live_memory::{LiveMemory, LiveMemoryError};

@@ -9,6 +9,25 @@ pub struct MemoryFault {
     pub at: Gpa,
 }
 
+/// The same pieces of each of several stretches of memory: of each of some pages a few cache lines, say.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Pieces<'a> {
+    /// Bytes from the beginning of one stretch to the beginning of the next.
+    pub stride: u64,
+    /// Where pieces begin in a stretch.
+    pub offsets: &'a [u64],
+    /// Bytes of a piece.
+    pub len: usize,
+}
+
+impl Pieces<'_> {
+    /// Bytes of all pieces of a stretch.
+    #[must_use]
+    pub fn bytes(&self) -> usize {
+        self.len.saturating_mul(self.offsets.len())
+    }
+}
+
 /// Guest-physical memory, by copy.
 ///
 /// The guest goes on running and may write while it is read: a value is what it was at some moment of the call,
@@ -26,23 +45,38 @@ pub trait PhysicalMemory {
         (from < end).then_some((from, end))
     }
 
-    /// Fills `buf` with pieces of `len` bytes: the first from `at`, each further one from `stride` bytes after the one before.
+    /// Fills `buf` with pieces: those of the stretch at `at`, then those of the next, and so on.
     ///
     /// # Errors
     /// [`MemoryFault`] if one of them cannot be read; `buf` is then unspecified.
-    fn read_each(&self, at: Gpa, stride: u64, len: usize, buf: &mut [u8]) -> Result<(), MemoryFault> {
-        let mut next = at;
-        for piece in buf.chunks_mut(len.max(1)) {
-            self.read(next, piece)?;
-            next = Gpa(next.0.wrapping_add(stride));
-        }
-        Ok(())
+    fn read_each(&self, at: Gpa, pieces: &Pieces<'_>, buf: &mut [u8]) -> Result<(), MemoryFault> {
+        read_pieces(self, at, pieces, buf)
     }
 
     /// Whether [`PhysicalMemory::read_each`] of little costs less than [`PhysicalMemory::read`] of all that lies between.
     fn reads_pieces(&self) -> bool {
         false
     }
+}
+
+/// [`PhysicalMemory::read_each`], piece by piece.
+///
+/// # Errors
+/// As there.
+pub fn read_pieces<M: PhysicalMemory + ?Sized>(
+    memory: &M,
+    at: Gpa,
+    pieces: &Pieces<'_>,
+    buf: &mut [u8],
+) -> Result<(), MemoryFault> {
+    let mut next = at;
+    for stretch in buf.chunks_mut(pieces.bytes().max(1)) {
+        for (piece, offset) in stretch.chunks_mut(pieces.len.max(1)).zip(pieces.offsets) {
+            memory.read(Gpa(next.0.wrapping_add(*offset)), piece)?;
+        }
+        next = Gpa(next.0.wrapping_add(pieces.stride));
+    }
+    Ok(())
 }
 
 impl<M: PhysicalMemory + ?Sized> PhysicalMemory for &M {
@@ -54,8 +88,8 @@ impl<M: PhysicalMemory + ?Sized> PhysicalMemory for &M {
         (**self).next_data(from, end)
     }
 
-    fn read_each(&self, at: Gpa, stride: u64, len: usize, buf: &mut [u8]) -> Result<(), MemoryFault> {
-        (**self).read_each(at, stride, len, buf)
+    fn read_each(&self, at: Gpa, pieces: &Pieces<'_>, buf: &mut [u8]) -> Result<(), MemoryFault> {
+        (**self).read_each(at, pieces, buf)
     }
 
     fn reads_pieces(&self) -> bool {

@@ -11,7 +11,7 @@ mod event;
 mod page;
 
 pub use address::{Gfn, Gpa, Gva, Root, VcpuId};
-pub use capability::{MemoryFault, PhysicalMemory};
+pub use capability::{MemoryFault, PhysicalMemory, Pieces, read_pieces};
 pub use coverage::{Attribution, CodeCoverage, Coverage, GapReason};
 pub use event::{CodeCaptured, CodeMapped, Event, Executed, Gap, Lifecycle, MappedPage, Privilege, Stamped};
 pub use page::{PAGE_SHIFT, PAGE_SIZE, PageBytes, PageId};

@@ -37,6 +37,8 @@ pub(crate) enum Command {
     Findings(cmd::findings::FindingsArgs),
     Why(cmd::why::WhyArgs),
     #[command(hide = true)]
+    Gather(cmd::gather::GatherArgs),
+    #[command(hide = true)]
     Keep(cmd::keep::KeepArgs),
     #[command(hide = true)]
     Watch(cmd::keep::KeepArgs),

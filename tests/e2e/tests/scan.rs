@@ -61,8 +61,9 @@ fn assert_confined(report: &Value) {
     assert!(filter.contains("system calls left"), "{confinement}");
 }
 
-/// Looks twice from the same process, and gives what it says then.
-fn second_look(catalog: &Path, what: &str) -> Value {
+/// Looks twice from the same process, and gives what it says then; and of whoever gathers memory for it, what it may do and how much
+/// it did.
+fn second_look(catalog: &Path, what: &str) -> (Value, Option<(String, u64)>) {
     let mut scan = Command::new(nephoscope_e2e::program().unwrap())
         .args(["scan", "--json", "--every", "200ms", "--catalog"])
         .arg(catalog)
@@ -73,14 +74,34 @@ fn second_look(catalog: &Path, what: &str) -> Value {
     let mut lines = BufReader::new(scan.stdout.take().unwrap()).lines();
     lines.next().unwrap().unwrap();
     let second = lines.next().unwrap().unwrap();
-    let status = std::fs::read_to_string(format!("/proc/{}/status", scan.id())).unwrap();
+    let status = |process: &str| std::fs::read_to_string(format!("/proc/{process}/status")).unwrap();
+    let own = status(&scan.id().to_string());
+    let gatherer = gatherer(scan.id()).map(|process| (status(&process), time(&process)));
     scan.kill().unwrap();
     scan.wait().unwrap();
-    assert!(status.contains("Seccomp:\t2"), "{status}");
-    assert!(!status.contains("Uid:\t0\t"), "{status}");
+    assert!(own.contains("Seccomp:\t2"), "{own}");
+    assert!(!own.contains("Uid:\t0\t"), "{own}");
     let report = serde_json::from_str(&second).unwrap();
     assert_confined(&report);
-    report
+    (report, gatherer)
+}
+
+/// The process that gathers memory for a scan, where there is one.
+fn gatherer(scan: u32) -> Option<String> {
+    let children = std::fs::read_to_string(format!("/proc/{scan}/task/{scan}/children")).unwrap();
+    let mut children = children.split_whitespace().map(str::to_owned);
+    children.find(|child| {
+        let command = std::fs::read(format!("/proc/{child}/cmdline")).unwrap_or_default();
+        command.split(|byte| *byte == 0).nth(1) == Some(b"gather")
+    })
+}
+
+/// Ticks of a CPU that a process had (proc(5), `stat`, fields 14 and 15).
+fn time(process: &str) -> u64 {
+    let stat = std::fs::read_to_string(format!("/proc/{process}/stat")).unwrap();
+    let behind_name = stat.rsplit_once(')').unwrap().1;
+    let fields = behind_name.split_whitespace().skip(11).take(2);
+    fields.map(|field| field.parse::<u64>().unwrap()).sum()
 }
 
 /// A process as it is compared: its program, and the files of which it has pages mapped executable.
@@ -243,9 +264,10 @@ fn a_look_at_a_running_guest_and_at_its_dumps_tells_all_that_it_maps_and_nothing
 
     // Who looks again has not the right any more to open what it looks at.
     let before = truth(&mut guest);
-    let report = second_look(catalog.path().as_path(), &format!("pid:{}", guest.pid()));
+    let (report, gatherer) = second_look(catalog.path().as_path(), &format!("pid:{}", guest.pid()));
     let after = truth(&mut guest);
     assert_same(&report, &before, &after);
+    assert_eq!(gatherer, None, "all of it is mapped");
 
     let mut monitor = Qmp::connect(folder.path()).unwrap();
     monitor.execute("stop", json!({})).unwrap();
@@ -262,6 +284,30 @@ fn a_look_at_a_running_guest_and_at_its_dumps_tells_all_that_it_maps_and_nothing
         let report = scan(catalog.path().as_path(), &dump.display().to_string());
         assert_same(&report, &after, &then);
         assert_kernel(&report, &modules);
+    }
+    assert_eq!(guest.power_off().unwrap(), 0);
+}
+
+#[test]
+fn memory_that_is_not_shared_is_gathered_by_a_process_that_may_do_nothing_else() {
+    let image = Image::ensure().unwrap();
+    let catalog = Catalog::ensure(&image, &nephoscope_e2e::program().unwrap()).unwrap();
+    let mut guest = Guest::boot_ready(&image, Options::default()).unwrap();
+    let modules = guest.run_ok("cat /proc/modules").unwrap();
+    let before = truth(&mut guest);
+    let (report, gatherer) = second_look(catalog.path().as_path(), &format!("pid:{}", guest.pid()));
+    let after = truth(&mut guest);
+    assert_same(&report, &before, &after);
+    assert_kernel(&report, &modules);
+    let (status, ticks) = gatherer.unwrap();
+    assert!(ticks > 0, "it did nothing");
+    assert!(!status.contains("Uid:\t0\t"), "{status}");
+    let mut lines = vec!["NoNewPrivs:\t1", "Seccomp:\t2"];
+    if rustix::process::getuid().is_root() {
+        lines.extend(["CapEff:\t0000000000080000", "CapBnd:\t0000000000000000"]);
+    }
+    for line in lines {
+        assert!(status.contains(line), "{line}: {status}");
     }
     assert_eq!(guest.power_off().unwrap(), 0);
 }

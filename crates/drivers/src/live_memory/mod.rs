@@ -3,7 +3,8 @@
 //! ```text
 //!  QMP: where memory is, and how CPUs translate ─┐
 //!  /proc/PID/maps: the largest memory it has ────┴─► RamMap ─► shared with others (memfd, file): mapped here too
-//!                                                          └─► its own: read through /proc/PID/mem
+//!                                                          └─► its own: read through /proc/PID/mem, and gone through
+//!                                                               by a gatherer (`guest_ram/gather.rs`) where there is one
 //! ```
 
 mod layouts;
@@ -14,14 +15,15 @@ mod shared;
 use std::fs::File;
 use std::io::{self, Read, Seek, SeekFrom};
 use std::path::Path;
+use std::sync::{Mutex, PoisonError};
 use std::time::Duration;
 
-use nephoscope_guest::{Gpa, MemoryFault, PhysicalMemory};
+use nephoscope_guest::{Gpa, MemoryFault, PhysicalMemory, Pieces, read_pieces};
 use nephoscope_isa::Mode;
 use thiserror::Error;
 
 use crate::cpu_state::paging_mode;
-use crate::guest_ram::{MemoryKind, ProcessRam, ProcessRamError, RamMap, RamMapError};
+use crate::guest_ram::{Gatherer, MemoryKind, ProcessRam, ProcessRamError, RamMap, RamMapError};
 use crate::qmp::{Qmp, QmpError};
 use populated::{Populated, of_process};
 use shared::Shared;
@@ -76,6 +78,8 @@ pub struct LiveMemory {
     maps: File,
     pagemap: Option<File>,
     qmp: Option<Qmp>,
+    /// Gone, if it does not answer any more.
+    gatherer: Mutex<Option<Gatherer>>,
     /// Other layouts that the same memory may have, where nobody tells.
     others: Vec<RamMap>,
     pid: u32,
@@ -129,6 +133,7 @@ impl LiveMemory {
             maps,
             pagemap,
             qmp,
+            gatherer: Mutex::new(None),
             others,
             pid,
         };
@@ -215,6 +220,42 @@ impl LiveMemory {
     pub fn is_gone(&self) -> bool {
         self.ram.is_gone()
     }
+
+    /// Goes through memory that is not mapped here by way of this one from now on.
+    pub fn gather_by(&mut self, gatherer: Gatherer) {
+        self.gatherer = Mutex::new(Some(gatherer));
+    }
+
+    /// Whether all of the guest's memory is mapped here.
+    #[must_use]
+    pub fn is_mapped(&self) -> bool {
+        let all: u64 = self.ranges().iter().map(|(_, len)| len).sum();
+        self.mapped_bytes() >= all
+    }
+
+    /// Pieces of stretches that lie in one segment, where there is a gatherer and it can read them.
+    fn gathered(&self, at: Gpa, pieces: &Pieces<'_>, buf: &mut [u8]) -> Option<()> {
+        let mut gatherer = self.gatherer.lock().unwrap_or_else(PoisonError::into_inner);
+        let there = gatherer.as_mut()?;
+        let stretches = (buf.len() / pieces.bytes().max(1)) as u64;
+        let segment = self.ram.map().segment_of(at)?;
+        let offset = at.0 - segment.gpa.0;
+        let end = segment.hva.0.saturating_add(segment.size_bytes);
+        if self.shared.bytes_of(segment.hva.0, end) >= segment.size_bytes {
+            return None;
+        }
+        if segment.size_bytes - offset < stretches.checked_mul(pieces.stride)? {
+            return None;
+        }
+        match there.gather(segment.hva.0 + offset, pieces, buf) {
+            // By number, the gatherer would read whoever has it: not if it was this process until now.
+            Ok(read) => read.filter(|()| !self.ram.is_gone()),
+            Err(_) => {
+                *gatherer = None;
+                None
+            }
+        }
+    }
 }
 
 impl PhysicalMemory for LiveMemory {
@@ -256,8 +297,15 @@ impl PhysicalMemory for LiveMemory {
         None
     }
 
+    fn read_each(&self, at: Gpa, pieces: &Pieces<'_>, buf: &mut [u8]) -> Result<(), MemoryFault> {
+        if self.gathered(at, pieces, buf).is_some() {
+            return Ok(());
+        }
+        read_pieces(self, at, pieces, buf)
+    }
+
     fn reads_pieces(&self) -> bool {
-        let all: u64 = self.ranges().iter().map(|(_, len)| len).sum();
-        self.mapped_bytes() >= all
+        let gatherer = self.gatherer.lock().unwrap_or_else(PoisonError::into_inner);
+        gatherer.is_some() || self.is_mapped()
     }
 }

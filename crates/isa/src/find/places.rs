@@ -1,6 +1,6 @@
 //! Going through memory, for places that may be a top-level table.
 
-use nephoscope_guest::{Gpa, PAGE_SIZE, PhysicalMemory};
+use nephoscope_guest::{Gpa, PAGE_SIZE, PhysicalMemory, Pieces};
 
 use super::kernels::Kernels;
 use super::{Search, little_endian};
@@ -16,16 +16,22 @@ const LAST_LINE: u64 = (PAGE_SIZE / LINE - 1) as u64;
 const BATCH: usize = 512;
 
 /// A few cache lines of each of some pages.
-struct Lines {
-    /// Which lines of a page, ascending, and of each the lines of all pages, one after the other.
-    of: Vec<(u64, Vec<u8>)>,
+struct Lines<'a> {
+    /// Where they begin in a page.
+    offsets: &'a [u64],
+    /// All lines of the first page, all of the next, and so on.
+    bytes: Vec<u8>,
 }
 
-impl Lines {
+impl Lines<'_> {
     /// The entries of a page in one of the lines.
     fn of_page(&self, line: u64, page: usize) -> &[u8] {
-        let found = self.of.iter().find(|(number, _)| *number == line);
-        let bytes = found.and_then(|(_, bytes)| bytes.get(page * LINE..(page + 1) * LINE));
+        let offset = line.saturating_mul(LINE as u64);
+        let found = self.offsets.iter().position(|of| *of == offset);
+        let bytes = found.and_then(|number| {
+            let at = (page * self.offsets.len() + number) * LINE;
+            self.bytes.get(at..at + LINE)
+        });
         bytes.unwrap_or(&[])
     }
 }
@@ -74,21 +80,17 @@ impl<M: PhysicalMemory> Search<'_, M> {
     ) {
         let size = u64::from(self.mode.facts().entry_bytes);
         let per_line = LINE as u64 / size.max(1);
-        let mut wanted: Vec<u64> = sought
-            .kernels
-            .tops
-            .iter()
-            .map(|(index, _)| index / per_line)
-            .collect();
-        wanted.extend(sought.any.then_some(LAST_LINE));
-        wanted.sort_unstable();
-        wanted.dedup();
+        let lines = sought.kernels.tops.iter().map(|(index, _)| index / per_line);
+        let lines = lines.chain(sought.any.then_some(LAST_LINE));
+        let mut offsets: Vec<u64> = lines.map(|line| line.saturating_mul(LINE as u64)).collect();
+        offsets.sort_unstable();
+        offsets.dedup();
         let mut at = start.0;
         while at < stop.0 {
             let pages = usize::try_from((stop.0 - at).div_ceil(PAGE_SIZE as u64)).unwrap_or(BATCH);
             let pages = pages.min(BATCH);
             let next = at.saturating_add((pages * PAGE_SIZE) as u64);
-            if let Some(lines) = self.lines(at, pages, &wanted) {
+            if let Some(lines) = self.lines(at, pages, &offsets) {
                 self.found.searched_bytes += next - at;
                 self.gone(next - at);
                 for (number, place) in (at..next).step_by(PAGE_SIZE).enumerate() {
@@ -104,21 +106,19 @@ impl<M: PhysicalMemory> Search<'_, M> {
         }
     }
 
-    fn lines(&self, at: u64, pages: usize, wanted: &[u64]) -> Option<Lines> {
-        let mut lines = Lines { of: Vec::new() };
-        for line in wanted {
-            let mut bytes = vec![0; pages * LINE];
-            let first = Gpa(at.checked_add(line * LINE as u64)?);
-            self.memory
-                .read_each(first, PAGE_SIZE as u64, LINE, &mut bytes)
-                .ok()?;
-            lines.of.push((*line, bytes));
-        }
-        Some(lines)
+    fn lines<'a>(&self, at: u64, pages: usize, offsets: &'a [u64]) -> Option<Lines<'a>> {
+        let pieces = Pieces {
+            stride: PAGE_SIZE as u64,
+            offsets,
+            len: LINE,
+        };
+        let mut bytes = vec![0; pages * pieces.bytes()];
+        self.memory.read_each(Gpa(at), &pieces, &mut bytes).ok()?;
+        Some(Lines { offsets, bytes })
     }
 
     /// Whether the lines of a page are like what is sought.
-    fn is_like(&self, sought: &Sought<'_>, lines: &Lines, page: usize) -> bool {
+    fn is_like(&self, sought: &Sought<'_>, lines: &Lines<'_>, page: usize) -> bool {
         let Some((level, _)) = self.top() else {
             return false;
         };

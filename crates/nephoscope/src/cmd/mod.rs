@@ -4,6 +4,7 @@ pub(crate) mod attach;
 pub(crate) mod catalog;
 mod catalog_dir;
 pub(crate) mod findings;
+pub(crate) mod gather;
 pub(crate) mod keep;
 pub(crate) mod ps;
 pub(crate) mod run;
@@ -25,6 +26,7 @@ pub(crate) fn dispatch(cli: Cli) -> anyhow::Result<ExitCode> {
         Command::Keep(args) => keep::keep(&args),
         Command::Watch(args) => keep::watch(&args),
         Command::Scan(args) => scan::run(&args),
+        Command::Gather(args) => gather::run(&args),
         Command::Ps(args) => ps::run(&args).map(|()| ExitCode::SUCCESS),
         Command::Top(args) => top::run(&args),
         Command::Findings(args) => findings::run(&args).map(|()| ExitCode::SUCCESS),

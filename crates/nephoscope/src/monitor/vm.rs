@@ -67,6 +67,7 @@ pub(crate) fn watch_vm(
         write: report.iter().map(ReportFile::folder).collect(),
         kept: Some(kept.clone()),
         parent,
+        ..Keep::default()
     };
     let (found, over) = match attach(state)? {
         Some(driver) => {

@@ -1,5 +1,6 @@
 //! Whom a monitor becomes that root started.
 
+use std::fmt;
 use std::path::Path;
 use std::str::FromStr;
 
@@ -23,6 +24,12 @@ const SYSTEM_USER: &str = "nephoscope";
 /// Numbers for users that exist for as long as a process runs: systemd's `DynamicUser=` takes them from here too
 /// (systemd.io/UIDS-GIDS).
 const TRANSIENT: std::ops::Range<u32> = 61_184..65_520;
+
+impl fmt::Display for Account {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}:{}", self.uid, self.gid)
+    }
+}
 
 impl FromStr for Account {
     type Err = String;

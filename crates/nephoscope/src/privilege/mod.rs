@@ -45,6 +45,8 @@ pub(crate) struct Keep {
     pub(crate) kept: Option<Kept>,
     /// The process that has started this one, if this one is to end with it.
     pub(crate) parent: Option<Pid>,
+    /// The process whose memory is read by number, with `process_vm_readv`; then no files are opened.
+    pub(crate) read_process: Option<Pid>,
 }
 
 /// Whether a monitor could become this account.
@@ -72,14 +74,24 @@ pub(crate) fn drop(keep: &Keep) -> anyhow::Result<InForce> {
     limits::set(account.is_some(), &mut in_force);
     capabilities::shrink_bounding_set();
     let files = files::prepare(keep);
+    let kept = keep.read_process.map(|_| capabilities::READ_PROCESS);
+    if kept.is_some() {
+        capabilities::keep_over_users()?;
+    }
     account::become_it(account, keep, &mut in_force)?;
-    capabilities::drop_all(&mut in_force);
+    capabilities::drop_all(kept, &mut in_force);
     if let Some(parent) = keep.parent {
         // Now, since becoming another user forgets it.
         set_parent_process_death_signal(Some(Signal::KILL)).context("asking to end with the parent")?;
         anyhow::ensure!(getppid() == Some(parent), "who started this has ended");
     }
-    files::restrict(files, &mut in_force);
-    syscalls::filter(&mut in_force);
+    match keep.read_process {
+        // Landlock keeps whoever it confines from other processes. Of files, the filter leaves nothing.
+        Some(process) => syscalls::filter_reader(process, &mut in_force),
+        None => {
+            files::restrict(files, &mut in_force);
+            syscalls::filter(&mut in_force);
+        }
+    }
     Ok(in_force)
 }

@@ -7,7 +7,7 @@
 use std::collections::BTreeMap;
 
 use anyhow::Context;
-use rustix::process::getpid;
+use rustix::process::{Pid, getpid};
 use seccompiler::{
     BpfProgram, SeccompAction, SeccompCmpArgLen, SeccompCmpOp, SeccompCondition, SeccompFilter, SeccompRule,
     TargetArch, apply_filter_all_threads,
@@ -154,6 +154,53 @@ const FIONBIO: u64 = 0x5421;
 const PROT_EXEC: u64 = 4;
 const CLONE_THREAD: u64 = 0x1_0000;
 
+/// What a process needs that answers over a connection it has.
+const READER: &[i64] = &[
+    libc::SYS_brk,
+    libc::SYS_close,
+    libc::SYS_exit,
+    libc::SYS_exit_group,
+    libc::SYS_fcntl,
+    libc::SYS_futex,
+    libc::SYS_madvise,
+    libc::SYS_mremap,
+    libc::SYS_munmap,
+    libc::SYS_read,
+    libc::SYS_recvfrom,
+    libc::SYS_restart_syscall,
+    libc::SYS_rt_sigreturn,
+    libc::SYS_sendto,
+    libc::SYS_sigaltstack,
+    libc::SYS_write,
+];
+
+/// Installs the filter of one that reads this process's memory and nothing else; anything else ends it.
+pub(super) fn filter_reader(process: Pid, in_force: &mut InForce) {
+    let install = || -> anyhow::Result<usize> {
+        let rules = reader(process)?;
+        let count = rules.len();
+        let filter = compile(rules, SeccompAction::KillProcess, SeccompAction::Allow)?;
+        apply_filter_all_threads(&filter).context("installing a filter")?;
+        Ok(count)
+    };
+    match install() {
+        Ok(count) => in_force.holds("seccomp", format!("{count} system calls left")),
+        Err(error) => in_force.lacks("seccomp", format!("{error:#}")),
+    }
+}
+
+fn reader(process: Pid) -> anyhow::Result<Rules> {
+    let mut rules = plain(READER);
+    let is = |argument, operator, value| -> anyhow::Result<Vec<SeccompRule>> {
+        let condition = SeccompCondition::new(argument, SeccompCmpArgLen::Dword, operator, value)?;
+        Ok(vec![SeccompRule::new(vec![condition])?])
+    };
+    let number = u64::from(process.as_raw_nonzero().get().unsigned_abs());
+    rules.insert(libc::SYS_process_vm_readv, is(0, SeccompCmpOp::Eq, number)?);
+    rules.insert(libc::SYS_mmap, is(2, SeccompCmpOp::MaskedEq(PROT_EXEC), 0)?);
+    Ok(rules)
+}
+
 /// Installs the filters, in all threads.
 pub(super) fn filter(in_force: &mut InForce) {
     match try_filter() {
@@ -229,6 +276,25 @@ fn allowed() -> anyhow::Result<Rules> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn who_reads_a_process_opens_nothing_and_reads_no_other() {
+        let rules = reader(getpid()).unwrap();
+        for call in [
+            libc::SYS_openat,
+            libc::SYS_socket,
+            libc::SYS_process_vm_writev,
+            libc::SYS_ptrace,
+        ] {
+            assert!(!rules.contains_key(&call), "{call}");
+        }
+        assert_eq!(rules[&libc::SYS_process_vm_readv].len(), 1);
+        assert!(
+            !compile(rules, SeccompAction::KillProcess, SeccompAction::Allow)
+                .unwrap()
+                .is_empty()
+        );
+    }
 
     #[test]
     fn the_filters_are_programs_that_a_kernel_takes_and_no_call_is_both_needed_and_deadly() {

@@ -4,8 +4,8 @@ use std::io::{self, ErrorKind};
 use std::path::PathBuf;
 use std::str::FromStr;
 
-use nephoscope_drivers::{CpuRegisters, Dump, DumpFormat, LiveMemory, Machine};
-use nephoscope_guest::{Gpa, MemoryFault, PhysicalMemory};
+use nephoscope_drivers::{CpuRegisters, Dump, DumpFormat, Gatherer, LiveMemory, Machine};
+use nephoscope_guest::{Gpa, MemoryFault, PhysicalMemory, Pieces};
 use nephoscope_inventory::VmReport;
 use nephoscope_isa::{Mode, X86Controls};
 
@@ -113,6 +113,21 @@ impl Source {
         }
     }
 
+    /// The process whose memory is not mapped here, if that is where it is.
+    pub(crate) fn private_process(&self) -> Option<u32> {
+        match self {
+            Self::Live(live) => (!live.is_mapped()).then(|| live.pid()),
+            Self::Dump(_) => None,
+        }
+    }
+
+    /// Goes through such memory by way of this one.
+    pub(crate) fn gather_by(&mut self, gatherer: Gatherer) {
+        if let Self::Live(live) = self {
+            live.gather_by(gatherer);
+        }
+    }
+
     /// To be told before each look.
     pub(crate) fn refresh(&mut self) {
         if let Self::Live(live) = self {
@@ -181,10 +196,10 @@ impl PhysicalMemory for Source {
         }
     }
 
-    fn read_each(&self, at: Gpa, stride: u64, len: usize, buf: &mut [u8]) -> Result<(), MemoryFault> {
+    fn read_each(&self, at: Gpa, pieces: &Pieces<'_>, buf: &mut [u8]) -> Result<(), MemoryFault> {
         match self {
-            Self::Live(live) => live.read_each(at, stride, len, buf),
-            Self::Dump(dump) => dump.read_each(at, stride, len, buf),
+            Self::Live(live) => live.read_each(at, pieces, buf),
+            Self::Dump(dump) => dump.read_each(at, pieces, buf),
         }
     }
 
