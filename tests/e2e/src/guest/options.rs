@@ -102,7 +102,8 @@ impl Default for Options {
             alone: true,
             // Ten times what it takes on two idle cores.
             boot_timeout: Duration::from_secs(300),
-            command_timeout: Duration::from_secs(120),
+            // Two thousand processes take a minute on two idle cores.
+            command_timeout: Duration::from_secs(300),
         }
     }
 }
