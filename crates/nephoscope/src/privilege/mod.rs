@@ -65,7 +65,7 @@ pub(crate) fn check(account: Option<Account>) -> anyhow::Result<()> {
 ///
 /// # Errors
 /// If root cannot become somebody else, or there are other threads already: going on would be as before, and nobody would
-/// know.
+/// know. Or if who reads a process gets no filter.
 pub(crate) fn drop(keep: &Keep) -> anyhow::Result<InForce> {
     let threads = std::fs::read_dir("/proc/self/task").map_or(1, Iterator::count);
     anyhow::ensure!(threads == 1, "privileges are dropped while {threads} threads run");
@@ -87,7 +87,7 @@ pub(crate) fn drop(keep: &Keep) -> anyhow::Result<InForce> {
     }
     match keep.read_process {
         // Landlock keeps whoever it confines from other processes. Of files, the filter leaves nothing.
-        Some(process) => syscalls::filter_reader(process, &mut in_force),
+        Some(process) => syscalls::filter_reader(process, &mut in_force)?,
         None => {
             files::restrict(files, &mut in_force);
             syscalls::filter(&mut in_force);

@@ -175,18 +175,16 @@ const READER: &[i64] = &[
 ];
 
 /// Installs the filter of one that reads this process's memory and nothing else; anything else ends it.
-pub(super) fn filter_reader(process: Pid, in_force: &mut InForce) {
-    let install = || -> anyhow::Result<usize> {
-        let rules = reader(process)?;
-        let count = rules.len();
-        let filter = compile(rules, SeccompAction::KillProcess, SeccompAction::Allow)?;
-        apply_filter_all_threads(&filter).context("installing a filter")?;
-        Ok(count)
-    };
-    match install() {
-        Ok(count) => in_force.holds("seccomp", format!("{count} system calls left")),
-        Err(error) => in_force.lacks("seccomp", format!("{error:#}")),
-    }
+///
+/// # Errors
+/// If it cannot be installed: nothing else would keep that one from other processes.
+pub(super) fn filter_reader(process: Pid, in_force: &mut InForce) -> anyhow::Result<()> {
+    let rules = reader(process)?;
+    let count = rules.len();
+    let filter = compile(rules, SeccompAction::KillProcess, SeccompAction::Allow)?;
+    apply_filter_all_threads(&filter).context("installing a filter")?;
+    in_force.holds("seccomp", format!("{count} system calls left"));
+    Ok(())
 }
 
 fn reader(process: Pid) -> anyhow::Result<Rules> {
