@@ -47,12 +47,7 @@ pub fn attached(
     limit: Duration,
     line: impl FnMut(&str),
 ) -> Result<Attached> {
-    let shape = Shape {
-        kernel,
-        ..Shape::default()
-    };
-    let stage = Stage::set(image, program, shape)?;
-    stage.give(&program.with_file_name("examples").join("inside"), "inside")?;
+    let stage = Stage::with(image, program, Shape::of(kernel), "inside")?;
     let command = format!("/host/inside /host {} 1 attached", kernel.version());
     let ended = stage.run(&command, limit, line)?;
     let [soon, before, after, report, truth] = FILES.map(|name| fs::read(stage.at(name)));

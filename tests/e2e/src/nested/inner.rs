@@ -38,11 +38,7 @@ pub fn inner(
     limit: Duration,
     line: impl FnMut(&str),
 ) -> Result<Inner> {
-    let shape = Shape {
-        kernel,
-        ..Shape::default()
-    };
-    let stage = Stage::set(image, program, shape)?;
+    let stage = Stage::set(image, program, Shape::of(kernel))?;
     initramfs(image, kernel, &stage.at("guest-initramfs"))?;
     fs::write(stage.at("inner"), include_bytes!("../../guest-files/inner"))?;
     let command = format!("sh /host/inner vmlinuz-{}", kernel.version());

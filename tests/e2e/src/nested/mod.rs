@@ -69,6 +69,14 @@ pub struct Shape {
 }
 
 impl Shape {
+    /// The usual machine with this kernel.
+    pub fn of(kernel: Kernel) -> Self {
+        Shape {
+            kernel,
+            ..Shape::default()
+        }
+    }
+
     /// How many CPUs the emulator has to make.
     ///
     /// The first one is for L1's own housekeeping, and must not run guests: in QEMU's TCG, any CPU that restores a floating

@@ -54,6 +54,16 @@ impl Stage {
         Ok(stage)
     }
 
+    /// The same, and one of this crate's examples, which is beside `program` in the folder `examples`.
+    ///
+    /// # Errors
+    /// When a part cannot be built, or the example was not.
+    pub fn with(image: &Image, program: &Path, shape: Shape, example: &str) -> Result<Self> {
+        let stage = Stage::set(image, program, shape)?;
+        stage.give(&program.with_file_name("examples").join(example), example)?;
+        Ok(stage)
+    }
+
     /// Where a file of the machine's `/host` is here.
     pub fn at(&self, name: &str) -> PathBuf {
         self.share.path().join(name)

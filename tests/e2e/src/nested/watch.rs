@@ -34,12 +34,7 @@ pub fn watch(
     limit: Duration,
     line: impl FnMut(&str),
 ) -> Result<Seen> {
-    let shape = Shape {
-        kernel,
-        ..Shape::default()
-    };
-    let stage = Stage::set(image, program, shape)?;
-    stage.give(&program.with_file_name("examples").join("inside"), "inside")?;
+    let stage = Stage::with(image, program, Shape::of(kernel), "inside")?;
     let command = format!("/host/inside /host {} {vcpus} guard", kernel.version());
     let ended = stage.run(&command, limit, line)?;
     let report: Value = serde_json::from_slice(&fs::read(stage.at("report.json"))?)?;

@@ -65,8 +65,7 @@ impl Soak {
             cmdline: CMDLINE.to_owned(),
             ..Shape::default()
         };
-        let stage = Stage::set(image, program, shape)?;
-        stage.give(&program.with_file_name("examples").join("soak"), "soak")?;
+        let stage = Stage::with(image, program, shape, "soak")?;
         let mut archive = Archive::with_busybox()?;
         archive.file("init", true, guest::init().as_bytes());
         archive.write(&stage.at("guest-initramfs"))?;
