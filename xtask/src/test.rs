@@ -5,7 +5,7 @@ use std::process::Command;
 use anyhow::{Context, Result, ensure};
 use nephoscope_e2e::nested::Nested;
 use nephoscope_e2e::pae::Pae;
-use nephoscope_e2e::{Image, Step};
+use nephoscope_e2e::{Image, Step, guest};
 
 use crate::build;
 
@@ -28,6 +28,7 @@ pub(crate) fn run(filter: &[String]) -> Result<()> {
         .args(["test", "--workspace", "--no-fail-fast", "--"])
         .args(filter)
         .env("NEPHOSCOPE", &built.program)
+        .env(guest::TOGETHER, "1")
         .current_dir(build::workspace())
         .status()
         .context("cannot start cargo")?;

@@ -8,7 +8,7 @@ use anyhow::{Context, Result, ensure};
 use nephoscope_e2e::arrivals::{Arrival, Arrivals};
 use nephoscope_e2e::living::list;
 use nephoscope_e2e::truth::Mapping;
-use nephoscope_e2e::{Control, Guest, Image, Kernel, Options, Planting, Truth, Watched, report};
+use nephoscope_e2e::{Control, Guest, Image, Kernel, Options, Planting, Truth, Watched, report, vm_name};
 use serde_json::Value;
 
 use crate::modules::Modules;
@@ -71,7 +71,7 @@ impl Scene {
         let program = place.program.clone();
         let folder = tempfile::tempdir()?;
         let report = folder.path().join("report.json");
-        let vm = format!("attacks-{}", std::process::id());
+        let vm = vm_name("attacks");
         let kernel = options.kernel;
         let watched = Some(Watched {
             program: program.clone(),

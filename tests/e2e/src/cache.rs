@@ -37,10 +37,21 @@ pub fn key(parts: &[&[u8]]) -> String {
 /// # Errors
 /// When the lock file cannot be made or locked.
 pub fn lock(name: &str) -> Result<File> {
+    locked(name, File::lock)
+}
+
+/// The same, beside others who hold it so.
+///
+/// # Errors
+/// When the lock file cannot be made or locked.
+pub fn lock_shared(name: &str) -> Result<File> {
+    locked(name, File::lock_shared)
+}
+
+fn locked(name: &str, lock: impl FnOnce(&File) -> std::io::Result<()>) -> Result<File> {
     let path = folder()?.join(format!("{name}.lock"));
     let file = File::create(&path).with_context(|| format!("cannot create {}", path.display()))?;
-    file.lock()
-        .with_context(|| format!("cannot lock {}", path.display()))?;
+    lock(&file).with_context(|| format!("cannot lock {}", path.display()))?;
     Ok(file)
 }
 

@@ -33,7 +33,7 @@ pub mod truth;
 
 pub use catalog::Catalog;
 pub use control::Control;
-pub use guest::{Guest, Kernel, Options, Output, Watched};
+pub use guest::{Guest, Kernel, Options, Output, Watched, vm_name};
 pub use image::{Image, Tools};
 pub use planted::Planting;
 pub use program::program;

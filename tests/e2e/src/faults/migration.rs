@@ -12,7 +12,7 @@ use super::scene::Scene;
 use super::ticks;
 use super::{Row, Setting};
 use crate::command::output_of;
-use crate::guest::{Guest, Options, Watched};
+use crate::guest::{Guest, Options, Watched, vm_name};
 use crate::qmp::Qmp;
 
 pub(super) fn run(setting: &Setting) -> Result<Vec<Row>> {
@@ -43,7 +43,7 @@ fn migrated(setting: &Setting) -> Result<String> {
     scene.settle().context("before the migration")?;
     let wire = own.path().join("migration.sock");
     let there = tempfile::tempdir()?;
-    let vm = format!("faults-destination-{}", std::process::id());
+    let vm = vm_name("faults-destination");
     let file = there.path().join("report.json");
     let mut options = Options {
         extra: ticks::options(there.path()),

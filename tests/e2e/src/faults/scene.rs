@@ -14,7 +14,7 @@ use super::ours::{self, Leash};
 use super::proof::{Account, Origin, account, intervals};
 use super::ticks::{self, Tick, Ticks, now_ns};
 use crate::control::Control;
-use crate::guest::{Guest, Options, Watched};
+use crate::guest::{Guest, Options, Watched, vm_name};
 
 /// A guest, its pages, and its QEMU.
 #[derive(Debug)]
@@ -39,7 +39,7 @@ impl Scene {
         change: impl FnOnce(&mut Options),
     ) -> Result<Self> {
         let folder = tempfile::tempdir()?;
-        let vm = format!("faults-{what}-{}", std::process::id());
+        let vm = vm_name(&format!("faults-{what}"));
         let mut options = Options {
             extra: ticks::options(folder.path()),
             watched: Some(Watched {

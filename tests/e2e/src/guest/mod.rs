@@ -3,6 +3,7 @@
 mod channel;
 mod options;
 mod process;
+mod turn;
 
 use std::fs;
 use std::io::{Read, Write};
@@ -12,13 +13,13 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, bail, ensure};
 
-use crate::cache;
 use crate::image::Image;
 use crate::truth::Truth;
 use channel::Channel;
 pub use channel::Output;
-pub use options::{Kernel, Options, Watched};
+pub use options::{Kernel, Options, Watched, vm_name};
 use process::Process;
+pub use turn::{TOGETHER, Turn, turn};
 
 /// How long a guest may take to switch itself off, at least.
 const POWER_OFF: Duration = Duration::from_secs(90);
@@ -36,9 +37,7 @@ pub struct Guest {
     logs: Logs,
     http_port: u16,
     begun: Instant,
-    /// One guest at a time on a machine: emulation takes all the cores there are, and a second guest would only make
-    /// the first one late.
-    _turn: Option<fs::File>,
+    _turn: Option<Turn>,
 }
 
 /// The folder with the guest's serial log, the emulator's own messages and the sockets.
@@ -59,22 +58,16 @@ impl Drop for Logs {
     }
 }
 
-/// Waits until no other guest of this harness runs on the machine; no other one starts until what is returned is
-/// dropped. For those who start several guests in one turn, each with [`Options::alone`] off.
-///
-/// # Errors
-/// When the cache, where the lock is, cannot be written.
-pub fn turn() -> Result<fs::File> {
-    cache::lock("one-guest")
-}
-
 impl Guest {
     /// Starts a guest and returns at once; [`Guest::wait_ready`] waits until it can be used.
     ///
     /// # Errors
     /// When the image cannot be had, the emulator cannot be started, or it ends at once.
     pub fn boot(image: &Image, options: Options) -> Result<Self> {
-        let turn = if options.alone { Some(turn()?) } else { None };
+        let turn = match options.alone {
+            true => Some(turn::for_vcpus(options.smp)?),
+            false => None,
+        };
         let folder = tempfile::Builder::new()
             .prefix("nephoscope-guest-")
             .tempdir()?

@@ -2,6 +2,7 @@
 
 use std::path::{Path, PathBuf};
 use std::process::Command;
+use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::Duration;
 
 use anyhow::Result;
@@ -32,6 +33,13 @@ impl Kernel {
             Kernel::K6_12 => "6.12",
         }
     }
+}
+
+/// A name for a watched VM that no other one has, of this process or another.
+pub fn vm_name(what: &str) -> String {
+    static NEXT: AtomicU32 = AtomicU32::new(0);
+    let number = NEXT.fetch_add(1, Ordering::Relaxed);
+    format!("{what}-{}-{number}", std::process::id())
 }
 
 /// That a guest is started by `nephoscope run`, and how.

@@ -13,7 +13,7 @@ use std::time::{Duration, Instant};
 
 use nephoscope_e2e::faults::ours::{self, Role};
 use nephoscope_e2e::living::list;
-use nephoscope_e2e::{Catalog, Control, Guest, Image, Options, report};
+use nephoscope_e2e::{Catalog, Control, Guest, Image, Options, report, vm_name};
 use rustix::process::{Signal, kill_process};
 use serde_json::Value;
 
@@ -66,7 +66,7 @@ fn a_monitor_that_was_stopped_says_from_when_to_when_it_was_blind() {
         assert!(Instant::now() < deadline, "the plugin does not listen");
         std::thread::sleep(Duration::from_millis(20));
     }
-    let name = format!("overrun-{}", std::process::id());
+    let name = vm_name("overrun");
     let qmp = guest.folder().join("qmp.sock");
     let mut monitor = attach(&[
         "--catalog".as_ref(),

@@ -11,7 +11,7 @@ use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
 
-use nephoscope_e2e::{Image, Kernel, cache, initramfs, qemu};
+use nephoscope_e2e::{Image, Kernel, guest, initramfs, qemu, vm_name};
 use rustix::process::Signal;
 use serde_json::Value;
 
@@ -126,7 +126,7 @@ fn boot(image: &Image, kernel: Kernel, machine: &Machine, folder: &Path) -> Valu
     let at = |name: &str| folder.join(name);
     let mut command = Command::new(program());
     command.args(["run", "--catalog"]).arg(at("catalog"));
-    command.args(["--name", &format!("firmware-{}", std::process::id())]);
+    command.args(["--name", &vm_name("firmware")]);
     command.arg("--report").arg(at("report.json"));
     command.arg("--").arg(qemu::system().unwrap());
     command.args(["-nodefaults", "-no-user-config", "-display", "none", "-no-reboot"]);
@@ -175,7 +175,7 @@ fn firmware_and_decompressor_are_named_from_the_first_instruction_on() {
     let folder = tempfile::tempdir().unwrap();
     catalog(&image, &folder.path().join("catalog"));
     initramfs::busybox(&folder.path().join("initramfs")).unwrap();
-    let _turn = cache::lock("one-guest").unwrap();
+    let _turn = guest::turn().unwrap();
     for machine in &MACHINES {
         for kernel in machine.kernels {
             let report = boot(&image, *kernel, machine, folder.path());

@@ -42,7 +42,7 @@ fn what_cannot_be_watched_is_refused_with_a_sentence_and_leaves_nothing_behind()
     }
     copy(&catalog.path(), &share.path().join("catalog"));
 
-    let script = include_str!("../guest-files/refusals");
+    let script = include_str!("../../guest-files/refusals");
     let shape = Shape {
         kernel,
         ..Shape::default()

@@ -14,7 +14,9 @@ use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
 
 use nephoscope_e2e::pae::{self, Pae};
-use nephoscope_e2e::{Catalog, Guest, Image, Kernel, Options, Watched, cache, initramfs, program, qemu};
+use nephoscope_e2e::{
+    Catalog, Guest, Image, Kernel, Options, Watched, guest, initramfs, program, qemu, vm_name,
+};
 use rustix::process::{Pid, Signal};
 use serde_json::Value;
 
@@ -109,7 +111,7 @@ fn are_found(catalog: &Path, name: &str, emulator: u32, least: usize) {
 fn of_debian(name: &str, kernel: Kernel, cpu: &str, cmdline: &str) {
     let image = Image::ensure().unwrap();
     let catalog = Catalog::ensure(&image, &program().unwrap()).unwrap().path();
-    let name = format!("roots-{name}-{}", std::process::id());
+    let name = vm_name(&format!("roots-{name}"));
     let options = Options {
         kernel,
         cpu: cpu.into(),
@@ -167,8 +169,8 @@ fn of_pae(name: &str, cmdline: &str) {
         "{}",
         String::from_utf8_lossy(&added.stderr)
     );
-    let _turn = cache::lock("one-guest").unwrap();
-    let name = format!("roots-{name}-{}", std::process::id());
+    let _turn = guest::turn().unwrap();
+    let name = vm_name(&format!("roots-{name}"));
     let running = Ended(start(&guest, folder.path(), &catalog, &name, cmdline));
     let serial = folder.path().join("serial.log");
     let begun = Instant::now();

@@ -14,7 +14,7 @@ use std::time::{Duration, Instant};
 
 use nephoscope_e2e::apt::PrivateApt;
 use nephoscope_e2e::living::{list, living, merged};
-use nephoscope_e2e::{Catalog, Control, Guest, Image, Options, Step, Watched};
+use nephoscope_e2e::{Catalog, Control, Guest, Image, Options, Step, Watched, vm_name};
 use serde_json::Value;
 
 fn program() -> PathBuf {
@@ -189,7 +189,7 @@ fn each_address_space_names_its_version_and_two_that_nothing_tells_apart_are_two
         .arg(&catalog)
         .args(&twice.debs)
         .args(&other.debs));
-    let name = format!("versions-{}", std::process::id());
+    let name = vm_name("versions");
     let watched = Some(Watched {
         program: program(),
         catalog,

@@ -10,7 +10,7 @@
 
 use std::path::PathBuf;
 
-use nephoscope_e2e::{Catalog, Guest, Image, Kernel, Options, Planting, Watched, qemu, report};
+use nephoscope_e2e::{Catalog, Guest, Image, Kernel, Options, Planting, Watched, qemu, report, vm_name};
 use serde_json::Value;
 
 fn program() -> PathBuf {
@@ -20,7 +20,7 @@ fn program() -> PathBuf {
 fn everything_planted_is_found(options: Options) -> Value {
     let image = Image::ensure().unwrap();
     let folder = tempfile::tempdir().unwrap();
-    let name = format!("planted-{}-{}", std::process::id(), options.smp);
+    let name = vm_name("planted");
     let file = folder.path().join("report.json");
     let watched = Some(Watched {
         program: program(),

@@ -11,7 +11,7 @@ use std::collections::BTreeSet;
 use std::path::PathBuf;
 use std::time::Duration;
 
-use nephoscope_e2e::{Catalog, Guest, Image, Kernel, Options, Truth, Watched};
+use nephoscope_e2e::{Catalog, Guest, Image, Kernel, Options, Truth, Watched, vm_name};
 use serde_json::Value;
 
 fn program() -> PathBuf {
@@ -49,7 +49,7 @@ fn a_boot_is_named_from_power_on_to_power_off_and_what_is_not_known_is_found() {
     let watched = Watched {
         program: program(),
         catalog: Catalog::ensure(&image, &program()).unwrap().path(),
-        name: format!("e2e-{}", std::process::id()),
+        name: vm_name("e2e"),
         report: Some(report_file.clone()),
         extra: Vec::new(),
     };

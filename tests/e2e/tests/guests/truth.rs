@@ -12,7 +12,7 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use nephoscope_e2e::living::{disagreements, list, living, merged};
-use nephoscope_e2e::{Catalog, Control, Guest, Image, Kernel, Options, Watched, report};
+use nephoscope_e2e::{Catalog, Control, Guest, Image, Kernel, Options, Watched, report, vm_name};
 use serde_json::Value;
 
 fn program() -> PathBuf {
@@ -29,7 +29,7 @@ impl Watch {
     fn begin(options: Options) -> Self {
         let image = Image::ensure().unwrap();
         let folder = tempfile::tempdir().unwrap();
-        let name = format!("truth-{}-{}", std::process::id(), options.smp);
+        let name = vm_name("truth");
         let watched = Watched {
             program: program(),
             catalog: Catalog::ensure(&image, &program()).unwrap().path(),

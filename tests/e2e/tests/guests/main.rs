@@ -1,0 +1,18 @@
+//! Real guests, watched: every test that needs one is in this program, so that on a machine with several cores several of them run
+//! beside each other. `cargo test -p nephoscope-e2e scan::` runs those of `scan.rs`.
+
+mod confined;
+mod faults;
+mod firmware;
+mod nested;
+mod nested_inner;
+mod nested_refusals;
+mod nested_trap;
+mod overrun;
+mod planted;
+mod roots;
+mod scan;
+mod smoke;
+mod truth;
+mod versions;
+mod watched;
