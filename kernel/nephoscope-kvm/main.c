@@ -64,6 +64,9 @@ static void inform(struct nph_vm *vm, struct nph_kvm_info *info)
 	info->nested = atomic64_read(&vm->nested);
 	info->unguarded = atomic64_read(&vm->unguarded);
 	info->pinned = atomic64_read(&vm->pinned);
+	info->exposed = atomic64_read(&vm->exposed);
+	info->rechecks = atomic64_read(&vm->rechecks);
+	info->changed = atomic64_read(&vm->changed);
 	info->guarded = READ_ONCE(vm->guard) != NULL;
 	if (vcpu) {
 		info->cr0 = vcpu->arch.cr0;

@@ -5,6 +5,7 @@
 #include <linux/kvm_host.h>
 #include <linux/mmu_notifier.h>
 #include <linux/mutex.h>
+#include <linux/siphash.h>
 #include <linux/wait.h>
 #include <linux/workqueue.h>
 #include <linux/xarray.h>
@@ -56,6 +57,16 @@ struct nph_vm {
 	u64 taken_first, taken_end;
 
 	struct work_struct zap;	/* of frames with NPH_ZAP */
+
+	/* recheck.c: what was captured from each frame, as a digest under the key; whose turn is next. */
+	struct xarray sums;
+	siphash_key_t key;
+	struct delayed_work recheck;
+	unsigned long recheck_next;
+	u64 turn_ns, same_at_ns;	/* this turn began; the one before */
+	u32 quiet;		/* turns without a capture, up to a bound */
+	bool was_fresh;		/* there was one in this turn */
+
 	atomic64_t next_page;
 	u64 attached_ns;
 	u32 full_ms;
@@ -71,10 +82,12 @@ struct nph_vm {
 	atomic_t wake;
 
 	atomic64_t captures, writes, emulated, host_writes, resets, zaps, ring_waits, ring_lost, unreadable, nested;
-	atomic64_t unguarded, pinned;
+	atomic64_t unguarded, pinned, exposed, rechecks, changed;
 };
 
 #define NPH_ZAP XA_MARK_0
+#define NPH_FRESH XA_MARK_1	/* executable, and not looked at since */
+#define NPH_EXPOSED XA_MARK_2	/* executable, and devices can write to it unseen */
 
 static inline u64 nph_frame(const struct kvm_memory_slot *slot, gfn_t gfn)
 {
@@ -100,6 +113,7 @@ bool nph_is_trap(struct nph_vm *vm, struct kvm_vcpu *vcpu, gpa_t gpa, u64 error)
 void nph_zap_work(struct work_struct *work);
 void nph_forget(struct nph_vm *vm, u64 first, u64 end);
 void nph_host_write(struct nph_vm *vm, u64 frame);
+void nph_changed(struct nph_vm *vm, u64 frame);
 bool nph_nested_may_write(struct nph_vm *vm, u64 frame);
 void nph_wait_running(void);
 struct nph_vcpu *nph_vcpu_of(struct nph_vm *vm, struct kvm_vcpu *vcpu);
@@ -111,16 +125,26 @@ bool nph_guard(struct nph_vm *vm, u64 frame);
 void nph_guard_lift(struct nph_vm *vm, u64 frame);
 bool nph_guard_is_own(struct nph_vm *vm, u64 first, u64 end);
 
+/* recheck.c */
+u64 nph_digest(const struct nph_vm *vm, const void *bytes);
+void nph_recheck_later(struct nph_vm *vm, u64 frame, bool exposed);
+void nph_recheck_not(struct nph_vm *vm, struct xa_state *xas);
+void nph_recheck_work(struct work_struct *work);
+void nph_recheck_init(struct nph_vm *vm);
+void nph_recheck_begin(struct nph_vm *vm);
+
 /* ring.c */
 struct nph_capture {
 	u64 frame, cr3, va;
 	u32 generation;
 	u16 start;
-	bool user, paging, guarded;
+	bool user, paging;
+	bool guarded;		/* afterwards: and nobody has it already */
 	u8 bits;
 };
 enum nph_sent { NPH_SENT, NPH_LOST, NPH_AGAIN };
-enum nph_sent nph_send_capture(struct nph_vm *vm, struct kvm_vcpu *vcpu, const struct nph_capture *capture);
+enum nph_sent nph_send_capture(struct nph_vm *vm, struct kvm_vcpu *vcpu, struct nph_capture *capture);
+void nph_send_changed(struct nph_vm *vm, u64 from_ns);
 void nph_ring_init(struct nph_vm *vm);
 
 /* hooks.c */

@@ -56,9 +56,11 @@ struct frame_gap {
 	u8 zero[5];
 } __packed;
 
+#define GAP_SAMPLED 1
 #define GAP_BLIND 2
 #define REASON_RING_FULL 1
 #define REASON_UNREADABLE 4
+#define REASON_DEVICE_WRITES 9
 
 static u64 *word(struct nph_ring *ring, size_t at)
 {
@@ -109,17 +111,18 @@ static void publish(struct nph_vm *vm, struct nph_ring *ring, u64 head)
 	}
 }
 
-static void head_of(struct frame_header *header, struct kvm_vcpu *vcpu, u32 len, u16 kind, u64 now, u64 page)
+static void head_of(struct frame_header *header, u16 vcpu, u32 len, u16 kind, u64 now, u64 page)
 {
 	header->len = cpu_to_le32(len);
 	header->kind = cpu_to_le16(kind);
-	header->vcpu = cpu_to_le16(vcpu->vcpu_idx);
+	header->vcpu = cpu_to_le16(vcpu);
 	header->at_ns = cpu_to_le64(now);
 	header->page = cpu_to_le64(page);
 }
 
-static bool send_gap(struct nph_vm *vm, struct nph_ring *ring, struct kvm_vcpu *vcpu, u64 from, u64 now, u64 lost, u8 reason)
+static bool send_gap(struct nph_vm *vm, struct nph_ring *ring, u16 vcpu, u64 from, u64 now, u64 lost, u8 reason)
 {
+	u8 left = reason == REASON_DEVICE_WRITES ? GAP_SAMPLED : GAP_BLIND;
 	u64 head;
 	struct frame_gap *gap = place(vm, ring, sizeof(*gap), &head);
 
@@ -130,8 +133,8 @@ static bool send_gap(struct nph_vm *vm, struct nph_ring *ring, struct kvm_vcpu *
 	gap->from_ns = cpu_to_le64(from);
 	gap->to_ns = cpu_to_le64(now);
 	gap->lost = cpu_to_le64(lost);
-	gap->code = GAP_BLIND;
-	gap->attribution = GAP_BLIND;
+	gap->code = left;
+	gap->attribution = left;
 	gap->reason = reason;
 	publish(vm, ring, head);
 	return true;
@@ -142,7 +145,7 @@ static enum nph_sent room(struct nph_vm *vm, struct nph_ring *ring, struct kvm_v
 {
 	u64 now = ktime_get_ns(), until = now + (u64)vm->full_ms * NSEC_PER_MSEC;
 
-	if (ring->lost && send_gap(vm, ring, vcpu, ring->lost_from_ns, now, ring->lost, REASON_RING_FULL))
+	if (ring->lost && send_gap(vm, ring, vcpu->vcpu_idx, ring->lost_from_ns, now, ring->lost, REASON_RING_FULL))
 		ring->lost = 0;
 	*out = ring->lost ? NULL : place(vm, ring, len, head);
 	if (*out)
@@ -168,8 +171,8 @@ static enum nph_sent room(struct nph_vm *vm, struct nph_ring *ring, struct kvm_v
 	return NPH_LOST;
 }
 
-/* What is in the frame; and whether a device may write to it past all page tables. */
-static bool copy(struct nph_vm *vm, u8 *to, const struct nph_capture *capture)
+/* What is in the frame; and whether a device may write to it past all page tables. Of the copy a digest is kept. */
+static bool copy(struct nph_vm *vm, u8 *to, struct nph_capture *capture)
 {
 	struct page *page;
 	void *from;
@@ -181,16 +184,19 @@ static bool copy(struct nph_vm *vm, u8 *to, const struct nph_capture *capture)
 	kunmap_local(from);
 	if (folio_maybe_dma_pinned(page_folio(page))) {
 		atomic64_inc(&vm->pinned);
-		atomic64_inc(&vm->unguarded);
-	} else if (!capture->guarded) {
-		atomic64_inc(&vm->unguarded);
+		capture->guarded = false;
 	}
 	put_page(page);
+	/* Without one it is not looked at again. */
+	if (xa_is_err(xa_store(&vm->sums, capture->frame, xa_mk_value(nph_digest(vm, to)), GFP_KERNEL_ACCOUNT)))
+		capture->guarded = false;
+	if (!capture->guarded)
+		atomic64_inc(&vm->unguarded);
 	return true;
 }
 
 /* Sends the frame's bytes as they are now. The caller sees to it that the guest cannot write them. */
-enum nph_sent nph_send_capture(struct nph_vm *vm, struct kvm_vcpu *vcpu, const struct nph_capture *capture)
+enum nph_sent nph_send_capture(struct nph_vm *vm, struct kvm_vcpu *vcpu, struct nph_capture *capture)
 {
 	struct nph_ring *ring = &vm->rings[min_t(u32, vcpu->vcpu_idx, vm->rings_len - 1)];
 	struct frame_captured *frame;
@@ -206,10 +212,10 @@ enum nph_sent nph_send_capture(struct nph_vm *vm, struct kvm_vcpu *vcpu, const s
 	now = ktime_get_ns();
 	if (!copy(vm, frame->bytes, capture)) {
 		atomic64_inc(&vm->unreadable);
-		send_gap(vm, ring, vcpu, now, now, 1, REASON_UNREADABLE);
+		send_gap(vm, ring, vcpu->vcpu_idx, now, now, 1, REASON_UNREADABLE);
 		goto out;
 	}
-	head_of(&frame->header, vcpu, sizeof(*frame), KIND_CAPTURED, now, atomic64_inc_return(&vm->next_page));
+	head_of(&frame->header, vcpu->vcpu_idx, sizeof(*frame), KIND_CAPTURED, now, atomic64_inc_return(&vm->next_page));
 	frame->frame = cpu_to_le64(capture->frame << PAGE_SHIFT);
 	frame->cr3 = cpu_to_le64(capture->cr3);
 	frame->va = cpu_to_le64(capture->va);
@@ -224,4 +230,18 @@ enum nph_sent nph_send_capture(struct nph_vm *vm, struct kvm_vcpu *vcpu, const s
 out:
 	mutex_unlock(&ring->lock);
 	return sent;
+}
+
+/* A frame was changed by somebody who was not seen, since then. */
+void nph_send_changed(struct nph_vm *vm, u64 from_ns)
+{
+	struct nph_ring *ring = &vm->rings[0];
+
+	mutex_lock(&ring->lock);
+	/* Where there is no room for that, it is lost like a frame, and told when there is. */
+	if (!ring->lost && !send_gap(vm, ring, 0, from_ns, ktime_get_ns(), 1, REASON_DEVICE_WRITES)) {
+		ring->lost_from_ns = from_ns;
+		ring->lost = 1;
+	}
+	mutex_unlock(&ring->lock);
 }

@@ -104,7 +104,8 @@ static u64 fetched_from(struct kvm_vcpu *vcpu, u64 rip, gpa_t gpa)
 	return rip & PAGE_MASK;
 }
 
-static enum nph_sent capture(struct nph_vm *vm, struct kvm_vcpu *vcpu, gpa_t gpa, u64 frame, u32 generation, bool guarded)
+/* `*guarded`: whether devices cannot write to it unseen, as far as the caller knows; and then, as far as is known. */
+static enum nph_sent capture(struct nph_vm *vm, struct kvm_vcpu *vcpu, gpa_t gpa, u64 frame, u32 generation, bool *guarded)
 {
 	u64 rip = kvm_get_linear_rip(vcpu), va = fetched_from(vcpu, rip, gpa);
 	struct nph_capture capture = {
@@ -115,13 +116,16 @@ static enum nph_sent capture(struct nph_vm *vm, struct kvm_vcpu *vcpu, gpa_t gpa
 		.start = va == (rip & PAGE_MASK) ? rip & ~PAGE_MASK : 0,
 		.user = (vcpu->arch.cr0 & X86_CR0_PE) && nph_kvm.cpl(vcpu) == 3,
 		.paging = vcpu->arch.cr0 & X86_CR0_PG,
-		.guarded = guarded,
+		.guarded = *guarded,
 	};
+	enum nph_sent sent;
 	int db, l;
 
 	nph_kvm.cs_bits(vcpu, &db, &l);
 	capture.bits = l ? 64 : db ? 32 : 16;
-	return nph_send_capture(vm, vcpu, &capture);
+	sent = nph_send_capture(vm, vcpu, &capture);
+	*guarded = capture.guarded;
+	return sent;
 }
 
 /* The first fetch. Returns whether the fault is to be handled now; otherwise it comes again. */
@@ -151,11 +155,15 @@ static bool fetched(struct nph_vm *vm, struct kvm_vcpu *vcpu, gpa_t gpa, u64 err
 	/* With one vCPU nobody else makes mappings, and this one had none; but a guest inside the guest may have some. */
 	if ((error & ERROR_PRESENT) || atomic_read(&vm->kvm->online_vcpus) > 1 || atomic64_read(&vm->nested))
 		zap(vm, frame);
-	if (capture(vm, vcpu, gpa, frame, generation, guarded) == NPH_AGAIN) {
+	/* Not what was captured from it in an earlier generation. */
+	xa_erase(&vm->sums, frame);
+	if (capture(vm, vcpu, gpa, frame, generation, &guarded) == NPH_AGAIN) {
 		/* Not sent: as if it had not happened. Another vCPU may have mapped the frame meanwhile. */
 		xa_store_irq(&vm->frames, frame, before, GFP_KERNEL_ACCOUNT);
 		zap(vm, frame);
 		handle = false;
+	} else {
+		nph_recheck_later(vm, frame, !guarded);
 	}
 out:
 	mutex_unlock(move);
@@ -176,6 +184,7 @@ static bool forget(struct nph_vm *vm, u64 frame, bool mark)
 		xas_store(&xas, xa_mk_value(xa_to_value(entry) & ~1UL));
 		if (mark)
 			xas_set_mark(&xas, NPH_ZAP);
+		nph_recheck_not(vm, &xas);
 		was = true;
 	}
 	xas_unlock_irqrestore(&xas, flags);
@@ -303,6 +312,17 @@ void nph_forget(struct nph_vm *vm, u64 first, u64 end)
 		if (forget(vm, frame, false))
 			atomic64_inc(&vm->resets);
 	}
+}
+
+/* Its bytes are not those that were captured. The caller holds the frame's mutex. */
+void nph_changed(struct nph_vm *vm, u64 frame)
+{
+	if (!forget(vm, frame, false))
+		return;
+	atomic64_inc(&vm->changed);
+	zap(vm, frame);
+	nph_guard_lift(vm, frame);
+	nph_send_changed(vm, vm->same_at_ns);
 }
 
 void nph_host_write(struct nph_vm *vm, u64 frame)

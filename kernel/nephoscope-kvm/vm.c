@@ -87,6 +87,7 @@ static int listen(struct nph_vm *vm)
 static void release(struct nph_vm *vm)
 {
 	xa_destroy(&vm->frames);
+	xa_destroy(&vm->sums);
 	vfree(vm->memory);
 	kvfree(vm->rings);
 	kvfree(vm->vcpus);
@@ -125,6 +126,7 @@ static struct nph_vm *make(const struct nph_kvm_attach *how)
 	/* Pages have numbers that no earlier watch of this VM gave: nobody captures a million in a second. */
 	atomic64_set(&vm->next_page, vm->attached_ns / NSEC_PER_USEC);
 	nph_ring_init(vm);
+	nph_recheck_init(vm);
 	return vm;
 }
 
@@ -158,6 +160,7 @@ int nph_vm_watch(struct kvm *kvm, const struct nph_kvm_attach *how, struct nph_v
 		goto unlisten;
 	/* What is mapped already has both rights. It comes back as we allow it. */
 	nph_kvm.zap(kvm, 0, ALL_FRAMES);
+	nph_recheck_begin(vm);
 	*out = vm;
 	return 0;
 
@@ -197,6 +200,7 @@ void nph_vm_unwatch(struct nph_vm *vm)
 	synchronize_rcu();
 	nph_wait_running();
 	mmu_notifier_unregister(&vm->notifier, kvm->mm);
+	cancel_delayed_work_sync(&vm->recheck);
 	cancel_work_sync(&vm->zap);
 	nph_kvm.zap(kvm, 0, ALL_FRAMES);
 	nph_hooks_put();

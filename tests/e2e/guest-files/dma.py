@@ -1,11 +1,18 @@
-"""Code that no instruction of the guest wrote: the disk's DMA brings it into a frame that was executed with a library's page."""
+"""Code that no instruction of the guest wrote: a disk's DMA brings it into a frame that was executed with a library's page.
+
+The first argument is a file or a disk. With `late`, the frame is executed once more while the disk has not answered yet.
+"""
 import ctypes
 import mmap
 import os
+import sys
+import threading
+import time
 
 PAGE = 4096
 LIBC = "/lib/x86_64-linux-gnu/libc.so.6"
-FILE = "/var/tmp/dma"
+FILE = sys.argv[1] if len(sys.argv) > 1 else "/var/tmp/dma"
+LATE = "late" in sys.argv[2:]
 # mov eax, 42; ret
 ANSWER = b"\xb8\x2a\x00\x00\x00\xc3"
 
@@ -38,6 +45,27 @@ address = ctypes.addressof(ctypes.c_char.from_buffer(page)) + start
 function = ctypes.CFUNCTYPE(ctypes.c_int, ctypes.c_int)(address)
 assert function(-5) == 5
 direct = os.open(FILE, os.O_RDONLY | os.O_DIRECT)
-assert os.preadv(direct, [page], 0) == PAGE
+
+
+def read():
+    assert os.preadv(direct, [page], 0) == PAGE
+
+
+begun = time.monotonic()
+reader = threading.Thread(target=read)
+reader.start()
+if LATE:
+    # The disk has the page by now.
+    time.sleep(2)
+    assert function(-5) == 5, "the disk was too quick"
+    waited = time.monotonic() - begun
+reader.join()
 assert function(-5) == 42
+if LATE:
+    print(f"ran after {waited:.1f} s, read after {time.monotonic() - begun:.1f} s")
+    # Whoever compares what runs with what was seen has a while to do so.
+    until = time.monotonic() + 30
+    while time.monotonic() < until:
+        time.sleep(0.2)
+        assert function(-5) == 42
 print("read and run")

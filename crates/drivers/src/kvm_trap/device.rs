@@ -13,7 +13,7 @@ use rustix::process::{Pid, PidfdFlags, PidfdGetfdFlags, pidfd_getfd, pidfd_open}
 pub(super) const DEVICE: &str = "/dev/nephoscope-kvm";
 
 /// `NPH_KVM_VERSION`.
-const VERSION: u32 = 3;
+const VERSION: u32 = 4;
 
 /// `struct nph_kvm_attach`.
 #[repr(C)]
@@ -49,6 +49,9 @@ pub(super) struct Info {
     pub(super) nested: u64,
     pub(super) unguarded: u64,
     pub(super) pinned: u64,
+    pub(super) exposed: u64,
+    pub(super) rechecks: u64,
+    pub(super) changed: u64,
     pub(super) cr0: u64,
     pub(super) cr4: u64,
     pub(super) efer: u64,

@@ -142,11 +142,11 @@ struct Devices {
 }
 
 impl Devices {
-    /// So many frames became executable unguarded until now. They stay so: from the first on nobody knows.
-    fn look(&mut self, unguarded: u64, now_ns: u64) -> Option<Gap> {
+    /// So many frames became executable unguarded until now, and so many are executable now and still unguarded.
+    fn look(&mut self, unguarded: u64, exposed: u64, now_ns: u64) -> Option<Gap> {
         let from_ns = std::mem::replace(&mut self.told_ns, now_ns);
         let lost = unguarded.saturating_sub(std::mem::replace(&mut self.unguarded, unguarded));
-        (unguarded > 0).then_some(Gap {
+        (lost > 0 || exposed > 0).then_some(Gap {
             from_ns,
             to_ns: now_ns,
             left: Coverage {
@@ -450,8 +450,12 @@ impl KvmTrap {
             ("kvm_nested_exits", info.nested),
             ("kvm_frames_unguarded", info.unguarded),
             ("kvm_frames_pinned", info.pinned),
+            ("kvm_frames_exposed", info.exposed),
+            ("kvm_frames_rechecked", info.rechecks),
+            ("kvm_frames_changed_unseen", info.changed),
         ]));
-        events.extend(self.devices.look(info.unguarded, at_ns).map(Event::Gap));
+        let devices = self.devices.look(info.unguarded, info.exposed, at_ns);
+        events.extend(devices.map(Event::Gap));
         events.extend(self.inner.look(info.nested, at_ns).map(Event::Gap));
         let Some(audits) = &mut self.audits else { return };
         if audits.last.elapsed() >= AUDIT
@@ -525,12 +529,22 @@ mod tests {
     }
 
     #[test]
-    fn from_the_first_unguarded_frame_on_devices_may_write_unseen() {
+    fn while_a_frame_is_executable_unguarded_devices_may_write_unseen() {
         let mut devices = Devices::default();
-        assert_eq!(devices.look(0, 10), None);
-        let told = [(3, 20), (3, 30), (4, 40)].map(|(unguarded, now)| devices.look(unguarded, now).unwrap());
-        let told = told.map(|gap| (gap.from_ns, gap.to_ns, gap.lost));
-        assert_eq!(told, [(10, 20, 3), (20, 30, 0), (30, 40, 1)]);
+        // The last one was given back before anybody looked again.
+        let looks = [(0, 0, 10), (3, 2, 20), (3, 2, 30), (3, 0, 40), (4, 0, 50)];
+        let told = looks.map(|(unguarded, exposed, now)| devices.look(unguarded, exposed, now));
+        let told = told.map(|gap| gap.map(|gap| (gap.from_ns, gap.to_ns, gap.lost)));
+        assert_eq!(
+            told,
+            [
+                None,
+                Some((10, 20, 3)),
+                Some((20, 30, 0)),
+                None,
+                Some((40, 50, 1))
+            ]
+        );
     }
 
     #[test]

@@ -1,11 +1,12 @@
 //! What a guest does while it is watched: it boots, serves a page of PHP, runs Python, reads code from its disk by DMA into a
-//! frame that was executed, says what it is made of, and switches itself off. Under KVM its host does something too, to its memory.
+//! frame that was executed, says what it is made of, and switches itself off. Under KVM its host does something too, to its memory and by
+//! devices of its own.
 
 use std::path::Path;
 
 use anyhow::{Result, ensure};
 
-use super::moves;
+use super::{devices, moves};
 use crate::{Guest, Image, Options};
 
 /// Does it, and writes what the guest says of itself to `truth`.
@@ -15,7 +16,11 @@ use crate::{Guest, Image, Options};
 pub fn job(image: &Image, mut options: Options, truth: &Path, mut say: impl FnMut(&str)) -> Result<()> {
     let by_kvm = options.accel == "kvm";
     if by_kvm {
+        devices::make()?;
+        options.extra.extend(devices::ARGUMENTS.map(str::to_owned));
         options.extra.extend(moves::ARGUMENTS.map(str::to_owned));
+        // Debian 13's kernel would use plugged memory at once for anything, and then not give it back.
+        options.cmdline.push_str(" memhp_default_state=offline");
     }
     let mut guest = Guest::boot(image, options)?;
     say(&format!("ready after {:?}", guest.wait_ready()?));
@@ -30,6 +35,9 @@ pub fn job(image: &Image, mut options: Options, truth: &Path, mut say: impl FnMu
     guest.put("/var/tmp/dma.py", include_bytes!("../../guest-files/dma.py"))?;
     let read = guest.run_ok("python3 /var/tmp/dma.py")?;
     say(&format!("code from the disk: {}", read.trim_end()));
+    if by_kvm {
+        devices::devices(&mut guest, &mut say)?;
+    }
     std::fs::write(truth, guest.run_ok("/opt/nephoscope/truth")?)?;
     say(&format!("ended with {}", guest.power_off()?));
     Ok(())

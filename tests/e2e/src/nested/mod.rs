@@ -12,6 +12,7 @@
 mod attached;
 mod console;
 mod counted;
+mod devices;
 mod inner;
 mod job;
 mod modules;

@@ -8,7 +8,7 @@ use std::process::Command;
 use anyhow::{Context, Result, bail};
 
 /// What L1 needs, by name; what they need comes with them.
-pub(super) const L1: [&str; 9] = [
+pub(super) const L1: [&str; 13] = [
     "virtio_pci",
     "virtio_blk",
     "virtio_console",
@@ -19,6 +19,11 @@ pub(super) const L1: [&str; 9] = [
     "9p",
     "9pnet_virtio",
     "kvm-amd",
+    // Disks that the host's kernel serves, and one that takes its time.
+    "vhost_scsi",
+    "target_core_file",
+    "brd",
+    "dm-delay",
 ];
 
 /// What a guest needs that runs guests.

@@ -15,11 +15,12 @@ use crate::progress::Step;
 const SUITE: &str = "trixie";
 
 /// QEMU, and what a script needs.
-const PACKAGES: [&str; 11] = [
+const PACKAGES: [&str; 12] = [
     "base-files",
     "bash",
     "coreutils",
     "dash",
+    "dmsetup",
     "findutils",
     "grep",
     "kmod",
