@@ -44,6 +44,7 @@ static void inform(struct nph_vm *vm, struct nph_kvm_info *info)
 {
 	struct task_struct *vmm;
 	struct kvm_vcpu *vcpu = kvm_get_vcpu(vm->kvm, 0);
+	int idx;
 
 	memset(info, 0, sizeof(*info));
 	info->vcpus = atomic_read(&vm->kvm->online_vcpus);
@@ -74,6 +75,9 @@ static void inform(struct nph_vm *vm, struct nph_kvm_info *info)
 		info->efer = vcpu->arch.efer;
 		info->physical_bits = vcpu->arch.maxphyaddr;
 	}
+	idx = srcu_read_lock(&vm->kvm->srcu);
+	info->slots = kvm_memslots(vm->kvm)->generation;
+	srcu_read_unlock(&vm->kvm->srcu, idx);
 	info->gone = READ_ONCE(vm->gone);
 }
 

@@ -47,7 +47,7 @@ struct nph_kvm_info {
 	__u32 physical_bits;	/* MAXPHYADDR of it */
 	__u32 gone;		/* the VM has ended */
 	__u32 guarded;		/* NPH_KVM_GUARD was called */
-	__u32 reserved;
+	__u32 slots;		/* another number whenever the guest sees memory elsewhere */
 };
 #define NPH_KVM_INFO _IOR('N', 2, struct nph_kvm_info)
 

@@ -58,7 +58,7 @@ pub(super) struct Info {
     pub(super) physical_bits: u32,
     pub(super) gone: u32,
     pub(super) guarded: u32,
-    reserved: u32,
+    pub(super) slots: u32,
 }
 
 /// `struct nph_kvm_audit`: mappings of the VM, and those that break the module's promise.

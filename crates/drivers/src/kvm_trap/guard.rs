@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use nephoscope_wire::{Guarded, RamRange, Request, SocketError, WIRE_VERSION, receive, send};
 
-use crate::guest_ram::RamMap;
+use crate::guest_ram::{MemoryKind, RamMap, Segment};
 use crate::live_memory::maps::Mapping;
 
 /// How long the VMM may take to answer.
@@ -50,16 +50,74 @@ pub(super) fn whole(map: &RamMap, mappings: &[Mapping]) -> Vec<RamRange> {
     writable.filter(holds).map(range).collect()
 }
 
-/// Has memory of a VMM guarded by the plugin in it, and gives the userfaultfd.
-pub(super) fn ask(socket: &Path, ranges: &[RamRange]) -> Result<OwnedFd, GuardError> {
-    let mut stream = UnixStream::connect(socket)?;
-    stream.set_read_timeout(Some(TIMEOUT))?;
-    stream.set_write_timeout(Some(TIMEOUT))?;
+/// The plugin in a VMM, which has its memory guarded.
+#[derive(Debug)]
+pub(super) struct Guard {
+    plugin: UnixStream,
+    /// What it was asked for, whether it could or not.
+    asked: Vec<RamRange>,
+}
+
+impl Guard {
+    /// Has this memory guarded, and gives the userfaultfd.
+    pub(super) fn begin(socket: &Path, ranges: Vec<RamRange>) -> Result<(Self, OwnedFd), GuardError> {
+        let mut plugin = UnixStream::connect(socket)?;
+        plugin.set_read_timeout(Some(TIMEOUT))?;
+        plugin.set_write_timeout(Some(TIMEOUT))?;
+        let uffd = ask(&mut plugin, &ranges)?;
+        let guard = Guard {
+            plugin,
+            asked: ranges,
+        };
+        Ok((guard, uffd))
+    }
+
+    /// Has memory guarded that the guest sees since.
+    ///
+    /// # Errors
+    /// If the plugin cannot, which is asked once for each piece of memory.
+    pub(super) fn follow(&mut self, map: &RamMap) -> Result<(), GuardError> {
+        let news = self.news(map);
+        if news.is_empty() {
+            return Ok(());
+        }
+        self.asked.extend(&news);
+        ask(&mut self.plugin, &news).map(drop)
+    }
+
+    /// What nobody asked for yet. What the guest does not see any more is forgotten: other memory may come to lie there.
+    fn news(&mut self, map: &RamMap) -> Vec<RamRange> {
+        let range = |segment: &Segment| RamRange {
+            gpa: 0,
+            len: segment.size_bytes,
+            hva: segment.hva.0,
+        };
+        let seen: Vec<RamRange> = map
+            .segments()
+            .iter()
+            .filter(|segment| segment.kind == MemoryKind::Ram)
+            .map(range)
+            .collect();
+        let end = |range: &RamRange| range.hva.saturating_add(range.len);
+        self.asked.retain(|asked| {
+            seen.iter()
+                .any(|seen| asked.hva < end(seen) && seen.hva < end(asked))
+        });
+        let asked = |seen: &RamRange| {
+            self.asked
+                .iter()
+                .any(|asked| asked.hva <= seen.hva && end(seen) <= end(asked))
+        };
+        seen.iter().filter(|seen| !asked(seen)).copied().collect()
+    }
+}
+
+fn ask(stream: &mut UnixStream, ranges: &[RamRange]) -> Result<OwnedFd, GuardError> {
     let request = Request::Ram {
         ranges: ranges.to_vec(),
     };
-    send(&mut stream, &request, &[])?;
-    let (answer, fds) = receive::<Guarded>(&mut stream)?;
+    send(stream, &request, &[])?;
+    let (answer, fds) = receive::<Guarded>(stream)?;
     if answer.wire != WIRE_VERSION {
         return Err(GuardError::Wire(answer.wire));
     }
@@ -98,7 +156,7 @@ mod tests {
         let mappings = maps::parse(
             "7f0000000000-7f0040000000 rw-p 00000000 00:00 0 \n7f0040000000-7f0050000000 rw-p 00000000 00:00 0 \n",
         );
-        let uffd = ask(&socket, &whole(&map, &mappings));
+        let uffd = Guard::begin(&socket, whole(&map, &mappings)).map(|(_, uffd)| uffd);
         let Request::Ram { ranges } = vmm.join().unwrap() else {
             panic!("another request");
         };
@@ -130,9 +188,39 @@ mod tests {
     }
 
     #[test]
+    fn memory_that_is_plugged_in_is_asked_for_once_and_again_when_it_was_gone_meanwhile() {
+        let mut guard = Guard {
+            plugin: UnixStream::pair().unwrap().0,
+            asked: vec![RamRange {
+                gpa: 0,
+                len: 0x4000_0000,
+                hva: 0x7f00_0000_0000,
+            }],
+        };
+        let before = [Slot::of(0, 0xa_0000, 0x7f00_0000_0000)];
+        let rom = Slot {
+            read_only: 1,
+            ..Slot::of(0xf_0000, 0x1_0000, 0x7e00_0000_0000)
+        };
+        let with = [
+            before[0],
+            rom,
+            Slot::of(0x1_0000_0000, 0x800_0000, 0x7d00_0000_0000),
+        ];
+        assert_eq!(guard.news(&slots::map(&before)), []);
+        let news = guard.news(&slots::map(&with));
+        let places: Vec<_> = news.iter().map(|range| (range.hva, range.len)).collect();
+        assert_eq!(places, [(0x7d00_0000_0000, 0x800_0000)]);
+        guard.asked.extend(news);
+        assert_eq!(guard.news(&slots::map(&with)), []);
+        assert_eq!(guard.news(&slots::map(&before)), []);
+        assert_eq!(guard.news(&slots::map(&with)).len(), 1);
+    }
+
+    #[test]
     fn without_a_plugin_nobody_answers() {
         let folder = tempfile::tempdir().unwrap();
-        let error = ask(&folder.path().join("none"), &[]).unwrap_err();
+        let error = Guard::begin(&folder.path().join("none"), Vec::new()).unwrap_err();
         assert!(matches!(error, GuardError::Connect(_)), "{error}");
     }
 }

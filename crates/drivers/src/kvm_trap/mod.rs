@@ -26,6 +26,7 @@ use crate::rings::{Bell, Rings, RingsError, now_ns};
 use around::Around;
 use attribution::{First, Spaces};
 pub use device::{Audit, IOCTLS};
+use guard::Guard;
 pub use guard::GuardError;
 pub use slots::KvmSlots;
 
@@ -120,6 +121,9 @@ pub struct KvmTrap {
     counted: Instant,
     audits: Option<Audits>,
     devices: Devices,
+    guard: Option<Guard>,
+    /// As the module numbers them.
+    slots: u32,
     inner: Inner,
     around: Looking,
 }
@@ -249,6 +253,8 @@ impl KvmTrap {
                 unguarded: 0,
                 told_ns: info.attached_ns.saturating_sub(begun_ns),
             },
+            guard: None,
+            slots: info.slots,
             inner: Inner {
                 exits: 0,
                 told_ns: info.attached_ns.saturating_sub(begun_ns),
@@ -289,8 +295,12 @@ impl KvmTrap {
     pub fn guard(&mut self, plugin: &Path) -> Result<(), GuardError> {
         let map = slots::map(&device::slots(&self.watch).map_err(GuardError::Module)?);
         let mappings = std::fs::read_to_string(format!("/proc/{}/maps", self.pid))?;
-        let uffd = guard::ask(plugin, &guard::whole(&map, &maps::parse(&mappings)))?;
-        device::guard(&self.watch, &uffd).map_err(GuardError::Module)
+        let (guard, uffd) = Guard::begin(plugin, guard::whole(&map, &maps::parse(&mappings)))?;
+        device::guard(&self.watch, &uffd).map_err(GuardError::Module)?;
+        self.guard = Some(guard);
+        // Not that of what was just read: whatever comes into sight from now on is looked at.
+        self.slots = self.slots.wrapping_sub(1);
+        Ok(())
     }
 
     /// Where the guest sees its memory, for as long as it is watched.
@@ -423,6 +433,19 @@ impl KvmTrap {
         }
     }
 
+    /// Memory was plugged in, or the guest sees it elsewhere.
+    fn follow(&mut self) {
+        let Some(guard) = &mut self.guard else { return };
+        let Ok(found) = device::slots(&self.watch) else {
+            return;
+        };
+        // What cannot be guarded is counted by the module when it is executed. With a VMM that does not answer any more nobody
+        // waits for an answer a second time.
+        if let Err(GuardError::Connect(_) | GuardError::Socket(_)) = guard.follow(&slots::map(&found)) {
+            self.guard = None;
+        }
+    }
+
     fn count(&mut self, at_ns: u64, events: &mut Vec<Event>) {
         let Ok(info) = device::info(&self.watch) else {
             return;
@@ -454,6 +477,10 @@ impl KvmTrap {
             ("kvm_frames_rechecked", info.rechecks),
             ("kvm_frames_changed_unseen", info.changed),
         ]));
+        if info.slots != self.slots {
+            self.slots = info.slots;
+            self.follow();
+        }
         let devices = self.devices.look(info.unguarded, info.exposed, at_ns);
         events.extend(devices.map(Event::Gap));
         events.extend(self.inner.look(info.nested, at_ns).map(Event::Gap));

@@ -19,16 +19,16 @@ pub fn job(image: &Image, mut options: Options, truth: &Path, mut say: impl FnMu
         devices::make()?;
         options.extra.extend(devices::ARGUMENTS.map(str::to_owned));
         options.extra.extend(moves::ARGUMENTS.map(str::to_owned));
-        // Debian 13's kernel would use plugged memory at once for anything, and then not give it back.
-        options.cmdline.push_str(" memhp_default_state=offline");
+        options.cmdline.push_str(moves::CMDLINE);
     }
+    let watch = options.watched.as_ref().map(|watched| watched.name.clone());
     let mut guest = Guest::boot(image, options)?;
     say(&format!("ready after {:?}", guest.wait_ready()?));
     let (status, body) = guest.http_get("/index.php")?;
     ensure!(status == 200, "{status} {body}");
     say("PHP answers");
     if by_kvm {
-        moves::moves(&mut guest, &mut say)?;
+        moves::moves(&mut guest, watch.as_deref(), &mut say)?;
     }
     guest.run_ok("python3 /opt/nephoscope/work.py")?;
     say("Python has worked");

@@ -6,8 +6,8 @@ use std::time::{Duration, Instant};
 use anyhow::{Context, Result, ensure};
 use serde_json::{Value, json};
 
-use crate::Guest;
 use crate::qmp::Qmp;
+use crate::{Control, Guest};
 
 /// What QEMU needs for it.
 pub(super) const ARGUMENTS: [&str; 4] = [
@@ -25,11 +25,15 @@ const PLUGGED: u64 = 128 << 20;
 /// Bytes a second: far less than there are, so that it goes on until it is ended.
 const SLOWLY: u64 = 1 << 20;
 
-/// Does all of it to a guest that was started with [`ARGUMENTS`]; meanwhile the guest starts programs.
+/// For Linux: what is plugged in is used at once, and only for what can be moved out of it again.
+pub(super) const CMDLINE: &str = " memhp_default_state=online_movable";
+
+/// Does all of it to a guest that was started with [`ARGUMENTS`] and [`CMDLINE`]; meanwhile the guest starts programs. `watch` is the
+/// watch that has its memory guarded.
 ///
 /// # Errors
 /// When QEMU refuses, or the guest does not follow in time.
-pub(super) fn moves(guest: &mut Guest, mut say: impl FnMut(&str)) -> Result<()> {
+pub(super) fn moves(guest: &mut Guest, watch: Option<&str>, mut say: impl FnMut(&str)) -> Result<()> {
     let mut qmp = Qmp::connect(guest.folder())?;
     let programs = "for i in 1 2 3; do ls -l /proc/self/maps | md5sum; done";
 
@@ -49,10 +53,24 @@ pub(super) fn moves(guest: &mut Guest, mut say: impl FnMut(&str)) -> Result<()> 
         "device_add",
         json!({"driver": "pc-dimm", "id": "dimm", "memdev": "more"}),
     )?;
-    guest.run_ok(programs)?;
     within("the guest to take memory that was plugged in", || {
-        Ok(guest.run("ls /sys/bus/acpi/devices | grep PNP0C80")?.status == 0)
+        Ok(movable(guest)?.is_some_and(|zone| zone.managed > 0))
     })?;
+    // Its code comes to lie there.
+    guest.run_ok("cp /usr/bin/md5sum /var/tmp/plugged && /var/tmp/plugged /proc/self/maps")?;
+    guest.run_ok(programs)?;
+    let zone = movable(guest)?.context("the guest let memory go by itself")?;
+    ensure!(
+        zone.free + 16 < zone.managed,
+        "nothing lies in plugged memory: {zone:?}"
+    );
+    if let Some(name) = watch {
+        // The monitor notices it, and has it guarded.
+        let mut control = Control::connect(name)?.slower(15)?;
+        within("plugged memory to be guarded", || {
+            Ok(control.report()?["counters"]["kvm_frames_exposed"] == 0)
+        })?;
+    }
     qmp.execute("device_del", json!({"id": "dimm"}))?;
     within("the guest to let memory go", || {
         let devices = qmp.execute("query-memory-devices", json!({}))?;
@@ -71,6 +89,27 @@ pub(super) fn moves(guest: &mut Guest, mut say: impl FnMut(&str)) -> Result<()> 
     guest.run_ok(programs)?;
     say("a migration was begun and ended");
     Ok(())
+}
+
+/// Linux's zone for what can be moved, in pages (`/proc/zoneinfo`).
+#[derive(Debug)]
+struct Zone {
+    free: u64,
+    managed: u64,
+}
+
+fn movable(guest: &mut Guest) -> Result<Option<Zone>> {
+    let told = guest.run_ok("cat /proc/zoneinfo")?;
+    let Some((_, zone)) = told.split_once("zone  Movable") else {
+        return Ok(None);
+    };
+    let number = |name: &str| {
+        let line = zone.lines().find_map(|line| line.trim().strip_prefix(name))?;
+        line.trim().parse().ok()
+    };
+    Ok(number("pages free")
+        .zip(number("managed"))
+        .map(|(free, managed)| Zone { free, managed }))
 }
 
 /// Bytes that the guest has.
