@@ -34,8 +34,6 @@ pub enum Event {
     },
     /// All that an address space, or the kernel, has mapped executable at this moment.
     CodeMapped(CodeMapped),
-    /// The kernel has this page mapped executable, beside one that runs and may depend on it. Nothing is said of who runs it.
-    KernelMapped(Box<KernelPage>),
     /// More bytes of a captured page are about to execute: `[start, end)` in bytes from the start of the page.
     Extended {
         /// The page.
@@ -118,15 +116,6 @@ pub struct CodeMapped {
     pub space: Option<(Root, u32)>,
     /// The pages, captured before, by address.
     pub pages: Vec<MappedPage>,
-}
-
-/// A page of the kernel's, as it is at this moment.
-#[derive(Clone, PartialEq, Eq, Debug)]
-pub struct KernelPage {
-    /// The address of its first byte.
-    pub va: Gva,
-    /// Its contents.
-    pub bytes: PageBytes,
 }
 
 /// A page that is mapped executable.

@@ -13,7 +13,5 @@ mod page;
 pub use address::{Gfn, Gpa, Gva, Root, VcpuId};
 pub use capability::{MemoryFault, PhysicalMemory, Pieces, read_pieces};
 pub use coverage::{Attribution, CodeCoverage, Coverage, GapReason};
-pub use event::{
-    CodeCaptured, CodeMapped, Event, Executed, Gap, KernelPage, Lifecycle, MappedPage, Privilege, Stamped,
-};
+pub use event::{CodeCaptured, CodeMapped, Event, Executed, Gap, Lifecycle, MappedPage, Privilege, Stamped};
 pub use page::{PAGE_SHIFT, PAGE_SIZE, PageBytes, PageId};

@@ -135,7 +135,6 @@ impl Session {
                 let left_out = self.inventory.code_mapped(stamped.at_ns, mapped, &mut changes);
                 self.counters.add("mapped_pages_left_out", left_out);
             }
-            Event::KernelMapped(page) => self.mapped_by_kernel(page.va, &page.bytes),
             Event::Gap(gap) => self.add_gap(gap),
             Event::Lifecycle(Lifecycle::Reset) => {
                 self.inventory.reset(stamped.at_ns, &mut changes);

@@ -135,11 +135,6 @@ impl Spaces {
         }
     }
 
-    /// Memory, once it is known where it lies.
-    pub(super) fn ram(&self) -> Option<&Ram> {
-        self.ram.as_ref()
-    }
-
     /// Memory, and how address spaces are told apart, for somebody else who looks.
     pub(super) fn for_another(&self) -> Option<(Ram, Arc<Roots>)> {
         Some((self.ram.as_ref()?.again().ok()?, self.roots.clone()))

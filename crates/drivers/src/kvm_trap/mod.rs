@@ -7,7 +7,6 @@
 
 mod around;
 mod attribution;
-mod beside;
 mod device;
 mod guard;
 mod slots;
@@ -26,7 +25,6 @@ use crate::qemu_plugin;
 use crate::rings::{Bell, Rings, RingsError, now_ns};
 use around::Around;
 use attribution::{First, Spaces};
-use beside::Beside;
 pub use device::{Audit, IOCTLS};
 use guard::Guard;
 pub use guard::GuardError;
@@ -114,7 +112,6 @@ pub struct KvmTrap {
     rings: Rings,
     roots: Vec<DeviceWords>,
     spaces: Spaces,
-    beside: Beside,
     mode: Option<Mode>,
     pid: u32,
     vcpus: u32,
@@ -244,7 +241,6 @@ impl KvmTrap {
             roots,
             // Numbers that no earlier watch of this VM gave: nobody starts a thousand processes a second for long.
             spaces: Spaces::new(memory, milliseconds(info.attached_ns)),
-            beside: Beside::default(),
             mode: None,
             pid,
             vcpus: info.vcpus,
@@ -328,7 +324,6 @@ impl KvmTrap {
     /// The machine was reset: whoever has a root from now on is another address space.
     pub fn reset(&mut self) {
         self.spaces.reset();
-        self.beside.forget();
     }
 
     /// Up to when every frame was given out, in nanoseconds since the watch began.
@@ -372,17 +367,14 @@ impl KvmTrap {
             wake: self.watch.as_fd(),
             end: None,
         };
-        let (origin, spaces, beside) = (self.begun_ns, &mut self.spaces, &mut self.beside);
-        let (mode, is_told) = (self.mode.unwrap_or(Mode::long()), self.mode.is_some());
+        let (origin, spaces) = (self.begun_ns, &mut self.spaces);
+        let mode = self.mode.unwrap_or(Mode::long());
         let take = |stamp: Stamp, frame: &Frame<'_>, events: &mut Vec<Event>| {
             let mut event = qemu_plugin::event(stamp, frame, origin);
             let captured = match &mut event {
                 Event::CodeCaptured(captured) => {
                     // The module gives CR3 as it is.
                     captured.root = mode.root(captured.root.0);
-                    if let (true, Some(ram)) = (is_told, spaces.ram()) {
-                        beside.look(ram, mode, captured, events);
-                    }
                     Some(First::of(captured))
                 }
                 _ => None,

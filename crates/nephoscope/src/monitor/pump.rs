@@ -53,7 +53,7 @@ impl Pumped for KvmTrap {
     }
 }
 
-/// Pages that wait, at most: 64 MiB. It stops a guest that makes code faster than it can be named.
+/// Captured pages that wait, at most: 64 MiB. It stops a guest that makes code faster than it can be named.
 const MAX_WAITING: usize = 16 << 10;
 /// How long the thread waits for frames before it looks what it is told.
 const PAUSE: Duration = Duration::from_millis(10);
@@ -73,7 +73,7 @@ struct Batch {
 #[derive(Debug, Default)]
 struct Shared {
     reset: AtomicBool,
-    /// Pages on their way.
+    /// Captured pages on their way.
     waiting: AtomicUsize,
     /// Nobody takes batches any more.
     unwanted: AtomicBool,
@@ -160,7 +160,7 @@ impl Drop for Pump {
 fn captures(events: &[Stamped]) -> usize {
     events
         .iter()
-        .filter(|stamped| matches!(stamped.event, Event::CodeCaptured(_) | Event::KernelMapped(_)))
+        .filter(|stamped| matches!(stamped.event, Event::CodeCaptured(_)))
         .count()
 }
 

@@ -54,7 +54,7 @@ const NARROW: Duration = Duration::from_millis(500);
 /// How often what was concluded is written down. A watch that is killed is blind from the last time on, until its successor
 /// is attached.
 const KEEP: Duration = Duration::from_millis(20);
-/// Pages that are taken in one go. Many more come when a running guest is attached to, and who asks waits for an answer.
+/// Captured pages that are taken in one go. Many more come when a running guest is attached to, and who asks waits for an answer.
 const AT_ONCE: usize = 64;
 /// What ran is in its ring so soon: frames when their thread had a core to put them there, marks when they were collected.
 const IN_FLIGHT_NS: u64 = 50_000_000;
@@ -306,10 +306,7 @@ impl Watch {
     fn take(&mut self, events: &mut Vec<Stamped>) {
         let (mut unplaced, mut heavy) = (false, 0_usize);
         for stamped in events.drain(..) {
-            heavy += usize::from(matches!(
-                stamped.event,
-                Event::CodeCaptured(_) | Event::KernelMapped(_)
-            ));
+            heavy += usize::from(matches!(stamped.event, Event::CodeCaptured(_)));
             if heavy == AT_ONCE {
                 heavy = 0;
                 // Until then everything was taken.
