@@ -73,11 +73,11 @@ fn a_guest_under_stock_kvm_is_named_and_no_mapping_is_writable_and_executable() 
     let intervals = list(&report["coverage"], "intervals");
     assert!(intervals.iter().any(|interval| late(&interval)), "{intervals:#?}");
 
-    // What else is not known was made at run time: PHP compiles its regular expressions.
+    // What else is not known, beside those three, was made at run time: PHP compiles its regular expressions.
     let user = &report["pages"]["user"];
     let of = |verdict: &str| user[verdict].as_u64().unwrap();
     assert!(
-        of("captured") > 2500 && of("modified") == 0 && of("unknown") <= 3,
+        of("captured") > 2500 && of("modified") == 0 && of("unknown") <= 5,
         "{user}"
     );
 
