@@ -1,12 +1,5 @@
 //! Bombs: bounded, nothing lost in silence, full sight afterwards.
 
-#![allow(
-    clippy::unwrap_used,
-    clippy::expect_used,
-    clippy::panic,
-    reason = "helpers of tests are tests"
-)]
-
 use nephoscope_attacks::{Attack, Campaign, attack, group};
 use nephoscope_e2e::Kernel;
 

@@ -1,12 +1,5 @@
 //! The attacks that share the plain machine, all in one boot.
 
-#![allow(
-    clippy::unwrap_used,
-    clippy::expect_used,
-    clippy::panic,
-    reason = "helpers of tests are tests"
-)]
-
 use nephoscope_attacks::{Attack, Campaign, attack, group};
 use nephoscope_e2e::Kernel;
 

@@ -1,12 +1,5 @@
 //! Ordinary work without attacks: nothing is found that is not so.
 
-#![allow(
-    clippy::unwrap_used,
-    clippy::expect_used,
-    clippy::panic,
-    reason = "helpers of tests are tests"
-)]
-
 use std::time::Duration;
 
 use nephoscope_attacks::{Campaign, control};

@@ -1,12 +1,5 @@
 //! Attacks on the guest's kernel and below it: modules, page tables, another kernel.
 
-#![allow(
-    clippy::unwrap_used,
-    clippy::expect_used,
-    clippy::panic,
-    reason = "helpers of tests are tests"
-)]
-
 use nephoscope_attacks::{Attack, Campaign, Group, attack, group};
 use nephoscope_e2e::Kernel;
 

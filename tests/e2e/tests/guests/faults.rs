@@ -1,12 +1,5 @@
 //! Faults, a few of each: `cargo xtask faults` makes more of them.
 
-#![allow(
-    clippy::unwrap_used,
-    clippy::expect_used,
-    clippy::panic,
-    reason = "helpers of tests are tests"
-)]
-
 use nephoscope_e2e::faults::{GROUPS, Setting};
 use nephoscope_e2e::{Catalog, Image};
 

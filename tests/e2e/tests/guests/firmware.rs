@@ -1,12 +1,5 @@
 //! What runs before the kernel, under watch, from the reset vector on: SeaBIOS, OVMF and a boot loader, with both kernels.
 
-#![allow(
-    clippy::unwrap_used,
-    clippy::expect_used,
-    clippy::panic,
-    reason = "helpers of tests are tests"
-)]
-
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};

@@ -1,7 +1,5 @@
 //! A guest that runs a guest, and one whose memory is of huge pages, under stock KVM in the nested machine.
 
-#![allow(clippy::unwrap_used, clippy::panic, reason = "helpers of tests are tests")]
-
 use std::time::Duration;
 
 use nephoscope_e2e::nested::{Inner, inner};

@@ -1,7 +1,5 @@
 //! Where a VM under KVM cannot be watched, that is said in one sentence that says what to do, and nothing is left behind.
 
-#![allow(clippy::unwrap_used, clippy::panic, reason = "helpers of tests are tests")]
-
 use std::collections::BTreeMap;
 use std::time::Duration;
 

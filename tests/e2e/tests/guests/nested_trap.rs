@@ -1,7 +1,5 @@
 //! A Debian guest under stock KVM in the nested machine, watched by way of the kernel module.
 
-#![allow(clippy::unwrap_used, clippy::panic, reason = "helpers of tests are tests")]
-
 use std::collections::BTreeSet;
 use std::time::Duration;
 

@@ -1,12 +1,5 @@
 //! A monitor that does not keep up: the guest goes on, what was lost is counted, and the report says from when to when.
 
-#![allow(
-    clippy::unwrap_used,
-    clippy::expect_used,
-    clippy::panic,
-    reason = "helpers of tests are tests"
-)]
-
 use std::path::PathBuf;
 use std::process::{Child, Command};
 use std::time::{Duration, Instant};

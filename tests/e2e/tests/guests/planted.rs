@@ -1,13 +1,6 @@
 //! Code that no catalog knows, and known code that was changed: found within a second of its first execution, in the right
 //! address space, byte for byte; under each QEMU that there is.
 
-#![allow(
-    clippy::unwrap_used,
-    clippy::expect_used,
-    clippy::panic,
-    reason = "helpers of tests are tests"
-)]
-
 use std::path::PathBuf;
 
 use nephoscope_e2e::{Catalog, Guest, Image, Kernel, Options, Planting, Watched, qemu, report, vm_name};

@@ -1,13 +1,6 @@
 //! Roots that are found by their shape alone, in the memory of guests that run, against those that their vCPUs were seen to
 //! load: every one that is a process's, and no other.
 
-#![allow(
-    clippy::unwrap_used,
-    clippy::expect_used,
-    clippy::panic,
-    reason = "helpers of tests are tests"
-)]
-
 use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};

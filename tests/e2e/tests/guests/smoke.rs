@@ -1,7 +1,5 @@
 //! The harness itself, without anything that watches.
 
-#![allow(clippy::unwrap_used, reason = "helpers of tests are tests")]
-
 use std::path::Path;
 
 use nephoscope_e2e::{Guest, Image, Kernel, Options};

@@ -1,12 +1,5 @@
 //! What is seen from outside against what the guest says of itself, at quiet moments, and what the kernel ran.
 
-#![allow(
-    clippy::unwrap_used,
-    clippy::expect_used,
-    clippy::panic,
-    reason = "helpers of tests are tests"
-)]
-
 use std::collections::BTreeSet;
 use std::path::PathBuf;
 use std::time::Duration;

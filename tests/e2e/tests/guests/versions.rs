@@ -1,12 +1,5 @@
 //! Versions of one library: each address space names the one that it uses, and where nothing tells two apart they are two.
 
-#![allow(
-    clippy::unwrap_used,
-    clippy::expect_used,
-    clippy::panic,
-    reason = "helpers of tests are tests"
-)]
-
 use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::Command;

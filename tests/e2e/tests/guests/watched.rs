@@ -1,12 +1,5 @@
 //! One boot from power-on to power-off under watch, with work, and with three programs that no catalog knows.
 
-#![allow(
-    clippy::unwrap_used,
-    clippy::expect_used,
-    clippy::panic,
-    reason = "helpers of tests are tests"
-)]
-
 use std::collections::BTreeSet;
 use std::path::PathBuf;
 use std::time::Duration;
