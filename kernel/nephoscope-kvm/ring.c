@@ -238,10 +238,10 @@ void nph_send_changed(struct nph_vm *vm, u64 from_ns)
 	struct nph_ring *ring = &vm->rings[0];
 
 	mutex_lock(&ring->lock);
-	/* Where there is no room for that, it is lost like a frame, and told when there is. */
-	if (!ring->lost && !send_gap(vm, ring, 0, from_ns, ktime_get_ns(), 1, REASON_DEVICE_WRITES)) {
-		ring->lost_from_ns = from_ns;
-		ring->lost = 1;
+	/* Where there is no room for that, it is lost like a frame, and told when there is: from then on, or from the first that was lost. */
+	if (ring->lost || !send_gap(vm, ring, 0, from_ns, ktime_get_ns(), 1, REASON_DEVICE_WRITES)) {
+		ring->lost_from_ns = ring->lost ? min(ring->lost_from_ns, from_ns) : from_ns;
+		ring->lost++;
 	}
 	mutex_unlock(&ring->lock);
 }
