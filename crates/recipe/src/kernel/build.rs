@@ -96,7 +96,11 @@ impl Recipe<'_> {
             }
             if !cluster.rewrites.is_empty() {
                 let own = self.image.raw(cluster.va, site_len).unwrap_or(&[]);
-                values.extend(self.writers.torn(cluster.va, cluster.end, &values, own));
+                let half_written = self.writers.torn(cluster.va, cluster.end, &values, own);
+                if half_written.len() >= torn::MAX_TORN {
+                    skipped.too_many_contents = skipped.too_many_contents.saturating_add(1);
+                }
+                values.extend(half_written);
             }
             let kind = cluster
                 .rewrites

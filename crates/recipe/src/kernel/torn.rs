@@ -17,7 +17,7 @@ use std::collections::BTreeSet;
 use std::ops::Range;
 
 use super::tables::Link;
-use crate::site::{Fix, Form, Value};
+use crate::site::{Fix, Form, Target, Value};
 
 const PAGE: u64 = 4096;
 /// More than `memcpy_orig` is long, and than `optimize_nops`.
@@ -25,7 +25,7 @@ const WRITER_BYTES: u64 = 0x200;
 /// The no-op of one byte.
 const NOP: u8 = 0x90;
 /// Half-written contents of one site: more pairs than any has.
-const MAX_TORN: usize = 256;
+pub(super) const MAX_TORN: usize = 512;
 /// The last byte of a 32-bit distance between two places of a kernel, which is less than 32 MiB long.
 const TOP_BYTES: [u8; 4] = [0x00, 0x01, 0xfe, 0xff];
 
@@ -56,7 +56,7 @@ impl Writers {
         let within = |pages: &Range<u64>| va < pages.end && pages.start < end;
         let mut torn = Vec::new();
         if within(&self.copying) {
-            torn.extend(between(values, own));
+            torn.extend(between(va, values, own));
             torn.extend(first_byte_last(values, own));
         }
         if within(&self.filling) {
@@ -105,41 +105,70 @@ fn filled(values: &[Value], own: &[u8]) -> Vec<Value> {
     torn
 }
 
-/// What a site with these contents holds between two stores; `own` is what it was linked with.
-pub(super) fn between(values: &[Value], own: &[u8]) -> Vec<Value> {
-    let cut = match own.len() {
-        4..8 => 4,
-        8..16 => 8,
-        _ => return Vec::new(),
-    };
-    let whole = |value: &Value| Value {
-        bytes: if value.bytes.is_empty() {
-            own.to_vec()
-        } else {
-            value.bytes.clone()
-        },
-        ..value.clone()
-    };
-    let contents: Vec<Value> = values.iter().map(whole).collect();
-    let ends: BTreeSet<Vec<u8>> = contents.iter().flat_map(|old| ends(old, cut)).collect();
-    let mut torn: Vec<Value> = Vec::new();
+/// How much of a content of so many bytes `memcpy_orig` has written after each of its stores but the last. What a store writes again
+/// is the same by then. No site in its page is of 32 bytes or more.
+fn cuts(len: usize) -> Vec<usize> {
+    match len {
+        4..8 => vec![4],
+        8..=16 => vec![8],
+        17..=24 => vec![8, 16],
+        25..32 => vec![8, 16, len - 8],
+        _ => Vec::new(),
+    }
+}
+
+/// What a site at `va` with these contents holds between two stores; `own` is what it was linked with.
+pub(super) fn between(va: u64, values: &[Value], own: &[u8]) -> Vec<Value> {
+    let contents: Vec<Value> = values.iter().map(|value| whole(va, value, own)).collect();
     // What a site was linked with is never written to it.
-    let linked = |new: &&Value| new.bytes == own && new.fixes.is_empty();
-    for start in contents
-        .iter()
-        .filter(|new| !linked(new))
-        .filter_map(|new| start(new, cut))
-    {
-        for end in &ends {
-            let mut value = start.clone();
-            value.bytes.extend(end);
-            let known = contents.contains(&value) || torn.contains(&value);
-            if !known && torn.len() < MAX_TORN {
-                torn.push(value);
+    let linked =
+        |(value, _): &(&Value, &Value)| value.fixes.is_empty() && [own, &[]].contains(&&*value.bytes);
+    let written = || {
+        values
+            .iter()
+            .zip(&contents)
+            .filter(|pair| !linked(pair))
+            .map(|(_, whole)| whole)
+    };
+    let mut torn: Vec<Value> = Vec::new();
+    for cut in cuts(own.len()) {
+        let ends: BTreeSet<Vec<u8>> = contents.iter().flat_map(|old| ends(old, cut)).collect();
+        for start in written().filter_map(|new| start(new, cut)) {
+            for end in &ends {
+                let mut value = start.clone();
+                value.bytes.extend(end);
+                let known = contents.contains(&value) || torn.contains(&value);
+                if !known && torn.len() < MAX_TORN {
+                    torn.push(value);
+                }
             }
         }
     }
     torn
+}
+
+/// All bytes of a content, with the distances to places in the same image, which move with it.
+fn whole(va: u64, value: &Value, own: &[u8]) -> Value {
+    let mut whole = value.clone();
+    if whole.bytes.is_empty() {
+        whole.bytes = own.to_vec();
+    }
+    let Value { bytes, fixes, .. } = &mut whole;
+    fixes.retain(|fix| {
+        let field = bytes
+            .get_mut(usize::from(fix.at)..)
+            .and_then(<[u8]>::first_chunk_mut::<4>);
+        let (Form::Pc32, Target::Own, Some(field)) = (fix.form, fix.to, field) else {
+            return true;
+        };
+        let from = va.wrapping_add(u64::from(fix.at));
+        let distance = fix.addend.wrapping_sub(from.cast_signed());
+        #[expect(clippy::cast_possible_truncation, reason = "the field is of 32 bits")]
+        let added = i32::from_le_bytes(*field).wrapping_add(distance as i32);
+        *field = added.to_le_bytes();
+        false
+    });
+    whole
 }
 
 /// What a site of two or three bytes holds between two stores: the second byte is written, then the last one, then the first one
@@ -221,7 +250,7 @@ mod tests {
     fn a_return_is_seen_with_the_end_of_the_jump_that_it_replaces() {
         let jump = [0xe9, 0x88, 0x8d, 0x3b, 0x00];
         let values = [Value::own(), Value::fixed([0xc3, 0xcc, 0xcc, 0xcc, 0xcc])];
-        let torn: Vec<_> = between(&values, &jump)
+        let torn: Vec<_> = between(0, &values, &jump)
             .into_iter()
             .map(|value| value.bytes)
             .collect();
@@ -267,7 +296,7 @@ mod tests {
     #[test]
     fn a_call_to_a_function_that_is_chosen_at_boot_is_seen_with_its_distance_cut() {
         let linked = [0xe8, 0x1e, 0x7f, 0x3b, 0x00];
-        let torn = between(&[Value::own(), call()], &linked);
+        let torn = between(0, &[Value::own(), call()], &linked);
         let begun = torn
             .iter()
             .filter(|value| value.bytes.first() == Some(&0xe8))
@@ -289,7 +318,7 @@ mod tests {
     fn a_call_is_seen_half_overwritten_by_what_removes_it() {
         let linked = [0xe8, 0x1e, 0x7f, 0x3b, 0x00];
         let nop = Value::fixed([0x0f, 0x1f, 0x44, 0x00, 0x00]);
-        let torn = between(&[Value::own(), call(), nop], &linked);
+        let torn = between(0, &[Value::own(), call(), nop], &linked);
         assert!(torn.contains(&Value::fixed([0x0f, 0x1f, 0x44, 0x00, 0xff])));
     }
 
@@ -330,14 +359,49 @@ mod tests {
     #[test]
     fn max_torn_bounds_the_pairs_of_a_site_with_many_contents() {
         let values: Vec<Value> = (1..=40).map(|byte| Value::fixed(vec![byte; 5])).collect();
-        assert_eq!(between(&values, &[0; 5]).len(), MAX_TORN);
+        assert_eq!(between(0, &values, &[0; 5]).len(), MAX_TORN);
+    }
+
+    /// `__memmove` of Debian 13's Linux 6.12.117, on a processor without ERMS.
+    #[test]
+    fn a_site_of_sixteen_bytes_or_more_is_seen_after_each_store_of_eight() {
+        let own = [
+            0x48, 0x83, 0xfa, 0x20, 0x0f, 0x82, 0x01, 0x01, 0x00, 0x00, // cmp $0x20, %rdx; jb
+            0x90, 0x90, 0x90, 0x90, 0x90, 0x90, 0x90, 0x90, 0x90, 0x90,
+        ];
+        let nop = [0x66, 0x2e, 0x0f, 0x1f, 0x84, 0, 0, 0, 0, 0];
+        let filled = Value::fixed([&own[..10], &nop].concat());
+        let torn = between(0, &[Value::own(), filled], &own);
+        assert_eq!(torn, [Value::fixed([&own[..10], &nop[..6], &[0x90; 4]].concat())]);
+        assert_eq!(cuts(16), [8]);
+        assert_eq!(cuts(24), [8, 16]);
+        assert_eq!(cuts(31), [8, 16, 23]);
+    }
+
+    #[test]
+    fn a_jump_within_the_image_is_cut_wherever_a_store_ends() {
+        let va = 0xffff_ffff_81d1_144b;
+        let jump = Value {
+            bytes: vec![0x48, 0x89, 0xd1, 0xf3, 0xa4, 0xe9, 0, 0, 0, 0],
+            fixes: vec![Fix {
+                at: 6,
+                form: Form::Pc32,
+                to: Target::Own,
+                addend: 0xffff_ffff_81f0_fdf0_u64.cast_signed() - 4,
+            }],
+            poked: false,
+        };
+        let torn = between(va, &[Value::own(), jump], &[0x90; 10]);
+        // The distance from behind the jump is 0x1fe99b.
+        let begun = [0x48, 0x89, 0xd1, 0xf3, 0xa4, 0xe9, 0x9b, 0xe9, 0x90, 0x90];
+        assert_eq!(torn, [Value::fixed(begun)]);
     }
 
     #[test]
     fn one_store_leaves_nothing_between() {
         for len in [1, 2, 3] {
             assert_eq!(
-                between(&[Value::own(), Value::fixed(vec![1; len])], &vec![0; len]),
+                between(0, &[Value::own(), Value::fixed(vec![1; len])], &vec![0; len]),
                 []
             );
         }
