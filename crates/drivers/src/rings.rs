@@ -64,6 +64,8 @@ pub(crate) struct Rings {
     /// Everything stamped before was taken from the rings.
     seen_until: u64,
     closed: bool,
+    /// Whether the rings were empty when they were read the last time.
+    empty: bool,
     /// When frames came last.
     busy: Instant,
 }
@@ -78,6 +80,7 @@ impl Rings {
             events: Vec::new(),
             seen_until: 0,
             closed: false,
+            empty: true,
             busy: Instant::now(),
         }
     }
@@ -90,7 +93,7 @@ impl Rings {
 
     /// Whether nothing comes any more, and every frame was read.
     pub(crate) fn are_over(&self) -> bool {
-        self.closed && self.held.is_empty()
+        self.closed && self.empty && self.held.is_empty()
     }
 
     /// Waits up to `timeout` for frames, and appends the events that `take` makes of them to `out`, in the order of their
@@ -116,6 +119,7 @@ impl Rings {
         if all {
             self.seen_until = horizon;
         }
+        self.empty = all;
         self.held.sort_by_key(|stamped| stamped.at_ns);
         let horizon = if self.closed {
             u64::MAX
@@ -193,4 +197,46 @@ impl Rings {
 pub(crate) fn now_ns() -> u64 {
     let time = rustix::time::clock_gettime(rustix::time::ClockId::Monotonic);
     u64::try_from(time.tv_sec).unwrap_or(0) * 1_000_000_000 + u64::try_from(time.tv_nsec).unwrap_or(0)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use nephoscope_wire::{Producer, RingMemory};
+    use std::os::fd::AsFd;
+
+    #[test]
+    fn a_ring_whose_writer_has_ended_is_over_when_all_of_it_was_read() {
+        let memory = RingMemory::create("test", 2 << 20).unwrap();
+        let fd = memory.fd().try_clone_to_owned().unwrap();
+        let consumer = Consumer::new(RingMemory::open(fd).unwrap()).unwrap();
+        let mut rings = Rings::new(vec![consumer], 0);
+        let wake = rustix::fs::memfd_create("wake", rustix::fs::MemfdFlags::CLOEXEC).unwrap();
+        let bell = Bell {
+            wake: wake.as_fd(),
+            end: None,
+        };
+        let mut frame = Vec::new();
+        Frame::Executed {
+            root: 0x1000,
+            incarnation: 0,
+        }
+        .encode(Stamp::default(), &mut frame);
+        for _ in 0..MAX_BATCH + 7 {
+            Producer::new(&memory).push(&frame).unwrap();
+        }
+        // As if it ended while we slept, and wrote all that before.
+        rings.closed = true;
+        let read = |rings: &mut Rings| {
+            let (mut taken, mut out) = (0, Vec::new());
+            rings
+                .next(&bell, Duration::ZERO, |_, _, _| taken += 1, &mut out)
+                .unwrap();
+            taken
+        };
+        assert_eq!(read(&mut rings), MAX_BATCH);
+        assert!(!rings.are_over());
+        assert_eq!(read(&mut rings), 7);
+        assert!(rings.are_over());
+    }
 }

@@ -385,19 +385,21 @@ impl KvmTrap {
             }
         };
         self.rings.next(&bell, timeout, take, out)?;
-        self.sample(out);
+        // What the module counted since the last time is told once more at the end: a guest may do in less than that time what
+        // coverage has to say, and end.
+        let last = self.rings.are_over();
+        if last || self.sampled.elapsed() >= SAMPLE {
+            self.sample(last, out);
+        }
         Ok(())
     }
 
     /// What was executed by others than those who were first.
-    fn sample(&mut self, out: &mut Vec<Stamped>) {
-        if self.sampled.elapsed() < SAMPLE {
-            return;
-        }
+    fn sample(&mut self, last: bool, out: &mut Vec<Stamped>) {
         self.sampled = Instant::now();
         let at_ns = now_ns().saturating_sub(self.begun_ns);
         let mut events = Vec::new();
-        if self.counted.elapsed() >= COUNT {
+        if last || self.counted.elapsed() >= COUNT {
             self.counted = Instant::now();
             self.count(at_ns, &mut events);
         }
