@@ -10,9 +10,10 @@
 //!
 //! The kernel is one address space, and its own JIT runs in it from the boot on. So what is laid out like that is spoken of
 //! once, and each other piece of unknown code for itself: a module, a trampoline. A page of a known module may be undecided
-//! until more of the module is seen; so such a page is spoken of only when it still is unknown after everything that the kernel
-//! had mapped was looked at, or after a moment if nobody looks. A monitor that is behind takes events faster than they happened: a
-//! moment of the guest's is less than that of a look then, so while one is to come or under way, there is more time.
+//! until more of the module is seen, and the end of one's code may look like the JIT's; so such a page is spoken of only when it still is unknown after everything that the kernel
+//! had mapped was looked at, or after a moment if nobody looks. That moment is the guest's, and a monitor that is behind takes
+//! events faster than they happened, so while a look is to come or under way, only its end counts: whoever looks sees to it that
+//! there is one.
 
 use std::collections::{BTreeMap, HashMap, HashSet, VecDeque};
 
@@ -25,11 +26,8 @@ use nephoscope_inventory::{
 use crate::draft::{Draft, Judge};
 use crate::pieces::{Pieces, There};
 
-/// How long an undecided page may take to be decided, if the look at what the kernel has mapped does not end before.
+/// How long an undecided page may take to be decided, if nobody looks at what the kernel has mapped.
 const WAIT_NS: u64 = 250_000_000;
-
-/// How long it may take while the kernel is looked at: what stops a look that never ends.
-const LOOK_NS: u64 = 10_000_000_000;
 
 /// Pages of one program of the kernel's JIT: more than 4,096 classic instructions need.
 const MAX_PROGRAM_PAGES: u64 = 32;
@@ -77,10 +75,10 @@ impl Judge for UnknownCode {
         let Verdict::Unknown(unknown) = &*record.verdict else {
             return;
         };
-        let piece = about.kind == SpaceKind::Kernel && !unknown.jit;
-        if piece && unknown.undecided && self.waiting.len() < MAX_WAITING {
+        let kernel = about.kind == SpaceKind::Kernel;
+        if kernel && unknown.undecided && self.waiting.len() < MAX_WAITING {
             self.waiting.push_back((record.at_ns, *space, *page));
-        } else if piece && self.ready.len() < MAX_WAITING {
+        } else if kernel && !unknown.jit && self.ready.len() < MAX_WAITING {
             self.ready.push_back((*space, *page));
         } else if !self.said.contains(space) {
             self.one(*space, *page, inventory, names, out);
@@ -137,8 +135,7 @@ impl UnknownCode {
     }
 
     fn has_waited(&self, ran_ns: u64, now_ns: u64) -> bool {
-        let most = if self.looking { LOOK_NS } else { WAIT_NS };
-        ran_ns < self.looked_ns || ran_ns.saturating_add(most) <= now_ns
+        ran_ns < self.looked_ns || !self.looking && ran_ns.saturating_add(WAIT_NS) <= now_ns
     }
 
     /// Whether there are pages of a kernel to speak of.
@@ -169,7 +166,13 @@ impl UnknownCode {
             let (Some(record), Some(about)) = (inventory.page(page), inventory.space(space)) else {
                 continue;
             };
-            if !matches!(*record.verdict, Verdict::Unknown(_)) {
+            let Verdict::Unknown(unknown) = &*record.verdict else {
+                continue;
+            };
+            if unknown.jit {
+                if !self.said.contains(&space) {
+                    self.one(space, page, inventory, names, out);
+                }
                 continue;
             }
             let there = |va| there(record.root, va);
@@ -318,7 +321,7 @@ mod tests {
     }
 
     #[test]
-    fn while_the_kernel_is_looked_at_there_is_more_time_and_not_for_ever() {
+    fn while_the_kernel_is_looked_at_only_the_end_of_that_counts() {
         let (mut rule, mut inventory, mut out) = (UnknownCode::default(), Inventory::default(), Vec::new());
         let unknown = Verdict::Unknown(Unknown {
             undecided: true,
@@ -327,12 +330,36 @@ mod tests {
         for change in run(&mut inventory, 0, Privilege::Supervisor, unknown) {
             rule.judge(&change, &inventory, &NoNames, &mut out);
         }
-        let due = |rule: &UnknownCode| [WAIT_NS - 1, WAIT_NS, LOOK_NS - 1, LOOK_NS].map(|at| rule.is_due(at));
-        assert_eq!(due(&rule), [false, true, true, true]);
+        let due = |rule: &UnknownCode| [WAIT_NS - 1, WAIT_NS, u64::MAX].map(|at| rule.is_due(at));
+        assert_eq!(due(&rule), [false, true, true]);
         rule.looking(true);
-        assert_eq!(due(&rule), [false, false, false, true]);
+        assert_eq!(due(&rule), [false; 3]);
         rule.looked(1);
-        assert_eq!(due(&rule), [true; 4]);
+        assert_eq!(due(&rule), [true; 3]);
+    }
+
+    #[test]
+    fn an_undecided_page_that_looks_like_the_jits_is_waited_for_and_the_jit_is_spoken_of_once() {
+        let (mut rule, mut inventory, mut out) = (UnknownCode::default(), Inventory::default(), Vec::new());
+        let mut ran = |rule: &mut UnknownCode, id, undecided, out: &mut Vec<Draft>| {
+            let unknown = Verdict::Unknown(Unknown {
+                undecided,
+                jit: true,
+                ..Unknown::default()
+            });
+            for change in run(&mut inventory, id, Privilege::Supervisor, unknown) {
+                rule.judge(&change, &inventory, &NoNames, out);
+            }
+            rule.later(WAIT_NS - 1, &inventory, &NoNames, &|_, _| None, out);
+        };
+        ran(&mut rule, 0, true, &mut out);
+        assert!(out.is_empty() && !rule.is_due(WAIT_NS - 1));
+        rule.looked(1);
+        ran(&mut rule, 1, true, &mut out);
+        let pages: Vec<_> = out.iter().map(|draft| draft.evidence["page"].as_u64()).collect();
+        assert_eq!(pages, [Some(0)]);
+        ran(&mut rule, 2, false, &mut out);
+        assert_eq!(out.len(), 1);
     }
 
     #[test]

@@ -1,4 +1,4 @@
-//! Whether a report is what `docs/report.schema.json` says, and what it names.
+//! Whether a report is what `docs/report.schema.json` says and does not contradict itself, and what it names.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -10,7 +10,8 @@ const SCHEMA: &str = include_str!("../../../docs/report.schema.json");
 /// Checks a report.
 ///
 /// # Errors
-/// If it is not what the schema says: every place and what is wrong there.
+/// If it is not what the schema says: every place and what is wrong there. If it has a finding about a page that it names
+/// otherwise: who was told of it was told too early.
 pub fn validate(report: &Value) -> Result<()> {
     let schema: Value = serde_json::from_str(SCHEMA)?;
     let validator = jsonschema::draft202012::new(&schema)
@@ -20,7 +21,39 @@ pub fn validate(report: &Value) -> Result<()> {
         .map(|error| format!("{}: {error}", error.instance_path()))
         .collect();
     ensure!(wrong.is_empty(), "not a report: {}", wrong.join("; "));
+    let early = contradictions(report);
+    ensure!(
+        early.is_empty(),
+        "findings about pages that were named in the end: {}",
+        early.join("; ")
+    );
     Ok(())
+}
+
+/// Findings of pages that are not listed as what the finding says of them.
+fn contradictions(report: &Value) -> Vec<String> {
+    let list = |value: &Value| value.as_array().cloned().unwrap_or_default();
+    let spaces = list(&report["address_spaces"]);
+    let mut wrong = Vec::new();
+    for finding in list(&report["findings"]) {
+        let verdict = match finding["rule"].as_str() {
+            Some("unknown-code") => "unknown",
+            Some("modified-code") => "modified",
+            _ => continue,
+        };
+        // One that ended may be summarised, and one with very many pages does not list all.
+        let space = spaces
+            .iter()
+            .find(|space| space["id"] == finding["address_space"]);
+        let Some(space) = space.filter(|space| space["unlisted"].is_null()) else {
+            continue;
+        };
+        let page = &finding["evidence"]["page"];
+        if !list(&space[verdict]).iter().any(|listed| listed["page"] == *page) {
+            wrong.push(format!("{} (page {page})", finding["summary"]));
+        }
+    }
+    wrong
 }
 
 /// What a report says of a file, in all address spaces of one kind taken together.
@@ -107,6 +140,20 @@ pub fn named_otherwise(one: (&str, &Value), other: (&str, &Value)) -> Vec<String
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_finding_about_a_page_that_is_named_in_the_end_contradicts_its_report() {
+        let with = |listed: u64| {
+            serde_json::json!({
+                "address_spaces": [{"id": 2, "unknown": [{"page": listed}], "modified": []}],
+                "findings": [{
+                    "rule": "unknown-code", "address_space": 2, "summary": "unknown", "evidence": {"page": 7},
+                }],
+            })
+        };
+        assert_eq!(contradictions(&with(7)), Vec::<String>::new());
+        assert_eq!(contradictions(&with(8)), ["\"unknown\" (page 7)"]);
+    }
 
     fn with(path: &str, version: &str, verdict: &str) -> Value {
         let candidates = serde_json::json!([{"package": "p", "source": "p", "version": version}]);

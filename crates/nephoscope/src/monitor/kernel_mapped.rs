@@ -33,6 +33,8 @@ const LOOKS: u8 = 2;
 const PAUSE: Duration = Duration::from_millis(5);
 /// Between a look and the next for the same page.
 const AGAIN: Duration = Duration::from_millis(60);
+/// A look that could not begin for so long is not waited for: nobody says how the guest translates, or its memory is out of reach.
+const STUCK: Duration = Duration::from_secs(10);
 
 /// When to look, and what was there.
 #[derive(Debug)]
@@ -41,6 +43,10 @@ pub(super) struct KernelMapped {
     pending: Option<(Root, u8)>,
     under_way: Option<Look>,
     looked: Instant,
+    /// When there was something to look for, or some of it was looked at.
+    went_on: Instant,
+    /// When the look before began, if it was cut short.
+    cut_ns: Option<u64>,
     known: HashMap<Gva, [u8; 32]>,
     left_out: u64,
 }
@@ -59,6 +65,8 @@ impl Default for KernelMapped {
             pending: None,
             under_way: None,
             looked: Instant::now(),
+            went_on: Instant::now(),
+            cut_ns: None,
             known: HashMap::new(),
             left_out: 0,
         }
@@ -69,6 +77,9 @@ impl KernelMapped {
     /// Whether it is time to look, or to go on with it.
     pub(super) fn is_due(&mut self, session: &mut Session) -> bool {
         if let Some(root) = session.lacking() {
+            if !self.is_at_it() {
+                self.went_on = Instant::now();
+            }
             self.pending = Some((root, LOOKS));
         }
         let pause = match self.pending {
@@ -78,14 +89,14 @@ impl KernelMapped {
         self.under_way.is_some() || self.pending.is_some() && self.looked.elapsed() >= pause
     }
 
-    /// Whether there is a look to come, or under way.
+    /// Whether there is a look under way, or one to come that can.
     pub(super) fn is_at_it(&self) -> bool {
-        self.under_way.is_some() || self.pending.is_some()
+        self.under_way.is_some() || self.pending.is_some() && self.went_on.elapsed() < STUCK
     }
 
     /// The machine was reset: what was read was of before, and the session knows nothing of it any more.
     pub(super) fn forget(&mut self) {
-        (self.pending, self.under_way) = (None, None);
+        (self.pending, self.under_way, self.cut_ns) = (None, None, None);
         self.known.clear();
     }
 
@@ -105,11 +116,13 @@ impl KernelMapped {
         else {
             return;
         };
+        self.went_on = Instant::now();
         for _ in 0..MAX_AT_ONCE {
             if look.given == MAX_PAGES {
                 break;
             }
             let Some((va, bytes)) = self.next_of(&mut look, memory) else {
+                self.cut_ns = None;
                 session.looked_in_kernel(look.began_ns, sinks);
                 return self.end(look, session);
             };
@@ -117,6 +130,10 @@ impl KernelMapped {
             session.mapped_by_kernel(va, &bytes);
         }
         if look.given == MAX_PAGES {
+            // A kernel whose pages change faster than they are read is not waited for.
+            if let Some(began_ns) = self.cut_ns.replace(look.began_ns) {
+                session.looked_in_kernel(began_ns, sinks);
+            }
             self.end(look, session);
         } else {
             self.under_way = Some(look);
@@ -317,6 +334,34 @@ mod tests {
         let all = look(&mut mapped, &mut session, &guest, LOOKS);
         assert_eq!(all, [most + 5; 2], "the next that lacks something goes on");
         assert_eq!(left(&mut session), Some(5));
+    }
+
+    #[test]
+    fn a_kernel_that_changes_faster_than_it_is_read_is_waited_for_until_the_second_look_was_cut_short() {
+        let (mut mapped, mut session) = (KernelMapped::default(), session());
+        let (memory, root) = kernel(0, 3 * MAX_PAGES);
+        let mut cut = |mapped: &mut KernelMapped| {
+            mapped.pending = Some((root, LOOKS));
+            mapped.look(&mut session, long_mode(), &memory, 7, &mut []);
+            while mapped.under_way.is_some() {
+                mapped.look(&mut session, long_mode(), &memory, 7, &mut []);
+            }
+            mapped.cut_ns
+        };
+        assert_eq!([cut(&mut mapped), cut(&mut mapped)], [Some(7); 2]);
+        // What is left is the last third.
+        assert_eq!(cut(&mut mapped), Some(7));
+        assert_eq!(cut(&mut mapped), None);
+    }
+
+    #[test]
+    fn a_look_that_cannot_begin_is_not_waited_for() {
+        let mut mapped = KernelMapped::default();
+        assert!(!mapped.is_at_it());
+        mapped.pending = Some((Root(0), LOOKS));
+        assert!(mapped.is_at_it());
+        mapped.went_on -= STUCK;
+        assert!(!mapped.is_at_it());
     }
 
     #[test]

@@ -1,6 +1,7 @@
 //! The loop of one watch.
 
 use std::cell::{OnceCell, RefCell};
+use std::collections::VecDeque;
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -54,7 +55,8 @@ const NARROW: Duration = Duration::from_millis(500);
 /// How often what was concluded is written down. A watch that is killed is blind from the last time on, until its successor
 /// is attached.
 const KEEP: Duration = Duration::from_millis(20);
-/// Captured pages that are taken in one go. Many more come when a running guest is attached to, and who asks waits for an answer.
+/// Captured pages that are taken in one go. Many more come when a running guest is attached to, or to a monitor that is behind;
+/// meanwhile who asks waits for an answer, and what the kernel has mapped is not looked at.
 const AT_ONCE: usize = 64;
 /// What ran is in its ring so soon: frames when their thread had a core to put them there, marks when they were collected.
 const IN_FLIGHT_NS: u64 = 50_000_000;
@@ -64,6 +66,8 @@ const IN_FLIGHT_NS: u64 = 50_000_000;
 pub(crate) struct Watch {
     session: Session,
     driver: Driver,
+    /// What the driver gave and was not taken yet.
+    queue: VecDeque<Stamped>,
     origin: Origin,
     memory: Option<Memory>,
     machine: Machine,
@@ -181,6 +185,7 @@ impl Watch {
         let mut watch = Self {
             session,
             driver,
+            queue: VecDeque::new(),
             origin: began,
             memory,
             machine: Machine::default(),
@@ -225,28 +230,31 @@ impl Watch {
     /// # Errors
     /// If the driver cannot be believed any more.
     pub(crate) fn run(&mut self) -> anyhow::Result<Ending> {
-        let mut events = Vec::new();
         let mut settled = Instant::now();
         let (mut looked, mut narrowed, mut kept) = (settled, settled, settled);
         while !self.driver.is_closed() {
-            self.driver.next(PAUSE, &mut events)?;
-            self.take(&mut events);
+            if self.queue.is_empty() {
+                self.next(PAUSE)?;
+            }
+            self.take();
             if self.kernel_mapped.is_due(&mut self.session) {
                 self.look_in_kernel();
             }
-            let looks = self.memory.is_some() && self.kernel_mapped.is_at_it();
-            self.session.looking_in_kernel(looks);
             if settled.elapsed() >= SETTLE {
                 self.session.settle(&mut sinks(&mut self.sinks));
                 settled = Instant::now();
             }
+            let looks = self.kernel_mapped.is_at_it() || self.session.is_lacking();
+            self.session.looking_in_kernel(self.memory.is_some() && looks);
             self.speak();
-            if looked.elapsed() >= LOOK {
+            // Who has ended, and that the machine was reset, is for after all that ran before.
+            let all = self.queue.is_empty();
+            if all && looked.elapsed() >= LOOK {
                 self.look();
                 self.resident.look(&mut self.session);
                 looked = Instant::now();
             }
-            if narrowed.elapsed() >= NARROW {
+            if all && narrowed.elapsed() >= NARROW {
                 self.narrow();
                 narrowed = Instant::now();
             }
@@ -254,9 +262,9 @@ impl Watch {
                 self.keep();
                 kept = Instant::now();
             }
-            self.answer(self.driver.seen_until_ns());
+            self.answer(self.taken_until_ns());
         }
-        self.drain(&mut events)?;
+        self.drain()?;
         let now = self.elapsed_ns();
         self.without_memory(now);
         self.session.at(now);
@@ -274,7 +282,7 @@ impl Watch {
 
     /// Writes down what was concluded, and until when that is all there is.
     fn keep(&mut self) {
-        let done_ns = self.driver.seen_until_ns().saturating_sub(IN_FLIGHT_NS);
+        let done_ns = self.taken_until_ns().saturating_sub(IN_FLIGHT_NS);
         if let Some(journal) = &mut self.journal {
             journal.keep(&mut self.session, done_ns);
         }
@@ -288,30 +296,50 @@ impl Watch {
         self.session.report()
     }
 
+    /// Up to when everything that ran was taken.
+    fn taken_until_ns(&self) -> u64 {
+        let seen_ns = self.driver.seen_until_ns();
+        self.queue
+            .front()
+            .map_or(seen_ns, |stamped| stamped.at_ns.min(seen_ns))
+    }
+
     /// What is still in the rings when QEMU has ended.
-    fn drain(&mut self, events: &mut Vec<Stamped>) -> anyhow::Result<()> {
+    fn drain(&mut self) -> anyhow::Result<()> {
         for _ in 0..1000 {
-            self.driver.next(Duration::from_millis(1), events)?;
-            if events.is_empty() && self.driver.is_closed() {
+            self.take_all();
+            self.next(Duration::from_millis(1))?;
+            if self.queue.is_empty() && self.driver.is_closed() {
                 break;
             }
-            self.take(events);
         }
+        self.take_all();
         self.session.settle(&mut sinks(&mut self.sinks));
         self.session
             .speak(true, &|_, _| None, &mut sinks(&mut self.sinks));
         Ok(())
     }
 
-    fn take(&mut self, events: &mut Vec<Stamped>) {
+    fn next(&mut self, timeout: Duration) -> anyhow::Result<()> {
+        let mut events = Vec::new();
+        self.driver.next(timeout, &mut events)?;
+        self.queue.extend(events);
+        Ok(())
+    }
+
+    fn take_all(&mut self) {
+        while !self.queue.is_empty() {
+            self.take();
+            self.answer(self.taken_until_ns());
+        }
+    }
+
+    fn take(&mut self) {
         let (mut unplaced, mut heavy) = (false, 0_usize);
-        for stamped in events.drain(..) {
+        while heavy < AT_ONCE
+            && let Some(stamped) = self.queue.pop_front()
+        {
             heavy += usize::from(matches!(stamped.event, Event::CodeCaptured(_)));
-            if heavy == AT_ONCE {
-                heavy = 0;
-                // Until then everything was taken.
-                self.answer(stamped.at_ns);
-            }
             self.stopped |= stamped.event == Event::Lifecycle(Lifecycle::Stopped);
             let memory = self.memory.as_ref();
             let place = |frame: u64| memory.and_then(|memory| memory.place(frame));
@@ -327,7 +355,7 @@ impl Watch {
 
     fn look(&mut self) {
         let now = self.elapsed_ns();
-        self.session.at(self.driver.seen_until_ns());
+        self.session.at(self.taken_until_ns());
         self.without_memory(now);
         let Some(memory) = &mut self.memory else { return };
         let turns = self.machine.look(now, memory);

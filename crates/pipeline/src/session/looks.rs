@@ -27,6 +27,12 @@ impl Session {
         self.lacking.take()
     }
 
+    /// Whether [`Session::lacking`] has one.
+    #[must_use]
+    pub const fn is_lacking(&self) -> bool {
+        self.lacking.is_some()
+    }
+
     /// A page of the kernel's text and where it lay when it ran: every root that is one now leads there.
     #[must_use]
     pub fn kernel_text(&self) -> Option<(Gva, Gpa)> {

@@ -23,6 +23,9 @@ impl Session {
         sinks: &mut [&mut dyn Sink],
     ) {
         let until_ns = if at_the_end { u64::MAX } else { self.now_ns };
+        if at_the_end {
+            self.judges.unknown.looking(false);
+        }
         let mut drafts = Vec::new();
         self.judges
             .unknown
