@@ -11,6 +11,8 @@ use nephoscope_guest::{Gpa, Gva, PAGE_SIZE, PageBytes, PhysicalMemory, Root};
 use nephoscope_isa::{Bounds, Mode, Walker, Want};
 use nephoscope_pipeline::Session;
 
+use super::paced::Paced;
+
 /// Linux's kernel and modules are in the last 2 GiB, which is as far as their calls reach
 /// (`Documentation/arch/x86/x86_64/mm.rst`).
 const FROM: Gva = Gva(0xffff_ffff_8000_0000);
@@ -43,6 +45,8 @@ pub(super) struct KernelMapped {
     pending: Option<(Root, u8)>,
     under_way: Option<Look>,
     looked: Instant,
+    /// How long the last look took, without what was done between its parts.
+    took: Duration,
     /// When there was something to look for, or some of it was looked at.
     went_on: Instant,
     /// When the look before began, if it was cut short.
@@ -57,6 +61,7 @@ struct Look {
     began_ns: u64,
     leaves: std::vec::IntoIter<(Gva, Gpa)>,
     given: usize,
+    took: Duration,
 }
 
 impl Default for KernelMapped {
@@ -65,6 +70,7 @@ impl Default for KernelMapped {
             pending: None,
             under_way: None,
             looked: Instant::now(),
+            took: Duration::ZERO,
             went_on: Instant::now(),
             cut_ns: None,
             known: HashMap::new(),
@@ -86,6 +92,7 @@ impl KernelMapped {
             Some((_, LOOKS)) => PAUSE,
             _ => AGAIN,
         };
+        let pause = Paced::pause(pause, self.took);
         self.under_way.is_some() || self.pending.is_some() && self.looked.elapsed() >= pause
     }
 
@@ -109,6 +116,7 @@ impl KernelMapped {
         now_ns: u64,
         sinks: &mut [&mut dyn Sink],
     ) {
+        let now = Instant::now();
         let Some(mut look) = self
             .under_way
             .take()
@@ -116,19 +124,21 @@ impl KernelMapped {
         else {
             return;
         };
-        self.went_on = Instant::now();
+        self.went_on = now;
         for _ in 0..MAX_AT_ONCE {
             if look.given == MAX_PAGES {
                 break;
             }
             let Some((va, bytes)) = self.next_of(&mut look, memory) else {
                 self.cut_ns = None;
+                look.took += now.elapsed();
                 session.looked_in_kernel(look.began_ns, sinks);
                 return self.end(look, session);
             };
             look.given += 1;
             session.mapped_by_kernel(va, &bytes);
         }
+        look.took += now.elapsed();
         if look.given == MAX_PAGES {
             // A kernel whose pages change faster than they are read is not waited for.
             if let Some(began_ns) = self.cut_ns.replace(look.began_ns) {
@@ -169,6 +179,7 @@ impl KernelMapped {
             began_ns: now_ns,
             leaves: found.into_iter(),
             given: 0,
+            took: Duration::ZERO,
         })
     }
 
@@ -184,7 +195,7 @@ impl KernelMapped {
     }
 
     fn end(&mut self, look: Look, session: &mut Session) {
-        self.looked = Instant::now();
+        (self.looked, self.took) = (Instant::now(), look.took);
         if self.pending.is_none() {
             let unread = look.leaves.filter(|(va, _)| !self.known.contains_key(va)).count();
             self.left_out = self.left_out.saturating_add(unread as u64);

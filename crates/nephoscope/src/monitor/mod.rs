@@ -11,6 +11,7 @@ mod liveness;
 mod machine;
 mod mapped;
 mod memory;
+mod paced;
 mod placing;
 mod pump;
 mod report;

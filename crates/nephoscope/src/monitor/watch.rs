@@ -25,6 +25,7 @@ use super::liveness::Liveness;
 use super::machine::{Machine, Turn, away};
 use super::mapped::Mapped;
 use super::memory::Memory;
+use super::paced::Paced;
 use super::placing::Placing;
 use super::resident::Resident;
 use super::server::{Request, listen, serve};
@@ -230,8 +231,7 @@ impl Watch {
     /// # Errors
     /// If the driver cannot be believed any more.
     pub(crate) fn run(&mut self) -> anyhow::Result<Ending> {
-        let mut settled = Instant::now();
-        let (mut looked, mut narrowed, mut kept) = (settled, settled, settled);
+        let [mut settle, mut look, mut narrow, mut keep] = [SETTLE, LOOK, NARROW, KEEP].map(Paced::new);
         while !self.driver.is_closed() {
             if self.queue.is_empty() {
                 self.next(PAUSE)?;
@@ -240,27 +240,28 @@ impl Watch {
             if self.kernel_mapped.is_due(&mut self.session) {
                 self.look_in_kernel();
             }
-            if settled.elapsed() >= SETTLE {
+            if let Some(began) = settle.begin() {
                 self.session.settle(&mut sinks(&mut self.sinks));
-                settled = Instant::now();
+                settle.end(began);
             }
             let looks = self.kernel_mapped.is_at_it() || self.session.is_lacking();
             self.session.looking_in_kernel(self.memory.is_some() && looks);
             self.speak();
             // Who has ended, and that the machine was reset, is for after all that ran before.
-            let all = self.queue.is_empty();
-            if all && looked.elapsed() >= LOOK {
-                self.look();
-                self.resident.look(&mut self.session);
-                looked = Instant::now();
+            if self.queue.is_empty() {
+                if let Some(began) = look.begin() {
+                    self.look();
+                    self.resident.look(&mut self.session);
+                    look.end(began);
+                }
+                if let Some(began) = narrow.begin() {
+                    self.narrow();
+                    narrow.end(began);
+                }
             }
-            if all && narrowed.elapsed() >= NARROW {
-                self.narrow();
-                narrowed = Instant::now();
-            }
-            if kept.elapsed() >= KEEP {
+            if let Some(began) = keep.begin() {
                 self.keep();
-                kept = Instant::now();
+                keep.end(began);
             }
             self.answer(self.taken_until_ns());
         }
