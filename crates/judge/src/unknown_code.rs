@@ -43,13 +43,47 @@ pub struct UnknownCode {
     kernels: HashMap<SpaceId, Pieces>,
     /// Undecided pages in the order in which they ran, and when.
     waiting: VecDeque<(u64, SpaceId, PageId)>,
-    /// What the kernel had mapped until then was looked at.
-    looked_ns: u64,
+    looks: Looks,
     /// A look at what the kernel has mapped is to come or under way.
     looking: bool,
     ready: VecDeque<(SpaceId, PageId)>,
     /// Pages that findings of an earlier part of the watch are about.
     told: HashMap<SpaceId, Vec<PageId>>,
+}
+
+/// When the kernel was looked at. A look counts when all is known that ran before it: what ran later than a page may tell what that
+/// was, and a monitor that is behind looks first.
+#[derive(Clone, Copy, Debug, Default)]
+struct Looks {
+    /// The last one that counts.
+    counts_ns: u64,
+    /// The first after it, and the last.
+    next_ns: u64,
+    last_ns: u64,
+}
+
+impl Looks {
+    fn made(&mut self, at_ns: u64) {
+        if self.next_ns <= self.counts_ns {
+            self.next_ns = at_ns;
+        }
+        self.last_ns = self.last_ns.max(at_ns);
+    }
+
+    /// What ran before then has been looked for. Everything that ran before `now_ns` is known.
+    fn until(mut self, now_ns: u64) -> u64 {
+        self.pass(now_ns);
+        self.counts_ns
+    }
+
+    fn pass(&mut self, now_ns: u64) {
+        for _ in 0..2 {
+            if self.next_ns > self.counts_ns && self.next_ns <= now_ns {
+                self.counts_ns = self.next_ns;
+                self.next_ns = self.last_ns;
+            }
+        }
+    }
 }
 
 impl Judge for UnknownCode {
@@ -126,7 +160,7 @@ fn continues(pages: &BTreeMap<u64, Ran>, page: u64, there: There<'_>) -> bool {
 impl UnknownCode {
     /// Everything that the kernel had mapped at this time was looked at: pages that ran before are decided, or will not be.
     pub fn looked(&mut self, at_ns: u64) {
-        self.looked_ns = self.looked_ns.max(at_ns);
+        self.looks.made(at_ns);
     }
 
     /// Whether what the kernel has mapped is being looked at, or will be in a moment.
@@ -135,7 +169,7 @@ impl UnknownCode {
     }
 
     fn has_waited(&self, ran_ns: u64, now_ns: u64) -> bool {
-        ran_ns < self.looked_ns || !self.looking && ran_ns.saturating_add(WAIT_NS) <= now_ns
+        ran_ns < self.looks.until(now_ns) || !self.looking && ran_ns.saturating_add(WAIT_NS) <= now_ns
     }
 
     /// Whether there are pages of a kernel to speak of.
@@ -155,6 +189,7 @@ impl UnknownCode {
         there: &dyn Fn(Root, Gva) -> Option<(Gpa, [u8; 32])>,
         out: &mut Vec<Draft>,
     ) {
+        self.looks.pass(now_ns);
         while let Some((ran_ns, space, page)) = self.waiting.pop_front() {
             if !self.has_waited(ran_ns, now_ns) {
                 self.waiting.push_front((ran_ns, space, page));
@@ -336,6 +371,26 @@ mod tests {
         assert_eq!(due(&rule), [false; 3]);
         rule.looked(1);
         assert_eq!(due(&rule), [true; 3]);
+    }
+
+    #[test]
+    fn a_look_counts_when_all_is_known_that_ran_before_it() {
+        let mut looks = Looks::default();
+        looks.made(10);
+        assert_eq!([looks.until(9), looks.until(10)], [0, 10]);
+        looks.made(20);
+        looks.made(30);
+        assert_eq!([9, 10, 29, 30].map(|now| looks.until(now)), [0, 10, 10, 30]);
+        looks.pass(12);
+        looks.made(40);
+        assert_eq!([29, 30, 40].map(|now| looks.until(now)), [10, 30, 40]);
+        // One that was passed over while more and more of them are made.
+        let mut behind = Looks::default();
+        for at in 1..100 {
+            behind.made(at * 10);
+            behind.pass(at);
+        }
+        assert_eq!(behind.counts_ns, 10);
     }
 
     #[test]
