@@ -169,7 +169,8 @@ impl UnknownCode {
     }
 
     fn has_waited(&self, ran_ns: u64, now_ns: u64) -> bool {
-        ran_ns < self.looks.until(now_ns) || !self.looking && ran_ns.saturating_add(WAIT_NS) <= now_ns
+        let nobody_looks = !self.looking && ran_ns >= self.looks.last_ns;
+        ran_ns < self.looks.until(now_ns) || nobody_looks && ran_ns.saturating_add(WAIT_NS) <= now_ns
     }
 
     /// Whether there are pages of a kernel to speak of.

@@ -35,7 +35,8 @@ const LOOKS: u8 = 2;
 const PAUSE: Duration = Duration::from_millis(5);
 /// Between a look and the next for the same page.
 const AGAIN: Duration = Duration::from_millis(60);
-/// A look that could not begin for so long is not waited for: nobody says how the guest translates, or its memory is out of reach.
+/// A look that was due and could not be made for so long is not waited for: nobody says how the guest translates, or its memory is
+/// out of reach.
 const STUCK: Duration = Duration::from_secs(10);
 
 /// When to look, and what was there.
@@ -47,8 +48,8 @@ pub(super) struct KernelMapped {
     looked: Instant,
     /// How long the last look took, without what was done between its parts.
     took: Duration,
-    /// When there was something to look for, or some of it was looked at.
-    went_on: Instant,
+    /// Since when a look is due and cannot be made.
+    stuck: Option<Instant>,
     /// When the look before began, if it was cut short.
     cut_ns: Option<u64>,
     known: HashMap<Gva, [u8; 32]>,
@@ -71,7 +72,7 @@ impl Default for KernelMapped {
             under_way: None,
             looked: Instant::now(),
             took: Duration::ZERO,
-            went_on: Instant::now(),
+            stuck: None,
             cut_ns: None,
             known: HashMap::new(),
             left_out: 0,
@@ -83,9 +84,6 @@ impl KernelMapped {
     /// Whether it is time to look, or to go on with it.
     pub(super) fn is_due(&mut self, session: &mut Session) -> bool {
         if let Some(root) = session.lacking() {
-            if !self.is_at_it() {
-                self.went_on = Instant::now();
-            }
             self.pending = Some((root, LOOKS));
         }
         let pause = match self.pending {
@@ -98,7 +96,13 @@ impl KernelMapped {
 
     /// Whether there is a look under way, or one to come that can.
     pub(super) fn is_at_it(&self) -> bool {
-        self.under_way.is_some() || self.pending.is_some() && self.went_on.elapsed() < STUCK
+        let is_stuck = self.stuck.is_some_and(|since| since.elapsed() >= STUCK);
+        (self.under_way.is_some() || self.pending.is_some()) && !is_stuck
+    }
+
+    /// It was time to look, and it could not be done.
+    pub(super) fn cannot(&mut self) {
+        self.stuck.get_or_insert_with(Instant::now);
     }
 
     /// The machine was reset: what was read was of before, and the session knows nothing of it any more.
@@ -124,7 +128,7 @@ impl KernelMapped {
         else {
             return;
         };
-        self.went_on = now;
+        self.stuck = None;
         for _ in 0..MAX_AT_ONCE {
             if look.given == MAX_PAGES {
                 break;
@@ -371,8 +375,15 @@ mod tests {
         assert!(!mapped.is_at_it());
         mapped.pending = Some((Root(0), LOOKS));
         assert!(mapped.is_at_it());
-        mapped.went_on -= STUCK;
+        mapped.cannot();
+        assert!(mapped.is_at_it());
+        mapped.stuck = mapped.stuck.map(|since| since - STUCK);
+        mapped.cannot();
         assert!(!mapped.is_at_it());
+        let guest = kernel(0, 1);
+        look(&mut mapped, &mut session(), &guest, 1);
+        mapped.pending = Some((guest.1, LOOKS));
+        assert!(mapped.is_at_it());
     }
 
     #[test]

@@ -407,12 +407,13 @@ impl Watch {
     fn look_in_kernel(&mut self) {
         let now = self.elapsed_ns();
         let Some(memory) = &mut self.memory else { return };
-        let Some(mode) = memory.paging_mode(self.driver.mode()) else {
-            return;
-        };
-        if let Some(ram) = memory.ram() {
-            self.kernel_mapped
-                .look(&mut self.session, mode, ram, now, &mut sinks(&mut self.sinks));
+        let mode = memory.paging_mode(self.driver.mode());
+        match mode.zip(memory.ram()) {
+            Some((mode, ram)) => {
+                self.kernel_mapped
+                    .look(&mut self.session, mode, ram, now, &mut sinks(&mut self.sinks));
+            }
+            None => self.kernel_mapped.cannot(),
         }
     }
 
