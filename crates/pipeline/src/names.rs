@@ -54,7 +54,7 @@ impl CatalogNames {
         if info.is_err() || placements.is_err() {
             *self.unreadable.borrow_mut() += 1;
         }
-        let placements = placements
+        let placements: Vec<(String, CandidateReport)> = placements
             .unwrap_or_default()
             .into_iter()
             .map(|placement| {
@@ -69,7 +69,10 @@ impl CatalogNames {
             .collect();
         let info = info.ok();
         let known = Arc::new(Known {
-            kind: info.as_ref().map(|info| info.kind),
+            kind: info.as_ref().map(|info| {
+                let paths = placements.iter().map(|(path, _)| path.as_str());
+                kind(info.kind, info.facts.interpreter.is_some(), paths)
+            }),
             code: info.as_ref().and_then(|info| code(&info.loads)),
             entry: info
                 .as_ref()
@@ -102,6 +105,20 @@ impl ObjectFacts for CatalogNames {
     }
 }
 
+/// What kind of thing a file is, also by what it is called. klibc's library is linked as a program, without an interpreter: the kernel
+/// starts it as the one of others, and it calls them. Nobody starts it by itself.
+fn kind<'a>(kind: ObjectKind, has_interpreter: bool, paths: impl Iterator<Item = &'a str>) -> ObjectKind {
+    let mut names = paths
+        .map(|path| path.rsplit('/').next().unwrap_or(path))
+        .peekable();
+    let is_library = |name: &str| name.ends_with(".so") || name.contains(".so.");
+    let called_so = names.peek().is_some() && names.all(is_library);
+    match kind {
+        ObjectKind::Executable if !has_interpreter && called_so => ObjectKind::Interpreter,
+        kind => kind,
+    }
+}
+
 fn code(loads: &[Load]) -> Option<Range<u64>> {
     let code = || loads.iter().filter(|load| load.execute);
     let start = code().map(|load| load.va & !0xfff).min()?;
@@ -123,5 +140,24 @@ impl Names for CatalogNames {
 
     fn build_id(&self, object: ObjectId) -> Option<Vec<u8>> {
         self.get(object).build_id.clone()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_is_called_a_library_and_linked_as_a_program_interprets_others() {
+        let of = |has_interpreter, paths: &[&'static str]| {
+            kind(ObjectKind::Executable, has_interpreter, paths.iter().copied())
+        };
+        assert_eq!(of(false, &["usr/lib/klibc-XX.so"]), ObjectKind::Interpreter);
+        assert_eq!(of(true, &["usr/lib/libsomething.so.6"]), ObjectKind::Executable);
+        assert_eq!(of(false, &["bin/busybox"]), ObjectKind::Executable);
+        assert_eq!(of(false, &["lib/x.so", "bin/x"]), ObjectKind::Executable);
+        assert_eq!(of(false, &[]), ObjectKind::Executable);
+        let library = kind(ObjectKind::SharedObject, false, ["lib/x.so"].into_iter());
+        assert_eq!(library, ObjectKind::SharedObject);
     }
 }
