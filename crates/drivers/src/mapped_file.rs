@@ -40,16 +40,37 @@ impl MappedFile {
         if buf.is_empty() {
             return Some(());
         }
+        copy(self.place(at, buf.len())?, buf);
+        Some(())
+    }
+
+    /// Whether there is anything but zeros; looks from the end. `None`: the file does not have all of it.
+    pub(crate) fn is_anything(&self, at: u64, len: usize) -> Option<bool> {
+        const AT_ONCE: usize = 256;
+        let mut bytes = [0; AT_ONCE];
+        let from = self.place(at, len)?;
+        let mut end = len;
+        while end > 0 {
+            let here = end.min(AT_ONCE);
+            end -= here;
+            let bytes = bytes.get_mut(..here)?;
+            copy(from.wrapping_add(end), bytes);
+            if bytes.iter().any(|byte| *byte != 0) {
+                return Some(true);
+            }
+        }
+        Some(false)
+    }
+
+    /// Where so many bytes are.
+    fn place(&self, at: u64, len: usize) -> Option<*const u8> {
         let map = self.map.as_ref()?;
         let at = usize::try_from(at).ok()?;
-        let end = at.checked_add(buf.len())?;
-        if end > map.len() {
+        if at.checked_add(len)? > map.len() {
             return None;
         }
-        // SAFETY: `[at, end)` lies within the mapping, which lives as long as `self`.
-        let from = unsafe { map.as_ptr().add(at) };
-        copy(from, buf);
-        Some(())
+        // SAFETY: `[at, at + len)` lies within the mapping, which lives as long as `self`.
+        Some(unsafe { map.as_ptr().add(at) })
     }
 }
 
@@ -78,6 +99,20 @@ fn copy(from: *const u8, buf: &mut [u8]) {
 mod tests {
     use super::*;
     use std::io::Write;
+
+    #[test]
+    fn anything_but_zeros_is_noticed_wherever_it_is() {
+        let mut file = tempfile::tempfile().unwrap();
+        let mut bytes = vec![0_u8; 5000];
+        bytes[1000] = 1;
+        file.write_all(&bytes).unwrap();
+        let mapped = MappedFile::new(&file).unwrap();
+        let is_anything = |at, len| mapped.is_anything(at, len);
+        assert_eq!(is_anything(0, 5000), Some(true));
+        assert_eq!(is_anything(1000, 1), Some(true));
+        assert_eq!([is_anything(0, 1000), is_anything(1001, 3999)], [Some(false); 2]);
+        assert_eq!([is_anything(5000, 0), is_anything(1, 5000)], [Some(false), None]);
+    }
 
     #[test]
     fn any_part_of_a_file_is_copied_and_nothing_beyond_its_end() {

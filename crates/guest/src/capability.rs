@@ -18,13 +18,16 @@ pub struct Pieces<'a> {
     pub offsets: &'a [u64],
     /// Bytes of a piece.
     pub len: usize,
+    /// After a stretch's pieces comes one byte more, if this is asked: whether anything but zeros is in the stretch from there on.
+    pub rest_from: Option<u64>,
 }
 
 impl Pieces<'_> {
-    /// Bytes of all pieces of a stretch.
+    /// Bytes of all that is given of a stretch.
     #[must_use]
     pub fn bytes(&self) -> usize {
-        self.len.saturating_mul(self.offsets.len())
+        let pieces = self.len.saturating_mul(self.offsets.len());
+        pieces.saturating_add(usize::from(self.rest_from.is_some()))
     }
 }
 
@@ -74,9 +77,34 @@ pub fn read_pieces<M: PhysicalMemory + ?Sized>(
         for (piece, offset) in stretch.chunks_mut(pieces.len.max(1)).zip(pieces.offsets) {
             memory.read(Gpa(next.0.wrapping_add(*offset)), piece)?;
         }
+        if let (Some(from), Some(rest)) = (pieces.rest_from, stretch.last_mut()) {
+            *rest = u8::from(is_anything(memory, next, from, pieces.stride)?);
+        }
         next = Gpa(next.0.wrapping_add(pieces.stride));
     }
     Ok(())
+}
+
+/// Whether there is anything but zeros from one offset of a stretch to another. Looks from the end: what is in use is so there.
+fn is_anything<M: PhysicalMemory + ?Sized>(
+    memory: &M,
+    stretch: Gpa,
+    from: u64,
+    to: u64,
+) -> Result<bool, MemoryFault> {
+    const AT_ONCE: usize = 256;
+    let mut bytes = [0; AT_ONCE];
+    let mut end = to;
+    while end > from {
+        let len = usize::try_from(end - from).unwrap_or(AT_ONCE).min(AT_ONCE);
+        end -= len as u64;
+        let Some(bytes) = bytes.get_mut(..len) else { break };
+        memory.read(Gpa(stretch.0.wrapping_add(end)), bytes)?;
+        if bytes.iter().any(|byte| *byte != 0) {
+            return Ok(true);
+        }
+    }
+    Ok(false)
 }
 
 impl<M: PhysicalMemory + ?Sized> PhysicalMemory for &M {

@@ -233,6 +233,20 @@ impl LiveMemory {
         self.mapped_bytes() >= all
     }
 
+    /// Pieces of stretches that lie in one segment, are all there and are mapped here.
+    fn mapped(&self, at: Gpa, pieces: &Pieces<'_>, buf: &mut [u8]) -> Option<()> {
+        let stretches = (buf.len() / pieces.bytes().max(1)) as u64;
+        let bytes = stretches.checked_mul(pieces.stride)?;
+        let segment = self.ram.map().segment_of(at)?;
+        let offset = at.0 - segment.gpa.0;
+        if segment.size_bytes - offset < bytes {
+            return None;
+        }
+        let hva = segment.hva.0 + offset;
+        self.populated.has(hva, hva.saturating_add(bytes)).then_some(())?;
+        self.shared.read_each(hva, pieces, buf)
+    }
+
     /// Pieces of stretches that lie in one segment, where there is a gatherer and it can read them.
     fn gathered(&self, at: Gpa, pieces: &Pieces<'_>, buf: &mut [u8]) -> Option<()> {
         let mut gatherer = self.gatherer.lock().unwrap_or_else(PoisonError::into_inner);
@@ -298,7 +312,11 @@ impl PhysicalMemory for LiveMemory {
     }
 
     fn read_each(&self, at: Gpa, pieces: &Pieces<'_>, buf: &mut [u8]) -> Result<(), MemoryFault> {
-        if self.gathered(at, pieces, buf).is_some() {
+        if self
+            .mapped(at, pieces, buf)
+            .or_else(|| self.gathered(at, pieces, buf))
+            .is_some()
+        {
             return Ok(());
         }
         read_pieces(self, at, pieces, buf)

@@ -4,6 +4,8 @@ use std::fs::File;
 use std::os::unix::fs::MetadataExt;
 use std::sync::Arc;
 
+use nephoscope_guest::Pieces;
+
 use super::maps::Mapping;
 use super::populated::{next_in_file, of_file};
 use crate::guest_ram::RamMap;
@@ -62,6 +64,25 @@ impl Shared {
     pub(super) fn read(&self, hva: u64, buf: &mut [u8]) -> Option<()> {
         let part = self.part(hva, hva.checked_add(buf.len() as u64)?)?;
         part.file.read(part.offset + (hva - part.start), buf)
+    }
+
+    /// Pieces of stretches that are there.
+    pub(super) fn read_each(&self, hva: u64, pieces: &Pieces<'_>, buf: &mut [u8]) -> Option<()> {
+        let size = pieces.bytes().max(1);
+        let all = pieces.stride.checked_mul((buf.len() / size) as u64)?;
+        let part = self.part(hva, hva.checked_add(all)?)?;
+        let mut at = part.offset + (hva - part.start);
+        for stretch in buf.chunks_exact_mut(size) {
+            for (piece, offset) in stretch.chunks_mut(pieces.len.max(1)).zip(pieces.offsets) {
+                part.file.read(at + offset, piece)?;
+            }
+            if let (Some(from), Some(rest)) = (pieces.rest_from, stretch.last_mut()) {
+                let len = usize::try_from(pieces.stride.checked_sub(from)?).ok()?;
+                *rest = u8::from(part.file.is_anything(at + from, len)?);
+            }
+            at += pieces.stride;
+        }
+        Some(())
     }
 
     /// The same of bytes that may not be there: what is not, reads as zeros, and does not come to be.

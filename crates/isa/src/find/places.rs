@@ -15,24 +15,50 @@ const LAST_LINE: u64 = (PAGE_SIZE / LINE - 1) as u64;
 /// As many pages at once.
 const BATCH: usize = 512;
 
-/// A few cache lines of each of some pages.
-struct Lines<'a> {
-    /// Where they begin in a page.
-    offsets: &'a [u64],
-    /// All lines of the first page, all of the next, and so on.
-    bytes: Vec<u8>,
+/// Where in what is read of each page lies what is looked at first.
+struct Look {
+    /// Lines of a page.
+    offsets: Vec<u64>,
+    /// The last line, if it is looked at.
+    last: Option<usize>,
+    /// The kernels' entries, and what they name.
+    tops: Vec<(usize, u64)>,
 }
 
-impl Lines<'_> {
-    /// The entries of a page in one of the lines.
-    fn of_page(&self, line: u64, page: usize) -> &[u8] {
-        let offset = line.saturating_mul(LINE as u64);
-        let found = self.offsets.iter().position(|of| *of == offset);
-        let bytes = found.and_then(|number| {
-            let at = (page * self.offsets.len() + number) * LINE;
-            self.bytes.get(at..at + LINE)
+impl Look {
+    fn new(sought: &Sought<'_>, entry_bytes: u64) -> Self {
+        let per_line = LINE as u64 / entry_bytes.max(1);
+        let lines = sought.kernels.tops.iter().map(|(index, _)| index / per_line);
+        let lines = lines.chain(sought.any.then_some(LAST_LINE));
+        let mut offsets: Vec<u64> = lines.map(|line| line.saturating_mul(LINE as u64)).collect();
+        offsets.sort_unstable();
+        offsets.dedup();
+        let place = |line: u64| {
+            let offset = line.saturating_mul(LINE as u64);
+            offsets
+                .iter()
+                .position(|of| *of == offset)
+                .map(|number| number * LINE)
+        };
+        let tops = sought.kernels.tops.iter().filter_map(|(index, named)| {
+            let within = usize::try_from(index % per_line * entry_bytes).ok()?;
+            Some((place(index / per_line)? + within, *named))
         });
-        bytes.unwrap_or(&[])
+        Self {
+            tops: tops.collect(),
+            last: place(LAST_LINE).filter(|_| sought.any),
+            offsets,
+        }
+    }
+
+    fn pieces(&self, page_bytes: u64) -> Pieces<'_> {
+        Pieces {
+            stride: page_bytes,
+            offsets: &self.offsets,
+            len: LINE,
+            // Half of what is in use is often zeros, and no table has nothing for its kernel.
+            rest_from: self.last.map(|_| page_bytes / 2),
+        }
     }
 }
 
@@ -78,23 +104,21 @@ impl<M: PhysicalMemory> Search<'_, M> {
         sought: &Sought<'_>,
         visit: &mut impl FnMut(&mut Self, u64, &[u8]),
     ) {
-        let size = u64::from(self.mode.facts().entry_bytes);
-        let per_line = LINE as u64 / size.max(1);
-        let lines = sought.kernels.tops.iter().map(|(index, _)| index / per_line);
-        let lines = lines.chain(sought.any.then_some(LAST_LINE));
-        let mut offsets: Vec<u64> = lines.map(|line| line.saturating_mul(LINE as u64)).collect();
-        offsets.sort_unstable();
-        offsets.dedup();
+        let look = Look::new(sought, self.mode.facts().entry_bytes.into());
+        let pieces = look.pieces(PAGE_SIZE as u64);
+        let mut bytes = vec![0; BATCH * pieces.bytes()];
         let mut at = start.0;
         while at < stop.0 {
             let pages = usize::try_from((stop.0 - at).div_ceil(PAGE_SIZE as u64)).unwrap_or(BATCH);
             let pages = pages.min(BATCH);
             let next = at.saturating_add((pages * PAGE_SIZE) as u64);
-            if let Some(lines) = self.lines(at, pages, &offsets) {
+            let read = bytes.get_mut(..pages * pieces.bytes()).unwrap_or_default();
+            if self.memory.read_each(Gpa(at), &pieces, read).is_ok() {
                 self.found.searched_bytes += next - at;
                 self.gone(next - at);
-                for (number, place) in (at..next).step_by(PAGE_SIZE).enumerate() {
-                    if self.is_like(sought, &lines, number) {
+                let each = read.chunks_exact(pieces.bytes());
+                for (place, page) in (at..next).step_by(PAGE_SIZE).zip(each) {
+                    if self.is_like(&look, page) {
                         self.whole(place, visit);
                     }
                 }
@@ -106,19 +130,8 @@ impl<M: PhysicalMemory> Search<'_, M> {
         }
     }
 
-    fn lines<'a>(&self, at: u64, pages: usize, offsets: &'a [u64]) -> Option<Lines<'a>> {
-        let pieces = Pieces {
-            stride: PAGE_SIZE as u64,
-            offsets,
-            len: LINE,
-        };
-        let mut bytes = vec![0; pages * pieces.bytes()];
-        self.memory.read_each(Gpa(at), &pieces, &mut bytes).ok()?;
-        Some(Lines { offsets, bytes })
-    }
-
-    /// Whether the lines of a page are like what is sought.
-    fn is_like(&self, sought: &Sought<'_>, lines: &Lines<'_>, page: usize) -> bool {
+    /// Whether what was read of a page is like what is sought.
+    fn is_like(&self, look: &Look, page: &[u8]) -> bool {
         let Some((level, _)) = self.top() else {
             return false;
         };
@@ -126,19 +139,19 @@ impl<M: PhysicalMemory> Search<'_, M> {
             let step = step(self.mode, level, entry, Permissions::ALL);
             !matches!(step, Step::Absent | Step::Reserved)
         };
-        let last = || lines.of_page(LAST_LINE, page);
-        if sought.any
-            && self
-                .entries(last())
-                .all(|(_, entry)| entry == 0 || means_something(entry))
-        {
+        let line = look.last.and_then(|last| page.get(last..last + LINE));
+        if line.is_some_and(|line| {
+            let is_anything = page.last() != Some(&0);
+            is_anything
+                && self
+                    .entries(line)
+                    .all(|(_, entry)| entry == 0 || means_something(entry))
+        }) {
             return true;
         }
         let size = usize::from(self.mode.facts().entry_bytes);
-        sought.kernels.tops.iter().any(|(index, named)| {
-            let at = usize::try_from(*index).unwrap_or(0) * size;
-            let line = lines.of_page((at / LINE) as u64, page);
-            let entry = line.get(at % LINE..at % LINE + size).map_or(0, little_endian);
+        look.tops.iter().any(|(at, named)| {
+            let entry = page.get(*at..*at + size).map_or(0, little_endian);
             entry != 0 && self.named(level, entry) == *named
         })
     }
