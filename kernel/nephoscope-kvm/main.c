@@ -68,6 +68,7 @@ static void inform(struct nph_vm *vm, struct nph_kvm_info *info)
 	info->exposed = atomic64_read(&vm->exposed);
 	info->rechecks = atomic64_read(&vm->rechecks);
 	info->changed = atomic64_read(&vm->changed);
+	info->recheck_ns = atomic64_read(&vm->recheck_ns);
 	info->guarded = READ_ONCE(vm->guard) != NULL;
 	if (vcpu) {
 		info->cr0 = vcpu->arch.cr0;

@@ -10,7 +10,7 @@
 #include <linux/types.h>
 
 /* Goes up with every change of what follows, of the ring or of the frames. */
-#define NPH_KVM_VERSION 4
+#define NPH_KVM_VERSION 5
 
 /* On the device: begin to watch a VM. The answer is a descriptor of the watch; the watch ends when it is closed. */
 struct nph_kvm_attach {
@@ -43,6 +43,7 @@ struct nph_kvm_info {
 	__u64 exposed;		/* frames that are executable now while devices can write to them unseen */
 	__u64 rechecks;		/* executable frames that were compared with what was captured from them */
 	__u64 changed;		/* of those, the ones that were not the same any more */
+	__u64 recheck_ns;	/* how long comparing took, in a thread of the kernel */
 	__u64 cr0, cr4, efer;	/* of the first vCPU, at its last exit */
 	__u32 physical_bits;	/* MAXPHYADDR of it */
 	__u32 gone;		/* the VM has ended */

@@ -82,7 +82,7 @@ struct nph_vm {
 	atomic_t wake;
 
 	atomic64_t captures, writes, emulated, host_writes, resets, zaps, ring_waits, ring_lost, unreadable, nested;
-	atomic64_t unguarded, pinned, exposed, rechecks, changed;
+	atomic64_t unguarded, pinned, exposed, rechecks, changed, recheck_ns;
 };
 
 #define NPH_ZAP XA_MARK_0

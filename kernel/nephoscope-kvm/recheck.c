@@ -73,9 +73,10 @@ static void recheck(struct nph_vm *vm, u64 frame)
 	bool lent, is_exposed, guarded = false;
 	struct page *page;
 	void *sum, *from;
-	u64 now;
+	u64 now, began;
 
 	mutex_lock(move);
+	began = ktime_get_ns();
 	sum = xa_load(&vm->sums, frame);
 	if (!nph_executable(vm, frame) || !sum)
 		goto out;
@@ -96,6 +97,7 @@ static void recheck(struct nph_vm *vm, u64 frame)
 	else if (guarded && !lent)
 		unexpose(vm, frame);
 out:
+	atomic64_add(ktime_get_ns() - began, &vm->recheck_ns);
 	mutex_unlock(move);
 }
 

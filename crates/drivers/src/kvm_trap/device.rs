@@ -13,7 +13,7 @@ use rustix::process::{Pid, PidfdFlags, PidfdGetfdFlags, pidfd_getfd, pidfd_open}
 pub(super) const DEVICE: &str = "/dev/nephoscope-kvm";
 
 /// `NPH_KVM_VERSION`.
-const VERSION: u32 = 4;
+const VERSION: u32 = 5;
 
 /// `struct nph_kvm_attach`.
 #[repr(C)]
@@ -52,6 +52,7 @@ pub(super) struct Info {
     pub(super) exposed: u64,
     pub(super) rechecks: u64,
     pub(super) changed: u64,
+    pub(super) recheck_ns: u64,
     pub(super) cr0: u64,
     pub(super) cr4: u64,
     pub(super) efer: u64,

@@ -478,6 +478,7 @@ impl KvmTrap {
             ("kvm_frames_exposed", info.exposed),
             ("kvm_frames_rechecked", info.rechecks),
             ("kvm_frames_changed_unseen", info.changed),
+            ("kvm_recheck_us", info.recheck_ns / 1000),
         ]));
         if info.slots != self.slots {
             self.slots = info.slots;

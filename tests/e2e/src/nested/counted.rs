@@ -7,7 +7,7 @@
 
 use std::fs;
 use std::path::Path;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result};
 use nix::sys::time::TimeSpec;
@@ -38,6 +38,9 @@ const ARRIVES: Duration = Duration::from_secs(3);
 
 /// Counted by the module.
 const COUNTED: [&str; 4] = ["kvm_captures", "kvm_writes", "kvm_emulated_writes", "kvm_zaps"];
+
+/// How long the module's thread in the host's kernel took to compare what runs with what was captured: no process's time.
+const COMPARING: &str = "kvm_recheck_us";
 
 /// Where everything lies in L1: in memory. Whatever comes from outside, as from a disk, comes at a moment that no instruction decides,
 /// and ends the slice that the CPU is in (see `examples/inside.rs` for what that does to a guest).
@@ -107,7 +110,7 @@ pub fn count(
     for round in 1..=rounds {
         for (job, script) in JOBS {
             let mut before = meter.read()?;
-            before.vmm = instructions(meter.vmm)?;
+            (before.vmm, before.at) = (instructions(meter.vmm)?, Some(Instant::now()));
             guest.run_ok(script)?;
             let row = meter.row(job, round, before)?;
             say(&row.to_string());
@@ -126,8 +129,32 @@ pub fn count(
 #[derive(Debug, Clone, Copy, Default)]
 struct Reading {
     vmm: u64,
+    /// When that was read.
+    at: Option<Instant>,
     monitor: u64,
     counters: [u64; COUNTED.len()],
+    comparing_ns: u64,
+    /// When they were read.
+    counted: Option<Instant>,
+}
+
+impl Reading {
+    /// What comparing took from `before` on until the VMM's instructions were read. It goes on all the time, and so much later when
+    /// the counters are read.
+    fn comparing(&self, before: &Self) -> u64 {
+        let all = self.comparing_ns.saturating_sub(before.comparing_ns);
+        let between =
+            |from: Option<Instant>, to: Option<Instant>| Some(to?.duration_since(from?).as_secs_f64());
+        let (job, counted) = (between(before.at, self.at), between(before.counted, self.counted));
+        #[expect(
+            clippy::cast_possible_truncation,
+            clippy::cast_precision_loss,
+            clippy::cast_sign_loss,
+            reason = "instructions of minutes"
+        )]
+        job.zip(counted)
+            .map_or(all, |(job, counted)| (all as f64 * job / counted.max(job)) as u64)
+    }
 }
 
 struct Meter {
@@ -157,20 +184,21 @@ impl Meter {
 
     /// The VMM's at once; what is on its way to the monitor may arrive before the rest is read.
     fn read(&mut self) -> Result<Reading> {
-        let vmm = instructions(self.vmm)?;
+        let (vmm, at) = (instructions(self.vmm)?, Some(Instant::now()));
         std::thread::sleep(ARRIVES);
         let monitor = self.watcher.map_or(Ok(0), instructions)?;
-        let counters = match &mut self.control {
-            Some(control) => {
-                let report = control.report()?;
-                COUNTED.map(|name| report["counters"][name].as_u64().unwrap_or(0))
-            }
-            None => Default::default(),
+        let report = match &mut self.control {
+            Some(control) => control.report()?,
+            None => Value::Null,
         };
+        let counter = |name: &str| report["counters"][name].as_u64().unwrap_or(0);
         Ok(Reading {
             vmm,
+            at,
             monitor,
-            counters,
+            counters: COUNTED.map(counter),
+            comparing_ns: counter(COMPARING) * 1000,
+            counted: Some(Instant::now()),
         })
     }
 
@@ -180,6 +208,7 @@ impl Meter {
             "job": job,
             "round": round,
             "vmm_instructions": after.vmm - before.vmm,
+            "comparing_instructions": after.comparing(&before),
             "monitor_instructions": after.monitor - before.monitor,
         });
         for ((name, now), then) in COUNTED.iter().zip(after.counters).zip(before.counters) {
@@ -205,4 +234,23 @@ fn vmm_of(run: u32) -> Result<u32> {
     };
     let found = children.split_whitespace().find(is_vmm);
     Ok(found.context("no VMM")?.parse()?)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn comparing_counts_for_as_long_as_the_job_took() {
+        let begun = Instant::now();
+        let at = |at_ms: u64, counted_ms: u64, comparing_ns: u64| Reading {
+            at: Some(begun + Duration::from_millis(at_ms)),
+            counted: Some(begun + Duration::from_millis(counted_ms)),
+            comparing_ns,
+            ..Reading::default()
+        };
+        // A second of work, and three until the counters are read.
+        assert_eq!(at(1000, 4000, 900).comparing(&at(0, 0, 100)), 200);
+        assert_eq!(at(1000, 4000, 900).comparing(&Reading::default()), 900);
+    }
 }
