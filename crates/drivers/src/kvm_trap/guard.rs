@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use nephoscope_wire::{Guarded, RamRange, Request, SocketError, WIRE_VERSION, receive, send};
 
-use crate::guest_ram::{MemoryKind, RamMap, Segment};
+use crate::guest_ram::{MemoryKind, RamMap};
 use crate::live_memory::maps::Mapping;
 
 /// How long the VMM may take to answer.
@@ -42,12 +42,15 @@ pub(super) fn whole(map: &RamMap, mappings: &[Mapping]) -> Vec<RamRange> {
         seen.any(|segment| (mapping.start.0..mapping.start.0 + mapping.size()).contains(&segment.hva.0))
     };
     let writable = mappings.iter().filter(|mapping| mapping.writable);
-    let range = |mapping: &Mapping| RamRange {
-        gpa: 0,
-        len: mapping.size(),
-        hva: mapping.start.0,
-    };
-    writable.filter(holds).map(range).collect()
+    writable
+        .filter(holds)
+        .map(|mapping| range(mapping.start.0, mapping.size()))
+        .collect()
+}
+
+/// Only the VMM's addresses matter.
+const fn range(hva: u64, len: u64) -> RamRange {
+    RamRange { gpa: 0, len, hva }
 }
 
 /// The plugin in a VMM, which has its memory guarded.
@@ -87,16 +90,11 @@ impl Guard {
 
     /// What nobody asked for yet. What the guest does not see any more is forgotten: other memory may come to lie there.
     fn news(&mut self, map: &RamMap) -> Vec<RamRange> {
-        let range = |segment: &Segment| RamRange {
-            gpa: 0,
-            len: segment.size_bytes,
-            hva: segment.hva.0,
-        };
         let seen: Vec<RamRange> = map
             .segments()
             .iter()
             .filter(|segment| segment.kind == MemoryKind::Ram)
-            .map(range)
+            .map(|segment| range(segment.hva.0, segment.size_bytes))
             .collect();
         let end = |range: &RamRange| range.hva.saturating_add(range.len);
         self.asked.retain(|asked| {
