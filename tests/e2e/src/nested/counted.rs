@@ -117,7 +117,13 @@ pub fn count(
     mut say: impl FnMut(&str),
 ) -> Result<()> {
     let name = watched.as_ref().map(|watched| watched.name.clone());
-    let options = Options { watched, ..options };
+    // One that panics is gone then, and need not be waited for.
+    let cmdline = format!("{} panic=-1", options.cmdline);
+    let options = Options {
+        watched,
+        cmdline,
+        ..options
+    };
     let mut guest = Guest::boot(&Image::at(folder.join("image")), options)?;
     guest.wait_ready()?;
     let mut meter = Meter::of(&guest, name.as_deref())?;
