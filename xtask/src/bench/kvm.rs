@@ -54,7 +54,11 @@ pub(crate) fn run(arguments: &KvmArgs) -> Result<()> {
         told_of(&told, &mut text)?;
         numbers.push(told);
     }
-    let command = format!("cargo xtask bench kvm --rounds {}", arguments.rounds);
+    let only = arguments
+        .kernel
+        .map(|kernel| format!(" --kernel {}", kernel.version()));
+    let only = only.unwrap_or_default();
+    let command = format!("cargo xtask bench kvm{only} --rounds {}", arguments.rounds);
     arguments.out.write(
         &command,
         "What watching costs under stock KVM, in instructions",

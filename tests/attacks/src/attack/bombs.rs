@@ -73,29 +73,18 @@ struct Aftermath {
 impl Aftermath {
     /// Runs the bomb; what it says comes first.
     fn of(scene: &mut Scene, bomb: impl FnOnce(&mut Scene) -> Result<u64>) -> Result<(u64, Self)> {
-        let before = scene.control.report()?;
+        let sampled = scene.samples_attribution();
+        let begun = scene.now_ns();
+        // A boot may not be told of to its end yet.
+        let before = settled(scene, |report| told(report, begun, sampled))?;
         let (since, qemu) = (scene.now_ns(), memory(child(scene)?, "VmRSS")?);
         let peak = Peak::watch(scene.guest.watcher()?)?;
         let said = bomb(scene)?;
-        let captured = |report: &Value| number(&report["pages"]["user"]["captured"]);
-        let sampled = scene.samples_attribution();
-        let blind = |report: &Value| gaps(report, since, sampled);
-        let told = |report: &Value| (captured(report), spaces(report), blind(report).len());
-        // What is in the rings by now, and what was lost behind it: until nothing more comes.
-        let mut after = scene.control.report()?;
-        for _ in 0..SETTLING {
-            scene.wait(Duration::from_secs(5));
-            let next = scene.control.report()?;
-            let is_all = told(&next) == told(&after);
-            after = next;
-            if is_all {
-                break;
-            }
-        }
+        let after = settled(scene, |report| told(report, since, sampled))?;
         let aftermath = Aftermath {
             captured: captured(&after) - captured(&before),
             spaces: spaces(&after) - spaces(&before),
-            blind: blind(&after),
+            blind: gaps(&after, since, sampled),
             monitor_mib: peak.stop()?,
             qemu_mib: memory(child(scene)?, "VmRSS")?.saturating_sub(qemu),
         };
@@ -139,6 +128,34 @@ impl Aftermath {
         }
         Ok(Seen::wrong(format!("blind afterwards: {last}; {text}")))
     }
+}
+
+fn captured(report: &Value) -> u64 {
+    number(&report["pages"]["user"]["captured"])
+}
+
+/// How much a report tells.
+fn told(report: &Value, since: u64, sampled: bool) -> (u64, u64, usize) {
+    (
+        captured(report),
+        spaces(report),
+        gaps(report, since, sampled).len(),
+    )
+}
+
+/// What is in the rings by now, and what was lost behind it: the report when nothing more comes.
+fn settled<T: PartialEq>(scene: &mut Scene, told: impl Fn(&Value) -> T) -> Result<Value> {
+    let mut report = scene.control.report()?;
+    for _ in 0..SETTLING {
+        scene.wait(Duration::from_secs(5));
+        let next = scene.control.report()?;
+        let is_all = told(&next) == told(&report);
+        report = next;
+        if is_all {
+            break;
+        }
+    }
+    Ok(report)
 }
 
 /// Runs a page that nobody ever ran.
