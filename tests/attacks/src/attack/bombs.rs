@@ -269,14 +269,8 @@ impl Attack for Forks {
         })?;
         ensure!(forks > 300, "only {forks} processes: no bomb");
         let text = format!("{forks} processes, {} address spaces more", aftermath.spaces);
-        // Some are killed before they run anything, and kernel threads are processes too. Where coverage says all the time that it is
-        // sampled who ran what, one that lives for five milliseconds may end before it was seen: 1,450 of 1,949 were once.
-        let least = if scene.samples_attribution() {
-            forks / 2
-        } else {
-            forks - forks / 5
-        };
-        let counted = aftermath.spaces >= least;
+        // Some are killed before they run anything, and kernel threads are processes too.
+        let counted = aftermath.spaces >= forks - forks / 5;
         if aftermath.spaces > forks + 50 {
             return Ok(Seen::wrong(format!("more than there were: {text}")));
         }
