@@ -10,10 +10,10 @@
 //!
 //! The kernel is one address space, and its own JIT runs in it from the boot on. So what is laid out like that is spoken of
 //! once, and each other piece of unknown code for itself: a module, a trampoline. A page of a known module may be undecided
-//! until more of the module is seen, and the end of one's code may look like the JIT's; so such a page is spoken of only when it still is unknown after everything that the kernel
-//! had mapped was looked at, or after a moment if nobody looks. That moment is the guest's, and a monitor that is behind takes
-//! events faster than they happened, so while a look is to come or under way, only its end counts: whoever looks sees to it that
-//! there is one.
+//! until more of the module is seen, and the end of one's code may look like the JIT's; so such a page is spoken of only
+//! when it still is unknown after everything that the kernel had mapped was looked at, or after a moment if nobody looks.
+//! That moment is the guest's, and a monitor that is behind takes events faster than they happened, so while a look is to
+//! come or under way, only its end counts: whoever looks sees to it that there is one.
 
 use std::collections::{BTreeMap, HashMap, HashSet, VecDeque};
 
