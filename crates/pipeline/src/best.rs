@@ -52,7 +52,7 @@ const FIXED: usize = 256;
 
 /// Whether three quarters of what the two say are the same, where fields that loading fills in count as different; or all
 /// but a thirty-second of what is between these fields.
-fn is_near(part: &Part, at: i64, page: &PageBytes) -> bool {
+pub(crate) fn is_near(part: &Part, at: i64, page: &PageBytes) -> bool {
     let (mut said, mut same) = (0_usize, 0_usize);
     let (mut fixed, mut fixed_same) = (0_usize, 0_usize);
     let end = |site: &Site| i64::from(site.at).saturating_add(i64::from(site.len));

@@ -9,7 +9,7 @@
 //!  each executed range is explained by one, and lies in a run
 //!  of its bytes that says where it is from                      ► identified, as pieces (all that do are named)
 //!  the same, with the fields of a part that lies elsewhere      ► identified: it copied that code out of itself
-//!  the nearest explains most of what executed                   ► modified
+//!  the page is near one of them, but for what executed          ► modified
 //! ```
 //!
 //! Few bytes are explained by many parts, so a part must be vouched for: by a window's worth of it in this page at this

@@ -3,13 +3,14 @@
 use std::sync::Arc;
 
 use nephoscope_catalog::ObjectId;
-use nephoscope_guest::{Gva, PAGE_SIZE};
+use nephoscope_guest::Gva;
 use nephoscope_inventory::{Modified, Place};
 use nephoscope_recipe::floating::Supposed;
 use nephoscope_recipe::{Comparison, Part, Solver};
 
+use crate::best;
 use crate::identify::Question;
-use crate::nearest;
+use crate::nearest::{self, MAX_DIFFERENT};
 
 /// Fewer executed bytes that are equal than this, and a page is not called a modified one.
 const MIN_NEAR: usize = 64;
@@ -98,7 +99,8 @@ fn pieces<'a>(candidates: &'a [Candidate], question: &Question<'_>) -> Option<Ve
     unexplained.is_empty().then_some(pieces)
 }
 
-/// The candidate that most of what executed equals, if it is most of it.
+/// The candidate that most of what executed equals, if the page is near it with what did not execute too: another release has
+/// a page of which a little is the same, and what ran first of it may be that.
 pub(super) fn near(candidates: &[Candidate], question: &Question<'_>) -> Option<Modified> {
     let compared = candidates.iter().filter_map(|candidate| {
         let comparison = candidate
@@ -108,8 +110,8 @@ pub(super) fn near(candidates: &[Candidate], question: &Question<'_>) -> Option<
         let near = comparison.equal_bytes >= MIN_NEAR
             && comparison.outside == 0
             && different > 0
-            && different <= comparison.equal_bytes / 4
-            && different <= PAGE_SIZE / 4;
+            && different <= MAX_DIFFERENT
+            && best::is_near(&candidate.part, candidate.at, question.bytes);
         near.then_some((different, candidate, comparison))
     });
     let (_, candidate, comparison) = compared.min_by_key(|(different, ..)| *different)?;

@@ -170,6 +170,34 @@ fn code_that_an_image_copied_out_of_itself_has_the_fields_of_that_image() {
 }
 
 #[test]
+fn a_page_is_a_modified_one_only_if_it_is_near_with_what_did_not_execute_too() {
+    let Some(flash) = ovmf() else { return };
+    let part = with_fields(&flash);
+    let base = 0x1000_0000;
+    let (from, known) = page(part, base, base);
+    let va = base + from as u64;
+    let ask = |bytes: &PageBytes, executed: &[(u16, u16)]| {
+        ask(&flash, &mut Floating::default(), va, bytes, executed)
+    };
+    let hooked = |known: &PageBytes| {
+        let mut bytes = known.clone();
+        bytes[100..105].iter_mut().for_each(|byte| *byte = !*byte);
+        bytes
+    };
+    let some = [(40, 300)];
+    assert_eq!(ask(&known, &some), "identified");
+    assert_eq!(ask(&hooked(&known), &some), "modified");
+    assert_eq!(ask(&hooked(&known), &WHOLE), "modified");
+    // Another release: of this page, only the beginning is as it was.
+    let mut other = known.clone();
+    other[1024..]
+        .iter_mut()
+        .for_each(|byte| *byte = byte.wrapping_mul(3).wrapping_add(1));
+    assert_eq!(ask(&hooked(&other), &some), "unknown");
+    assert_eq!(ask(&hooked(&other), &WHOLE), "unknown");
+}
+
+#[test]
 fn a_page_of_pieces_names_every_file_that_has_them() {
     let files = [
         "/usr/share/OVMF/OVMF_CODE_4M.fd",
