@@ -135,12 +135,10 @@ static void at_exit_of_guest(void *data, struct kvm_vcpu *vcpu, u32 isa)
 		state = nph_vcpu_of(vm, vcpu);
 		if (vcpu->arch.hflags & HF_GUEST_MASK)
 			atomic64_inc(&vm->nested);
-		else if (state->last_cr3 != cr3 && state->roots) {
-			state->last_cr3 = cr3;
-			/* PAE roots lie in one page by the dozen. */
+		else if (state->roots)
+			/* Each time: who goes on running runs more. PAE roots lie in one page by the dozen. */
 			WRITE_ONCE(state->roots[(cr3 >> PAGE_SHIFT ^ cr3 >> 5) % NPH_KVM_ROOTS],
 				   cr3 | 1);
-		}
 	}
 	rcu_read_unlock();
 }

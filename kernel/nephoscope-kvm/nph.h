@@ -33,7 +33,6 @@ struct nph_vcpu {
 	bool last_fetch;
 	bool emulate;		/* the mapping being made is refused, so that KVM emulates the instruction */
 	u64 *roots;
-	u64 last_cr3;
 };
 
 struct nph_vm {

@@ -92,6 +92,28 @@ impl Roots {
         known.incarnation
     }
 
+    /// A CPU in this mode has the root loaded, by what somebody saw: which address space is it now, if user code may run in it?
+    pub fn living(&self, memory: &impl PhysicalMemory, mode: &Mode, root: u64) -> Option<u32> {
+        let mut shard = self.shard(root)?;
+        if shard.len() >= MAX_PER_SHARD && !shard.contains_key(&root) {
+            shard.clear();
+        }
+        let known = shard.entry(root).or_default();
+        if known.way.is_some_and(|way| way.holds(memory, Root(root))) {
+            return Some(known.incarnation);
+        }
+        // The kernel's own root has none, and gets no number each time that it is seen.
+        let Ok(Some(way)) = Way::find(memory, mode, Root(root)) else {
+            shard.remove(&root);
+            return None;
+        };
+        if known.way.is_some() || known.incarnation == 0 {
+            known.incarnation = self.fresh();
+        }
+        (known.mode, known.way) = (Some(*mode), Some(way));
+        Some(known.incarnation)
+    }
+
     /// Whether the address space that had this root last is gone: then the next one to load it is another.
     pub fn look_again(&self, memory: &impl PhysicalMemory, root: u64) {
         let Some(mut shard) = self.shard(root) else { return };
@@ -162,12 +184,22 @@ const RECENT: usize = 8;
 impl Recent {
     /// This root was left; it and those before it are looked at.
     pub fn left(&mut self, root: u64, roots: &Roots, memory: &impl PhysicalMemory) {
+        self.remember(root);
+        self.look(roots, memory);
+    }
+
+    /// This root was left.
+    pub fn remember(&mut self, root: u64) {
         if !self.roots.contains(&root)
             && let Some(slot) = self.roots.get_mut(self.next % RECENT)
         {
             *slot = root;
             self.next = self.next.wrapping_add(1);
         }
+    }
+
+    /// Looks at those that were left last.
+    pub fn look(&self, roots: &Roots, memory: &impl PhysicalMemory) {
         for root in self.roots.iter().filter(|root| **root != 0) {
             roots.look_again(memory, *root);
         }
@@ -201,6 +233,22 @@ mod tests {
         words.insert(tables[1] + numbers[1] * 8, tables[2] | 7);
         words.insert(tables[2] + numbers[2] * 8, 0xabc000 | 7);
         Tables(RefCell::new(words))
+    }
+
+    #[test]
+    fn a_root_without_user_memory_has_no_number_and_uses_none_up() {
+        let kernel = Tables(RefCell::new(
+            [(0x1000 + 511 * 8, 0xfff000 | 3)].into_iter().collect(),
+        ));
+        let roots = Roots::new();
+        for _ in 0..3 {
+            assert_eq!(roots.living(&kernel, &Mode::long(), 0x1000), None);
+        }
+        let tables = process(0x1000, [0x2000, 0x3000, 0x4000], [1, 2, 3]);
+        assert_eq!(roots.living(&tables, &Mode::long(), 0x1000), Some(1));
+        assert_eq!(roots.living(&tables, &Mode::long(), 0x1000), Some(1));
+        assert_eq!(roots.living(&kernel, &Mode::long(), 0x1000), None);
+        assert_eq!(roots.living(&tables, &Mode::long(), 0x1000), Some(2));
     }
 
     #[test]

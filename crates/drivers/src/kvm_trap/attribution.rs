@@ -15,7 +15,7 @@ use nephoscope_guest::{
     CodeCaptured, Event, Executed, Gpa, MemoryFault, PAGE_SIZE, PageId, PhysicalMemory, Privilege, Root,
     VcpuId,
 };
-use nephoscope_isa::{Bounds, Mode, Roots, Walker, Want};
+use nephoscope_isa::{Bounds, Mode, Recent, Roots, Walker, Want};
 use nephoscope_wire::RamRange;
 
 /// A root that goes on being seen is read again so often.
@@ -89,10 +89,11 @@ impl First {
     }
 }
 
-#[derive(Debug)]
+#[derive(Debug, Default)]
 struct Seen {
     incarnation: u32,
-    walked: Instant,
+    /// `None`: not since it is this address space's.
+    walked: Option<Instant>,
     said: HashSet<PageId>,
 }
 
@@ -104,6 +105,7 @@ pub(super) struct Spaces {
     roots: Arc<Roots>,
     mode: Mode,
     seen: HashMap<u64, Seen>,
+    recent: Recent,
     /// The page that each frame, by its host address, was captured as last, and its generation then.
     frames: HashMap<u64, (PageId, u32)>,
 }
@@ -123,6 +125,7 @@ impl Spaces {
             roots: Arc::new(Roots::numbered_from(first)),
             mode: Mode::long(),
             seen: HashMap::new(),
+            recent: Recent::default(),
             frames: HashMap::new(),
         }
     }
@@ -178,24 +181,34 @@ impl Spaces {
         }));
     }
 
-    /// Which address space the root is now.
+    /// Which address space the root is now, in which user code ran.
     fn now(&mut self, root: Root) -> u32 {
         let Some(ram) = &self.ram else { return 0 };
+        let incarnation = self.roots.loaded(ram, &self.mode, root.0);
+        self.roots.ran_user_code(ram, root.0);
+        self.is(root, incarnation);
+        incarnation
+    }
+
+    /// The root is this address space's.
+    fn is(&mut self, root: Root, incarnation: u32) {
         if self.seen.len() >= MAX_ROOTS {
             self.seen.clear();
         }
-        let incarnation = self.roots.loaded(ram, &self.mode, root.0);
-        self.roots.ran_user_code(ram, root.0);
-        let seen = self.seen.entry(root.0).or_insert_with(|| Seen {
-            incarnation,
-            walked: Instant::now(),
-            said: HashSet::new(),
-        });
+        let seen = self.seen.entry(root.0).or_default();
         if seen.incarnation != incarnation {
-            seen.incarnation = incarnation;
-            seen.said.clear();
+            *seen = Seen {
+                incarnation,
+                ..Seen::default()
+            };
         }
-        incarnation
+    }
+
+    /// Looks whether address spaces of late have ended, so that the next ones with their roots are told apart.
+    pub(super) fn look_again(&self) {
+        if let Some(ram) = &self.ram {
+            self.recent.look(&self.roots, ram);
+        }
     }
 
     /// A vCPU was seen with this root: what it may have executed meanwhile.
@@ -207,15 +220,21 @@ impl Spaces {
         frames_now: &impl Now,
         events: &mut Vec<Event>,
     ) {
-        let known = self.seen.get(&root.0).map(|seen| seen.walked);
-        if known.is_some_and(|walked| walked.elapsed() < AGAIN) {
+        // Whether it is another address space by now is asked each time: children of one process come and go in milliseconds, with
+        // one root.
+        let living = |ram| self.roots.living(ram, &mode, root.0);
+        let Some(incarnation) = self.ram.as_ref().and_then(living) else {
             return;
-        }
-        let incarnation = self.now(root);
+        };
+        self.is(root, incarnation);
+        self.recent.remember(root.0);
         let (Some(ram), Some(seen)) = (&self.ram, self.seen.get_mut(&root.0)) else {
             return;
         };
-        seen.walked = Instant::now();
+        if seen.walked.is_some_and(|walked| walked.elapsed() < AGAIN) {
+            return;
+        }
+        seen.walked = Some(Instant::now());
         let Some(user) = mode.spaces().next() else { return };
         let (mut addresses, mut found) = (Vec::new(), Vec::new());
         Walker::new(mode, ram).leaves(root, &user, Want::Executable, BOUNDS, |leaf| {
@@ -354,6 +373,42 @@ mod tests {
         }));
     }
 
+    /// The address spaces that are said to have executed something in this root.
+    fn incarnations(events: &[Event]) -> Vec<u32> {
+        let of = |event: &Event| match event {
+            Event::Executed(executed) if executed.root == Root(0x1000) => Some(executed.incarnation),
+            _ => None,
+        };
+        events.iter().filter_map(of).collect()
+    }
+
+    #[test]
+    fn who_comes_after_one_that_just_ended_is_another_at_once() {
+        let mut guest = Guest::new(PRESENT_USER | ACCESSED);
+        let mut spaces = guest.spaces();
+        let mut events = Vec::new();
+        spaces.captured(&first(guest.frame(), true), &mut events);
+        let see = |spaces: &mut Spaces| {
+            let mut events = Vec::new();
+            spaces.seen(Root(0x1000), 0, long_mode(), &NOW, &mut events);
+            incarnations(&events)
+        };
+        let one = see(&mut spaces);
+        assert_eq!(one.len(), 1);
+        // With its code at another address.
+        guest.memory[3 * 512 + 3] = std::mem::take(&mut guest.memory[3 * 512 + 2]);
+        let two = see(&mut spaces);
+        assert!(two.len() == 1 && two != one, "{one:?} {two:?}");
+        // With all of them where those of the one before were, which was seen to end.
+        let top = std::mem::take(&mut guest.memory[512]);
+        spaces.look_again();
+        assert!(see(&mut spaces).is_empty(), "nobody");
+        guest.memory[512] = top;
+        let three = see(&mut spaces);
+        assert!(three.len() == 1 && three != two, "{two:?} {three:?}");
+        assert!(see(&mut spaces).is_empty(), "nothing new");
+    }
+
     #[test]
     fn a_page_that_was_not_accessed_or_may_not_be_executed_was_not_executed() {
         for leaf in [PRESENT_USER, PRESENT_USER | ACCESSED | 1 << 63] {
@@ -397,13 +452,7 @@ mod tests {
         spaces.seen(Root(0x1000), 0, long_mode(), &NOW, &mut events);
         spaces.reset();
         spaces.seen(Root(0x1000), 0, long_mode(), &NOW, &mut events);
-        let incarnations: Vec<_> = events
-            .iter()
-            .filter_map(|event| match event {
-                Event::Executed(executed) if executed.root == Root(0x1000) => Some(executed.incarnation),
-                _ => None,
-            })
-            .collect();
+        let incarnations = incarnations(&events);
         assert!(
             matches!(incarnations.as_slice(), [one, other] if one != other),
             "{incarnations:?}"

@@ -405,6 +405,8 @@ impl KvmTrap {
         }
         self.around(&mut events);
         if let Some(mode) = self.mode {
+            // First: who is seen now may have the root of one that ended just before.
+            self.spaces.look_again();
             for (vcpu, roots) in (0_u16..).zip(&self.roots) {
                 for cr3 in roots.take() {
                     self.spaces.seen(
