@@ -34,7 +34,8 @@ pub(crate) struct KvmArgs {
 const ABOUT: &str = "\
 Instructions of the guest, of QEMU and of the host's kernel on behalf of both, as the nested machine's kernel accounts them to QEMU's
 process. The ratio also has those with which the module compares, in a thread of that kernel, what runs with what was captured; the
-monitor's are not in it.
+monitor's are not in it. It shares one CPU with the guest, and after the boot runs there when nobody else wants to (`SCHED_IDLE`), as
+if it had another.
 
 ";
 

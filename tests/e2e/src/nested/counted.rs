@@ -7,9 +7,10 @@
 
 use std::fs;
 use std::path::Path;
+use std::process::Command;
 use std::time::{Duration, Instant};
 
-use anyhow::{Context, Result};
+use anyhow::{Context, Result, ensure};
 use nix::sys::time::TimeSpec;
 use nix::time::{clock_getcpuclockid, clock_gettime};
 use nix::unistd::Pid;
@@ -210,8 +211,8 @@ impl Meter {
         })
     }
 
-    /// Until the monitor has digested the boot. Each time that it has its turn on the only CPU, the guest is left, and jobs would cost
-    /// more the further it is behind; a real host has other CPUs for it.
+    /// Until the monitor has digested the boot. Then it gets the only CPU when nobody else wants it: each time that it had its turn, the
+    /// guest would be left and entered again, at the job's cost. A real host has other CPUs for it.
     fn wait_for_monitor(&mut self) -> Result<()> {
         let Some(watcher) = self.watcher else {
             return Ok(());
@@ -225,6 +226,10 @@ impl Meter {
             }
             before = now;
         }
+        let status = Command::new("chrt")
+            .args(["--all-tasks", "--idle", "--pid", "0", &watcher.to_string()])
+            .status()?;
+        ensure!(status.success(), "chrt: {status}");
         Ok(())
     }
 
