@@ -63,11 +63,15 @@ fn placed(release: bool) -> Result<Built> {
     })
 }
 
-/// By a rename: a QEMU that has the old one mapped keeps it.
+/// By a rename: a QEMU that has the old one mapped keeps it, and of two who build at once, neither has half of the other's.
 fn place(from: &Path, to: &Path) -> Result<()> {
-    let staged = to.with_extension("new");
-    fs::copy(from, &staged).with_context(|| format!("cannot copy {}", from.display()))?;
-    fs::rename(&staged, to).with_context(|| format!("cannot write {}", to.display()))
+    let folder = to.parent().unwrap_or(to);
+    let staged = tempfile::NamedTempFile::new_in(folder)?;
+    fs::copy(from, staged.path()).with_context(|| format!("cannot copy {}", from.display()))?;
+    staged
+        .persist(to)
+        .with_context(|| format!("cannot write {}", to.display()))?;
+    Ok(())
 }
 
 /// Runs cargo in this workspace, its output on the terminal.
