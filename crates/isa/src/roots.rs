@@ -124,6 +124,16 @@ impl Roots {
         }
     }
 
+    /// The same by the first step of the way alone, for who reads at a cost.
+    pub fn glance(&self, memory: &impl PhysicalMemory, root: u64) {
+        let Some(mut shard) = self.shard(root) else { return };
+        if let Some(known) = shard.get_mut(&root)
+            && known.way.is_some_and(|way| !way.begins(memory, Root(root)))
+        {
+            *known = Known::default();
+        }
+    }
+
     /// [`Self::look_again`] at every root.
     pub fn look_at_all(&self, memory: &impl PhysicalMemory) {
         for shard in &self.shards {
@@ -185,7 +195,9 @@ impl Recent {
     /// This root was left; it and those before it are looked at.
     pub fn left(&mut self, root: u64, roots: &Roots, memory: &impl PhysicalMemory) {
         self.remember(root);
-        self.look(roots, memory);
+        for root in self.roots.iter().filter(|root| **root != 0) {
+            roots.look_again(memory, *root);
+        }
     }
 
     /// This root was left.
@@ -198,10 +210,10 @@ impl Recent {
         }
     }
 
-    /// Looks at those that were left last.
-    pub fn look(&self, roots: &Roots, memory: &impl PhysicalMemory) {
+    /// Glances at those that were left last.
+    pub fn glance(&self, roots: &Roots, memory: &impl PhysicalMemory) {
         for root in self.roots.iter().filter(|root| **root != 0) {
-            roots.look_again(memory, *root);
+            roots.glance(memory, *root);
         }
     }
 }

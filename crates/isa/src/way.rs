@@ -70,10 +70,20 @@ impl Way {
 
     /// Whether every step is still there.
     pub fn holds(&self, memory: &impl PhysicalMemory, root: Root) -> bool {
+        self.leads(memory, root, LEGS)
+    }
+
+    /// Whether its first step is still there, which the kernel takes down when an address space ends: one read.
+    pub fn begins(&self, memory: &impl PhysicalMemory, root: Root) -> bool {
+        self.leads(memory, root, 1)
+    }
+
+    fn leads(&self, memory: &impl PhysicalMemory, root: Root, steps: usize) -> bool {
         let facts = self.mode.facts();
         let mut at = self.mode.root(root.0).0;
         let mut buffer = EntryBuffer::new(facts.entry_bytes);
-        self.legs.iter().flatten().zip(facts.levels).all(|(leg, level)| {
+        let legs = self.legs.iter().flatten().zip(facts.levels);
+        legs.take(steps).all(|(leg, level)| {
             let read = buffer.read(memory, at, leg.entry, leg.entry);
             at = leg.table;
             read.is_ok()

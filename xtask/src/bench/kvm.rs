@@ -34,8 +34,9 @@ pub(crate) struct KvmArgs {
 const ABOUT: &str = "\
 Instructions of the guest, of QEMU and of the host's kernel on behalf of both, as the nested machine's kernel accounts them to QEMU's
 process. The ratio also has those with which the module compares, in a thread of that kernel, what runs with what was captured; the
-monitor's are not in it. It shares one CPU with the guest, and after the boot runs there when nobody else wants to (`SCHED_IDLE`), as
-if it had another.
+monitor's are not in it. There is one CPU, and each time that the monitor has it, or a timer of its own runs out, the guest is left and
+entered again. So it is stopped while a job is done, and digests afterwards; \"shared\" is with a monitor that goes on meanwhile, and so
+is the boot.
 
 ";
 
@@ -68,11 +69,22 @@ pub(crate) fn run(arguments: &KvmArgs) -> Result<()> {
     )
 }
 
-/// A job's rows under one condition: the first time, or all the others.
-fn rows<'a>(told: &'a Value, how: &str, job: &str, first: bool) -> Vec<&'a Value> {
+/// When a job was done: the first time, and all the others; with a monitor that goes on meanwhile.
+const CONDITIONS: [&str; 3] = ["first", "later", "shared"];
+
+fn condition(row: &Value) -> &'static str {
+    match (row["shared"].as_bool(), row["round"].as_u64()) {
+        (Some(true), _) => "shared",
+        (_, Some(0 | 1)) => "first",
+        _ => "later",
+    }
+}
+
+/// A job's rows under one condition.
+fn rows<'a>(told: &'a Value, how: &str, job: &str, when: &str) -> Vec<&'a Value> {
     let all = told[how].as_array().map_or(&[][..], Vec::as_slice).iter();
-    let is_it = |row: &&Value| row["job"] == job && (row["round"].as_u64() <= Some(1)) == first;
-    all.filter(is_it).collect()
+    all.filter(|row| row["job"] == job && condition(row) == when)
+        .collect()
 }
 
 fn number(row: &Value, name: &str) -> f64 {
@@ -122,13 +134,13 @@ fn told_of(told: &Value, text: &mut String) -> Result<()> {
         }
     }
     for job in jobs {
-        for (first, what) in [(true, "first"), (false, "later")] {
-            let plain = rows(told, "plain", job, first);
+        for what in CONDITIONS {
+            let plain = rows(told, "plain", job, what);
             let Some(without) = Spread::of(plain.iter().map(|row| number(row, "vmm_instructions"))) else {
                 continue;
             };
             for how in ["unguarded", "guard"] {
-                let Some(line) = line(&plain, &rows(told, how, job, first)) else {
+                let Some(line) = line(&plain, &rows(told, how, job, what)) else {
                     continue;
                 };
                 let events = line.captures + line.writes;
@@ -176,11 +188,16 @@ mod tests {
     }
 
     #[test]
-    fn rounds_are_compared_with_the_same_round_and_the_first_stands_by_itself() {
+    fn rounds_are_compared_with_the_same_round_and_the_first_and_shared_ones_stand_by_themselves() {
+        let shared = |vmm| {
+            let mut row = row(5, vmm, 1);
+            row["shared"] = true.into();
+            row
+        };
         let told = json!({
             "kernel": "6.1",
-            "plain": [row(1, 1000, 0), row(2, 1000, 0), row(3, 2000, 0), row(4, 1000, 0)],
-            "unguarded": [row(1, 2000, 10), row(2, 1100, 1), row(3, 2200, 1), row(4, 1300, 1)],
+            "plain": [row(1, 1000, 0), row(2, 1000, 0), row(3, 2000, 0), row(4, 1000, 0), shared(1000)],
+            "unguarded": [row(1, 2000, 10), row(2, 1100, 1), row(3, 2200, 1), row(4, 1300, 1), shared(1500)],
             "guard": [],
         });
         let mut text = String::new();
@@ -190,7 +207,8 @@ mod tests {
             lines,
             [
                 "| forks, first | 0.0 | unguarded | 2.0500 [2.0500–2.0500] | 10 | 0 | 100 | 0.0 | 50 |",
-                "| forks, later | 0.0 | unguarded | 1.1050 [1.1025–1.3050] | 1 | 0 | 200 | 0.0 | 50 |"
+                "| forks, later | 0.0 | unguarded | 1.1050 [1.1025–1.3050] | 1 | 0 | 200 | 0.0 | 50 |",
+                "| forks, shared | 0.0 | unguarded | 1.5050 [1.5050–1.5050] | 1 | 0 | 500 | 0.0 | 50 |"
             ]
         );
     }

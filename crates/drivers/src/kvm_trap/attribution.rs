@@ -207,7 +207,7 @@ impl Spaces {
     /// Looks whether address spaces of late have ended, so that the next ones with their roots are told apart.
     pub(super) fn look_again(&self) {
         if let Some(ram) = &self.ram {
-            self.recent.look(&self.roots, ram);
+            self.recent.glance(&self.roots, ram);
         }
     }
 

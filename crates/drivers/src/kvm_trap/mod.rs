@@ -100,6 +100,8 @@ const MAX_RINGS: u32 = 64;
 const ROOTS: usize = 512;
 /// How often the roots are taken that vCPUs were seen with.
 const SAMPLE: Duration = Duration::from_millis(4);
+/// So many times as long as that took, at least, it is left: taking what ran comes first.
+const SAMPLE_REST: u32 = 3;
 /// How often the counters are told.
 const COUNT: Duration = Duration::from_millis(250);
 /// How often all mappings are looked at, where that is asked for.
@@ -117,7 +119,7 @@ pub struct KvmTrap {
     vcpus: u32,
     begun_ns: u64,
     attached_ns: u64,
-    sampled: Instant,
+    sample_due: Instant,
     counted: Instant,
     audits: Option<Audits>,
     devices: Devices,
@@ -246,7 +248,7 @@ impl KvmTrap {
             vcpus: info.vcpus,
             begun_ns,
             attached_ns: info.attached_ns,
-            sampled: Instant::now(),
+            sample_due: Instant::now(),
             counted: Instant::now(),
             audits: None,
             devices: Devices {
@@ -388,15 +390,16 @@ impl KvmTrap {
         // What the module counted since the last time is told once more at the end: a guest may do in less than that time what
         // coverage has to say, and end.
         let last = self.rings.are_over();
-        if last || self.sampled.elapsed() >= SAMPLE {
+        let now = Instant::now();
+        if last || now >= self.sample_due {
             self.sample(last, out);
+            self.sample_due = now + SAMPLE.max(now.elapsed().saturating_mul(SAMPLE_REST + 1));
         }
         Ok(())
     }
 
     /// What was executed by others than those who were first.
     fn sample(&mut self, last: bool, out: &mut Vec<Stamped>) {
-        self.sampled = Instant::now();
         let at_ns = now_ns().saturating_sub(self.begun_ns);
         let mut events = Vec::new();
         if last || self.counted.elapsed() >= COUNT {
