@@ -81,6 +81,8 @@ pub enum GapReason {
     LookedAtTimes,
     /// The driver names the first address space that runs a page; others are found by looking at page tables now and then.
     AttributionSampled,
+    /// Address spaces came and went faster than they were looked at: some, by an estimate, were seen never.
+    AddressSpacesMissed,
     /// Devices could write to code that was captured before, and nobody would tell.
     DeviceWritesUnseen,
     /// The guest ran guests of its own, whose code is not seen.

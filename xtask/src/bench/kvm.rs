@@ -189,15 +189,15 @@ mod tests {
 
     #[test]
     fn rounds_are_compared_with_the_same_round_and_the_first_and_shared_ones_stand_by_themselves() {
-        let shared = |vmm| {
-            let mut row = row(5, vmm, 1);
+        let shared = |vmm, captures| {
+            let mut row = row(5, vmm, captures);
             row["shared"] = true.into();
             row
         };
         let told = json!({
             "kernel": "6.1",
-            "plain": [row(1, 1000, 0), row(2, 1000, 0), row(3, 2000, 0), row(4, 1000, 0), shared(1000)],
-            "unguarded": [row(1, 2000, 10), row(2, 1100, 1), row(3, 2200, 1), row(4, 1300, 1), shared(1500)],
+            "plain": [row(1, 1000, 0), row(2, 1000, 0), row(3, 2000, 0), row(4, 1000, 0), shared(1000, 0)],
+            "unguarded": [row(1, 2000, 10), row(2, 1100, 1), row(3, 2200, 1), row(4, 1300, 1), shared(1500, 1)],
             "guard": [],
         });
         let mut text = String::new();

@@ -12,11 +12,13 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use nephoscope_guest::{
-    CodeCaptured, Event, Executed, Gpa, MemoryFault, PAGE_SIZE, PageId, PhysicalMemory, Privilege, Root,
+    CodeCaptured, Event, Executed, Gap, Gpa, MemoryFault, PAGE_SIZE, PageId, PhysicalMemory, Privilege, Root,
     VcpuId,
 };
 use nephoscope_isa::{Bounds, Mode, Recent, Roots, Walker, Want};
 use nephoscope_wire::RamRange;
+
+use super::missed::Missed;
 
 /// A root that goes on being seen is read again so often.
 const AGAIN: Duration = Duration::from_millis(50);
@@ -94,6 +96,11 @@ struct Seen {
     incarnation: u32,
     /// `None`: not since it is this address space's.
     walked: Option<Instant>,
+    /// At how many looks it was seen, and at which last.
+    looks: u32,
+    look: u64,
+    /// It was the first to run a page.
+    was_first: bool,
     said: HashSet<PageId>,
 }
 
@@ -106,8 +113,18 @@ pub(super) struct Spaces {
     mode: Mode,
     seen: HashMap<u64, Seen>,
     recent: Recent,
+    look: u64,
+    missed: Missed,
     /// The page that each frame, by its host address, was captured as last, and its generation then.
     frames: HashMap<u64, (PageId, u32)>,
+}
+
+impl Missed {
+    fn count(&mut self, ended: &Seen) {
+        if !ended.was_first {
+            self.ended(ended.looks);
+        }
+    }
 }
 
 /// Tells the generations of frames that are executable at this moment.
@@ -126,6 +143,8 @@ impl Spaces {
             mode: Mode::long(),
             seen: HashMap::new(),
             recent: Recent::default(),
+            look: 0,
+            missed: Missed::default(),
             frames: HashMap::new(),
         }
     }
@@ -146,6 +165,11 @@ impl Spaces {
     /// The guest's CPUs translate like this; like long mode until it is said.
     pub(super) fn set_mode(&mut self, mode: Mode) {
         self.mode = mode;
+    }
+
+    /// What has to be said of address spaces that nobody saw.
+    pub(super) fn missed(&mut self, now_ns: u64, last: bool) -> Option<Gap> {
+        self.missed.gap(now_ns, last)
     }
 
     /// Whoever has a root from now on is another address space.
@@ -172,6 +196,7 @@ impl Spaces {
         let incarnation = self.now(root);
         if let Some(seen) = self.seen.get_mut(&root.0) {
             seen.said.insert(page);
+            seen.was_first = true;
         }
         events.push(Event::Executed(Executed {
             page,
@@ -197,15 +222,20 @@ impl Spaces {
         }
         let seen = self.seen.entry(root.0).or_default();
         if seen.incarnation != incarnation {
-            *seen = Seen {
-                incarnation,
-                ..Seen::default()
-            };
+            let ended = std::mem::replace(
+                seen,
+                Seen {
+                    incarnation,
+                    ..Seen::default()
+                },
+            );
+            self.missed.count(&ended);
         }
     }
 
-    /// Looks whether address spaces of late have ended, so that the next ones with their roots are told apart.
-    pub(super) fn look_again(&self) {
+    /// A look begins. Have address spaces of late ended, so that the next ones with their roots are told apart?
+    pub(super) fn look(&mut self) {
+        self.look += 1;
         if let Some(ram) = &self.ram {
             self.recent.glance(&self.roots, ram);
         }
@@ -224,6 +254,9 @@ impl Spaces {
         // one root.
         let living = |ram| self.roots.living(ram, &mode, root.0);
         let Some(incarnation) = self.ram.as_ref().and_then(living) else {
+            if let Some(ended) = self.seen.remove(&root.0) {
+                self.missed.count(&ended);
+            }
             return;
         };
         self.is(root, incarnation);
@@ -231,6 +264,9 @@ impl Spaces {
         let (Some(ram), Some(seen)) = (&self.ram, self.seen.get_mut(&root.0)) else {
             return;
         };
+        if std::mem::replace(&mut seen.look, self.look) != self.look {
+            seen.looks = seen.looks.saturating_add(1);
+        }
         if seen.walked.is_some_and(|walked| walked.elapsed() < AGAIN) {
             return;
         }
@@ -401,7 +437,7 @@ mod tests {
         assert!(two.len() == 1 && two != one, "{one:?} {two:?}");
         // With all of them where those of the one before were, which was seen to end.
         let top = std::mem::take(&mut guest.memory[512]);
-        spaces.look_again();
+        spaces.look();
         assert!(see(&mut spaces).is_empty(), "nobody");
         guest.memory[512] = top;
         let three = see(&mut spaces);

@@ -9,6 +9,7 @@ mod around;
 mod attribution;
 mod device;
 mod guard;
+mod missed;
 mod slots;
 
 use std::fs::File;
@@ -100,7 +101,8 @@ const MAX_RINGS: u32 = 64;
 const ROOTS: usize = 512;
 /// How often the roots are taken that vCPUs were seen with.
 const SAMPLE: Duration = Duration::from_millis(4);
-/// So many times as long as that took, at least, it is left: taking what ran comes first.
+/// While something runs for the first time, that is left for so many times as long as it took, at least: taking what ran comes
+/// first.
 const SAMPLE_REST: u32 = 3;
 /// How often the counters are told.
 const COUNT: Duration = Duration::from_millis(250);
@@ -393,7 +395,13 @@ impl KvmTrap {
         let now = Instant::now();
         if last || now >= self.sample_due {
             self.sample(last, out);
-            self.sample_due = now + SAMPLE.max(now.elapsed().saturating_mul(SAMPLE_REST + 1));
+            let took = now.elapsed();
+            let rest = if self.rings.are_busy() {
+                took.saturating_mul(SAMPLE_REST)
+            } else {
+                Duration::ZERO
+            };
+            self.sample_due = now + SAMPLE.max(took + rest);
         }
         Ok(())
     }
@@ -409,7 +417,7 @@ impl KvmTrap {
         self.around(&mut events);
         if let Some(mode) = self.mode {
             // First: who is seen now may have the root of one that ended just before.
-            self.spaces.look_again();
+            self.spaces.look();
             for (vcpu, roots) in (0_u16..).zip(&self.roots) {
                 for cr3 in roots.take() {
                     self.spaces.seen(
@@ -422,6 +430,7 @@ impl KvmTrap {
                 }
             }
         }
+        events.extend(self.spaces.missed(at_ns, last).map(Event::Gap));
         out.extend(events.into_iter().map(|event| Stamped { at_ns, event }));
     }
 

@@ -115,6 +115,7 @@ fn explain(word: &str) -> std::borrow::Cow<'_, str> {
         "memory_unreadable" => "guest memory cannot be read",
         "looked_at_times" => "memory was looked at from time to time",
         "attribution_sampled" => "who runs a page is sampled",
+        "address_spaces_missed" => "some that ran briefly were seen by nobody",
         "device_writes_unseen" => "devices may write to code unseen",
         "nested_guest_unseen" => "guests inside the guest are not seen",
         "" => "no reason given",
@@ -203,6 +204,7 @@ mod tests {
             R::MonitorOverrun,
             R::MemoryUnreadable,
             R::AttributionSampled,
+            R::AddressSpacesMissed,
             R::DeviceWritesUnseen,
             R::NestedGuestUnseen,
         ];
