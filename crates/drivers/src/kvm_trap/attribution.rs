@@ -446,6 +446,41 @@ mod tests {
     }
 
     #[test]
+    fn who_is_seen_once_says_that_others_were_missed() {
+        let mut guest = Guest::new(PRESENT_USER | ACCESSED);
+        let mut spaces = guest.spaces();
+        let look = |guest: &mut Guest, spaces: &mut Spaces, looks: u32| {
+            let top = std::mem::take(&mut guest.memory[512]);
+            spaces.look();
+            guest.memory[512] = top;
+            for look in 0..looks {
+                if look > 0 {
+                    spaces.look();
+                }
+                spaces.seen(Root(0x1000), 0, long_mode(), &NOW, &mut Vec::new());
+                // By another CPU at the same look.
+                spaces.seen(Root(0x1000), 1, long_mode(), &NOW, &mut Vec::new());
+            }
+        };
+        for looks in [1, 1, 1, 2, 1, 5] {
+            look(&mut guest, &mut spaces, looks);
+        }
+        // The last one lives: four were seen once, and one twice.
+        assert_eq!(spaces.missed(9, true).unwrap().lost, 3);
+        let captured = first(guest.frame(), true);
+        for _ in 0..9 {
+            look(&mut guest, &mut spaces, 1);
+            let root = Root(0x1000);
+            spaces.captured(&First { root, ..captured }, &mut Vec::new());
+        }
+        assert_eq!(
+            spaces.missed(9, true),
+            None,
+            "who runs something first is told of in any case"
+        );
+    }
+
+    #[test]
     fn a_page_that_was_not_accessed_or_may_not_be_executed_was_not_executed() {
         for leaf in [PRESENT_USER, PRESENT_USER | ACCESSED | 1 << 63] {
             let guest = Guest::new(leaf);
