@@ -43,9 +43,6 @@ const BUSY_PAUSE: Duration = Duration::from_millis(2);
 /// After so long without a frame the next one wakes. A quiet guest costs no looking, and what it does is known at once.
 const QUIET: Duration = Duration::from_millis(6);
 
-/// For so long after a frame there may be more for the monitor to do than it can.
-const BUSY: Duration = Duration::from_millis(50);
-
 /// What wakes a monitor that sleeps.
 #[derive(Debug)]
 pub(crate) struct Bell<'a> {
@@ -97,11 +94,6 @@ impl Rings {
     /// Whether nothing comes any more, and every frame was read.
     pub(crate) fn are_over(&self) -> bool {
         self.closed && self.empty && self.held.is_empty()
-    }
-
-    /// Whether frames came just now.
-    pub(crate) fn are_busy(&self) -> bool {
-        self.busy.elapsed() < BUSY
     }
 
     /// Waits up to `timeout` for frames, and appends the events that `take` makes of them to `out`, in the order of their

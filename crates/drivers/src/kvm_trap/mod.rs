@@ -101,9 +101,8 @@ const MAX_RINGS: u32 = 64;
 const ROOTS: usize = 512;
 /// How often the roots are taken that vCPUs were seen with.
 const SAMPLE: Duration = Duration::from_millis(4);
-/// While something runs for the first time, that is left for so many times as long as it took, at least: taking what ran comes
-/// first.
-const SAMPLE_REST: u32 = 3;
+/// While the monitor is behind, that is left for so many times as long as it took: what ran comes first.
+const SAMPLE_REST: u32 = 16;
 /// How often the counters are told.
 const COUNT: Duration = Duration::from_millis(250);
 /// How often all mappings are looked at, where that is asked for.
@@ -122,6 +121,7 @@ pub struct KvmTrap {
     begun_ns: u64,
     attached_ns: u64,
     sample_due: Instant,
+    behind: bool,
     counted: Instant,
     audits: Option<Audits>,
     devices: Devices,
@@ -251,6 +251,7 @@ impl KvmTrap {
             begun_ns,
             attached_ns: info.attached_ns,
             sample_due: Instant::now(),
+            behind: false,
             counted: Instant::now(),
             audits: None,
             devices: Devices {
@@ -325,6 +326,11 @@ impl KvmTrap {
         self.spaces.set_ram(ranges);
     }
 
+    /// Whether what was given out before is still being worked on.
+    pub fn behind(&mut self, behind: bool) {
+        self.behind = behind;
+    }
+
     /// The machine was reset: whoever has a root from now on is another address space.
     pub fn reset(&mut self) {
         self.spaces.reset();
@@ -396,7 +402,7 @@ impl KvmTrap {
         if last || now >= self.sample_due {
             self.sample(last, out);
             let took = now.elapsed();
-            let rest = if self.rings.are_busy() {
+            let rest = if self.behind {
                 took.saturating_mul(SAMPLE_REST)
             } else {
                 Duration::ZERO

@@ -23,6 +23,8 @@ pub(super) trait Pumped: Send + 'static {
     fn next(&mut self, timeout: Duration, out: &mut Vec<Stamped>) -> Result<(), KvmTrapError>;
     /// Whoever has a root from now on is another address space.
     fn reset(&mut self);
+    /// Whether what was given out before is still being worked on.
+    fn behind(&mut self, behind: bool);
     /// Up to when everything was given out.
     fn seen_until_ns(&self) -> u64;
     /// How the guest's CPUs translate.
@@ -38,6 +40,10 @@ impl Pumped for KvmTrap {
 
     fn reset(&mut self) {
         Self::reset(self);
+    }
+
+    fn behind(&mut self, behind: bool) {
+        Self::behind(self, behind);
     }
 
     fn seen_until_ns(&self) -> u64 {
@@ -75,6 +81,8 @@ struct Shared {
     reset: AtomicBool,
     /// Captured pages on their way.
     waiting: AtomicUsize,
+    /// The watch has nothing to do until something comes.
+    idle: AtomicBool,
     /// Nobody takes batches any more.
     unwanted: AtomicBool,
 }
@@ -129,7 +137,10 @@ impl Pump {
 
     /// Waits up to `timeout` for events and appends them.
     pub(super) fn next(&mut self, timeout: Duration, out: &mut Vec<Stamped>) -> Result<(), KvmTrapError> {
-        let mut batch = match self.batches.recv_timeout(timeout) {
+        self.shared.idle.store(true, Ordering::Release);
+        let first = self.batches.recv_timeout(timeout);
+        self.shared.idle.store(false, Ordering::Release);
+        let mut batch = match first {
             Ok(batch) => Some(batch),
             Err(RecvTimeoutError::Timeout) => None,
             Err(RecvTimeoutError::Disconnected) => {
@@ -173,6 +184,7 @@ fn run(mut driver: impl Pumped, shared: &Shared, batches: &Sender<Result<Batch, 
             std::thread::sleep(REST);
             continue;
         }
+        driver.behind(!shared.idle.load(Ordering::Acquire));
         let mut events = Vec::new();
         let taken = driver.next(PAUSE, &mut events);
         shared.waiting.fetch_add(captures(&events), Ordering::AcqRel);
@@ -200,6 +212,7 @@ mod tests {
         given: Arc<AtomicUsize>,
         most: usize,
         resets: Arc<Mutex<Vec<usize>>>,
+        behind: Arc<AtomicBool>,
     }
 
     impl Pumped for Endless {
@@ -234,6 +247,10 @@ mod tests {
             self.resets.lock().unwrap().push(given);
         }
 
+        fn behind(&mut self, behind: bool) {
+            self.behind.store(behind, Ordering::Release);
+        }
+
         fn seen_until_ns(&self) -> u64 {
             self.given.load(Ordering::Acquire) as u64
         }
@@ -253,6 +270,7 @@ mod tests {
             given: Arc::clone(&given),
             most,
             resets: Arc::clone(&resets),
+            behind: Arc::default(),
         };
         (driver, given, resets)
     }
@@ -287,6 +305,20 @@ mod tests {
         let mut events = Vec::new();
         pump.next(Duration::from_millis(5), &mut events).unwrap();
         until(|| given.load(Ordering::Acquire) > MAX_WAITING);
+    }
+
+    #[test]
+    fn who_does_not_ask_for_more_is_behind() {
+        let (driver, _, _) = endless(usize::MAX);
+        let behind = Arc::clone(&driver.behind);
+        let mut pump = Pump::start(driver).unwrap();
+        until(|| behind.load(Ordering::Acquire));
+        until(|| {
+            pump.shared.idle.store(true, Ordering::Release);
+            !behind.load(Ordering::Acquire)
+        });
+        pump.next(Duration::from_millis(5), &mut Vec::new()).unwrap();
+        until(|| behind.load(Ordering::Acquire));
     }
 
     #[test]
