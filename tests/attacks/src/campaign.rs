@@ -101,6 +101,7 @@ impl Campaign {
                 return failed.collect();
             }
         };
+        scene.wait_for_monitor();
         for attack in attacks {
             let step = Step::begin(&format!("{} {}", attack.number(), attack.name()));
             let seen = one(*attack, &mut scene);

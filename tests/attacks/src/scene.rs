@@ -23,6 +23,10 @@ pub const PATIENCE: Duration = Duration::from_secs(30);
 /// Between two looks at the report.
 const LOOK_EVERY: Duration = Duration::from_millis(100);
 
+/// A monitor that tells nothing new for so long has nothing left to tell; and how often it is asked at most.
+const CATCH_UP: Duration = Duration::from_secs(5);
+const CATCHES_UP: usize = 24;
+
 /// A watched guest, ready for attacks.
 #[derive(Debug)]
 pub struct Scene {
@@ -146,6 +150,18 @@ impl Scene {
     /// Lets the guest go on for a while.
     pub fn wait(&self, time: Duration) {
         std::thread::sleep(self.patience(time));
+    }
+
+    /// In the nested machine, waits until the boot is digested: there the guest and its monitor share two emulated CPUs, and a boot is
+    /// told of for a minute after it is over. A watch that does not answer is seen by the first attack.
+    pub fn wait_for_monitor(&mut self) {
+        let captured = |scene: &mut Self| Some(scene.control.report().ok()?["pages"].clone());
+        let mut before = captured(self).filter(|_| self.samples_attribution);
+        for _ in 0..CATCHES_UP {
+            let Some(last) = before else { return };
+            std::thread::sleep(CATCH_UP);
+            before = captured(self).filter(|now| *now != last);
+        }
     }
 
     /// Starts a command in the guest that goes on by itself, what it writes in a file.

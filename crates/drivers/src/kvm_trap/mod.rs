@@ -326,7 +326,7 @@ impl KvmTrap {
         self.spaces.set_ram(ranges);
     }
 
-    /// Whether what was given out before is still being worked on.
+    /// Whether captured pages that were given out before are still being worked on.
     pub fn behind(&mut self, behind: bool) {
         self.behind = behind;
     }

@@ -23,7 +23,7 @@ pub(super) trait Pumped: Send + 'static {
     fn next(&mut self, timeout: Duration, out: &mut Vec<Stamped>) -> Result<(), KvmTrapError>;
     /// Whoever has a root from now on is another address space.
     fn reset(&mut self);
-    /// Whether what was given out before is still being worked on.
+    /// Whether captured pages that were given out before are still being worked on.
     fn behind(&mut self, behind: bool);
     /// Up to when everything was given out.
     fn seen_until_ns(&self) -> u64;
@@ -81,10 +81,17 @@ struct Shared {
     reset: AtomicBool,
     /// Captured pages on their way.
     waiting: AtomicUsize,
-    /// The watch has nothing to do until something comes.
-    idle: AtomicBool,
+    /// Those that the watch took last, until it asks for more.
+    working: AtomicUsize,
     /// Nobody takes batches any more.
     unwanted: AtomicBool,
+}
+
+impl Shared {
+    /// Whether there are captured pages that are not digested yet.
+    fn is_behind(&self) -> bool {
+        self.waiting.load(Ordering::Acquire) > 0 || self.working.load(Ordering::Acquire) > 0
+    }
 }
 
 /// The watch's side.
@@ -137,10 +144,8 @@ impl Pump {
 
     /// Waits up to `timeout` for events and appends them.
     pub(super) fn next(&mut self, timeout: Duration, out: &mut Vec<Stamped>) -> Result<(), KvmTrapError> {
-        self.shared.idle.store(true, Ordering::Release);
-        let first = self.batches.recv_timeout(timeout);
-        self.shared.idle.store(false, Ordering::Release);
-        let mut batch = match first {
+        self.shared.working.store(0, Ordering::Release);
+        let mut batch = match self.batches.recv_timeout(timeout) {
             Ok(batch) => Some(batch),
             Err(RecvTimeoutError::Timeout) => None,
             Err(RecvTimeoutError::Disconnected) => {
@@ -150,9 +155,9 @@ impl Pump {
         };
         while let Some(taken) = batch {
             let taken = taken?;
-            self.shared
-                .waiting
-                .fetch_sub(captures(&taken.events), Ordering::AcqRel);
+            let captures = captures(&taken.events);
+            self.shared.working.fetch_add(captures, Ordering::AcqRel);
+            self.shared.waiting.fetch_sub(captures, Ordering::AcqRel);
             out.extend(taken.events);
             self.seen_until_ns = taken.seen_until_ns;
             self.mode = taken.mode;
@@ -184,7 +189,7 @@ fn run(mut driver: impl Pumped, shared: &Shared, batches: &Sender<Result<Batch, 
             std::thread::sleep(REST);
             continue;
         }
-        driver.behind(!shared.idle.load(Ordering::Acquire));
+        driver.behind(shared.is_behind());
         let mut events = Vec::new();
         let taken = driver.next(PAUSE, &mut events);
         shared.waiting.fetch_add(captures(&events), Ordering::AcqRel);
@@ -308,17 +313,21 @@ mod tests {
     }
 
     #[test]
-    fn who_does_not_ask_for_more_is_behind() {
+    fn who_has_pages_and_does_not_ask_for_more_is_behind() {
         let (driver, _, _) = endless(usize::MAX);
         let behind = Arc::clone(&driver.behind);
+        let _unasked = Pump::start(driver).unwrap();
+        until(|| behind.load(Ordering::Acquire));
+        let (driver, _, _) = endless(3);
+        let mut events = Vec::new();
         let mut pump = Pump::start(driver).unwrap();
-        until(|| behind.load(Ordering::Acquire));
-        until(|| {
-            pump.shared.idle.store(true, Ordering::Release);
-            !behind.load(Ordering::Acquire)
-        });
-        pump.next(Duration::from_millis(5), &mut Vec::new()).unwrap();
-        until(|| behind.load(Ordering::Acquire));
+        until(|| pump.shared.is_behind());
+        while events.len() < 6 {
+            pump.next(Duration::from_millis(5), &mut events).unwrap();
+        }
+        assert!(pump.shared.is_behind(), "until it asks for more");
+        pump.next(Duration::from_millis(5), &mut events).unwrap();
+        assert!(!pump.shared.is_behind());
     }
 
     #[test]
