@@ -115,8 +115,18 @@ pub(super) struct Spaces {
     recent: Recent,
     look: u64,
     missed: Missed,
+    /// Roots that were seen too soon after their tables were read, with the vCPU. They are read once more.
+    again: HashMap<u64, VcpuId>,
+    work: Work,
     /// The page that each frame, by its host address, was captured as last, and its generation then.
     frames: HashMap<u64, (PageId, u32)>,
+}
+
+impl Seen {
+    /// Whether its tables may be read again.
+    fn is_due(&self) -> bool {
+        self.walked.is_none_or(|walked| walked.elapsed() >= AGAIN)
+    }
 }
 
 impl Missed {
@@ -125,6 +135,13 @@ impl Missed {
             self.ended(ended.looks);
         }
     }
+}
+
+/// What looking took.
+#[derive(Clone, Copy, Default, Debug)]
+struct Work {
+    walks: u64,
+    executions: u64,
 }
 
 /// Tells the generations of frames that are executable at this moment.
@@ -145,6 +162,8 @@ impl Spaces {
             recent: Recent::default(),
             look: 0,
             missed: Missed::default(),
+            again: HashMap::new(),
+            work: Work::default(),
             frames: HashMap::new(),
         }
     }
@@ -176,6 +195,7 @@ impl Spaces {
     pub(super) fn reset(&mut self) {
         self.roots.forget();
         self.seen.clear();
+        self.again.clear();
     }
 
     /// A frame was fetched from for the first time in this generation.
@@ -250,27 +270,57 @@ impl Spaces {
         frames_now: &impl Now,
         events: &mut Vec<Event>,
     ) {
-        // Whether it is another address space by now is asked each time: children of one process come and go in milliseconds, with
-        // one root.
-        let living = |ram| self.roots.living(ram, &mode, root.0);
-        let Some(incarnation) = self.ram.as_ref().and_then(living) else {
-            if let Some(ended) = self.seen.remove(&root.0) {
-                self.missed.count(&ended);
-            }
+        if !self.lives(root, mode) {
             return;
-        };
-        self.is(root, incarnation);
+        }
         self.recent.remember(root.0);
-        let (Some(ram), Some(seen)) = (&self.ram, self.seen.get_mut(&root.0)) else {
+        let Some(seen) = self.seen.get_mut(&root.0) else {
             return;
         };
         if std::mem::replace(&mut seen.look, self.look) != self.look {
             seen.looks = seen.looks.saturating_add(1);
         }
-        if seen.walked.is_some_and(|walked| walked.elapsed() < AGAIN) {
-            return;
+        if seen.is_due() {
+            self.walk(root, vcpu, mode, frames_now, events);
+        } else {
+            self.again.insert(root.0, vcpu);
         }
+    }
+
+    /// Those that were seen again too soon, if it is time now: who ran for a moment and sleeps is not seen another time.
+    pub(super) fn seen_again(&mut self, mode: Mode, frames_now: &impl Now, events: &mut Vec<Event>) {
+        let due = |root: &u64| self.seen.get(root).is_none_or(Seen::is_due);
+        let now: Vec<u64> = self.again.keys().copied().filter(due).collect();
+        for root in now {
+            let vcpu = self.again.remove(&root).unwrap_or_default();
+            if self.lives(Root(root), mode) {
+                self.walk(Root(root), vcpu, mode, frames_now, events);
+            }
+        }
+    }
+
+    /// Whether user code may run in this root, and which address space that is now. It is asked each time: children of one process
+    /// come and go in milliseconds, with one root.
+    fn lives(&mut self, root: Root, mode: Mode) -> bool {
+        let living = |ram| self.roots.living(ram, &mode, root.0);
+        if let Some(incarnation) = self.ram.as_ref().and_then(living) {
+            self.is(root, incarnation);
+            return true;
+        }
+        if let Some(ended) = self.seen.remove(&root.0) {
+            self.missed.count(&ended);
+        }
+        false
+    }
+
+    fn walk(&mut self, root: Root, vcpu: VcpuId, mode: Mode, frames_now: &impl Now, events: &mut Vec<Event>) {
+        self.again.remove(&root.0);
+        let (Some(ram), Some(seen)) = (&self.ram, self.seen.get_mut(&root.0)) else {
+            return;
+        };
         seen.walked = Some(Instant::now());
+        self.work.walks += 1;
+        let incarnation = seen.incarnation;
         let Some(user) = mode.spaces().next() else { return };
         let (mut addresses, mut found) = (Vec::new(), Vec::new());
         Walker::new(mode, ram).leaves(root, &user, Want::Executable, BOUNDS, |leaf| {
@@ -297,7 +347,17 @@ impl Spaces {
                 incarnation,
             }));
             events.push(Event::Located { page, root, va });
+            self.work.executions += 1;
         }
+    }
+
+    /// Counters: looks, roots whose tables were read, and what was found executed by that.
+    pub(super) fn counters(&self) -> [(&'static str, u64); 3] {
+        [
+            ("kvm_looks", self.look),
+            ("kvm_roots_walked", self.work.walks),
+            ("kvm_executions_sampled", self.work.executions),
+        ]
     }
 }
 

@@ -436,6 +436,9 @@ impl KvmTrap {
                 }
             }
         }
+        if let Some(mode) = self.mode {
+            self.spaces.seen_again(mode, &Module(&self.watch), &mut events);
+        }
         events.extend(self.spaces.missed(at_ns, last).map(Event::Gap));
         out.extend(events.into_iter().map(|event| Stamped { at_ns, event }));
     }
@@ -500,6 +503,7 @@ impl KvmTrap {
             ("kvm_frames_changed_unseen", info.changed),
             ("kvm_recheck_us", info.recheck_ns / 1000),
         ]));
+        events.push(Event::Counters(self.spaces.counters().to_vec()));
         if info.slots != self.slots {
             self.slots = info.slots;
             self.follow();
