@@ -81,8 +81,8 @@ impl Default for KernelMapped {
 }
 
 impl KernelMapped {
-    /// Whether it is time to look, or to go on with it.
-    pub(super) fn is_due(&mut self, session: &mut Session) -> bool {
+    /// Whether it is time to look, or to go on with it: rarely where looking takes long and what ran waits for its turn meanwhile.
+    pub(super) fn is_due(&mut self, session: &mut Session, behind: bool) -> bool {
         if let Some(root) = session.lacking() {
             self.pending = Some((root, LOOKS));
         }
@@ -90,7 +90,11 @@ impl KernelMapped {
             Some((_, LOOKS)) => PAUSE,
             _ => AGAIN,
         };
-        let pause = Paced::pause(pause, self.took);
+        let pause = if behind {
+            Paced::pause(pause, self.took)
+        } else {
+            pause.max(self.took)
+        };
         self.under_way.is_some() || self.pending.is_some() && self.looked.elapsed() >= pause
     }
 
@@ -287,6 +291,26 @@ mod tests {
             all.push(given(session));
         }
         all
+    }
+
+    #[test]
+    fn a_look_that_takes_long_is_put_off_only_while_something_else_waits() {
+        let mut session = session();
+        let mut mapped = KernelMapped {
+            pending: Some((Root(0x1000), LOOKS)),
+            took: Duration::from_millis(200),
+            ..KernelMapped::default()
+        };
+        let before = |by: u64| Instant::now().checked_sub(Duration::from_millis(by)).unwrap();
+        mapped.looked = before(1000);
+        assert!(!mapped.is_due(&mut session, true) && mapped.is_due(&mut session, false));
+        mapped.looked = before(100);
+        assert!(
+            !mapped.is_due(&mut session, false),
+            "as long as it took, at least"
+        );
+        mapped.looked = before(4000);
+        assert!(mapped.is_due(&mut session, true));
     }
 
     #[test]

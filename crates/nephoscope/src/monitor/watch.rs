@@ -237,7 +237,10 @@ impl Watch {
                 self.next(PAUSE)?;
             }
             self.take();
-            if self.kernel_mapped.is_due(&mut self.session) {
+            if self
+                .kernel_mapped
+                .is_due(&mut self.session, !self.queue.is_empty())
+            {
                 self.look_in_kernel();
             }
             if let Some(began) = settle.begin() {
