@@ -59,7 +59,7 @@ impl Pumped for KvmTrap {
     }
 }
 
-/// Captured pages that wait, at most: 64 MiB. It stops a guest that makes code faster than it can be named.
+/// Captured pages that wait, on their way or with the watch, at most: 64 MiB. It stops a guest that makes code faster than it can be named.
 const MAX_WAITING: usize = 16 << 10;
 /// How long the thread waits for frames before it looks what it is told.
 const PAUSE: Duration = Duration::from_millis(10);
@@ -88,9 +88,14 @@ struct Shared {
 }
 
 impl Shared {
-    /// Whether there are captured pages that are not digested yet.
+    /// Captured pages that are not digested yet, as far as is known here.
+    fn captures(&self) -> usize {
+        let waiting = self.waiting.load(Ordering::Acquire);
+        waiting.saturating_add(self.working.load(Ordering::Acquire))
+    }
+
     fn is_behind(&self) -> bool {
-        self.waiting.load(Ordering::Acquire) > 0 || self.working.load(Ordering::Acquire) > 0
+        self.captures() > 0
     }
 }
 
@@ -185,7 +190,7 @@ fn run(mut driver: impl Pumped, shared: &Shared, batches: &Sender<Result<Batch, 
         if shared.reset.swap(false, Ordering::AcqRel) {
             driver.reset();
         }
-        if shared.waiting.load(Ordering::Acquire) >= MAX_WAITING {
+        if shared.captures() >= MAX_WAITING {
             std::thread::sleep(REST);
             continue;
         }
@@ -308,6 +313,12 @@ mod tests {
         std::thread::sleep(Duration::from_millis(50));
         assert_eq!(given.load(Ordering::Acquire), MAX_WAITING);
         let mut events = Vec::new();
+        while events.len() < 2 * MAX_WAITING {
+            pump.next(Duration::from_millis(5), &mut events).unwrap();
+        }
+        std::thread::sleep(Duration::from_millis(50));
+        let taken = events.len() / 2;
+        assert!(taken <= MAX_WAITING, "they are still worked on: {taken}");
         pump.next(Duration::from_millis(5), &mut events).unwrap();
         until(|| given.load(Ordering::Acquire) > MAX_WAITING);
     }
