@@ -24,8 +24,11 @@ pub(crate) struct KvmArgs {
     /// Only with this kernel: 6.1 or 6.12.
     #[arg(long, value_name = "VERSION", value_parser = crate::nested::kernel)]
     kernel: Option<Kernel>,
+    /// How many guests are booted of each kind, each with all jobs.
+    #[arg(long, value_name = "N", default_value_t = 3)]
+    boots: u32,
     /// How often each job is done in each guest. The first time meets code that was never run.
-    #[arg(long, value_name = "N", default_value_t = 5)]
+    #[arg(long, value_name = "N", default_value_t = 2)]
     rounds: u32,
     #[command(flatten)]
     out: Out,
@@ -51,7 +54,13 @@ pub(crate) fn run(arguments: &KvmArgs) -> Result<()> {
             continue;
         }
         let mut step = Step::begin(&format!("Counting under Linux {}", kernel.version()));
-        let told = counted(&image, &program, kernel, arguments.rounds, |line| step.note(line))?;
+        let told = counted(
+            &image,
+            &program,
+            kernel,
+            (arguments.boots, arguments.rounds),
+            |line| step.note(line),
+        )?;
         step.done("");
         told_of(&told, &mut text)?;
         numbers.push(told);
@@ -60,7 +69,8 @@ pub(crate) fn run(arguments: &KvmArgs) -> Result<()> {
         .kernel
         .map(|kernel| format!(" --kernel {}", kernel.version()));
     let only = only.unwrap_or_default();
-    let command = format!("cargo xtask bench kvm{only} --rounds {}", arguments.rounds);
+    let (boots, rounds) = (arguments.boots, arguments.rounds);
+    let command = format!("cargo xtask bench kvm{only} --boots {boots} --rounds {rounds}");
     arguments.out.write(
         &command,
         "What watching costs under stock KVM, in instructions",
