@@ -122,7 +122,7 @@ impl Device {
     /// Whether so many bytes from this sector on are whole sectors of the disk.
     fn check(&self, sector: u64, len: u64) -> Result<(), Refused> {
         let end = sector.checked_add(len / SECTOR);
-        let fits = len % SECTOR == 0 && end.is_some_and(|end| end <= self.image.sectors());
+        let fits = len.is_multiple_of(SECTOR) && end.is_some_and(|end| end <= self.image.sectors());
         if fits { Ok(()) } else { Err(Refused::Failed) }
     }
 

@@ -15,6 +15,7 @@ mod device;
 #[cfg(test)]
 mod fixture;
 mod image;
+pub mod layout;
 mod request;
 mod serve;
 

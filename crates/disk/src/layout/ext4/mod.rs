@@ -1,0 +1,15 @@
+//! ext2, ext3 and ext4 (`fs/ext4/ext4.h`, `fs/ext4/ext4_extents.h` of Linux 6.12; Documentation/filesystems/ext4).
+//!
+//! ```text
+//!  superblock ─► group descriptors ─► inode tables ─► inodes ─► extents or indirect blocks ─► blocks
+//! ```
+
+mod extents;
+mod group;
+mod inode;
+mod superblock;
+
+pub use extents::{Extent, Extents};
+pub use group::Group;
+pub use inode::{Contents, Inode, InodeKind};
+pub use superblock::Superblock;
