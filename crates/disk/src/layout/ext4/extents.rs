@@ -274,3 +274,187 @@ fn block(
         .map_err(|source| LayoutError::Read { at, source })?;
     Ok(bytes)
 }
+
+#[cfg(test)]
+mod tests {
+    use std::collections::{HashMap, HashSet};
+    use std::io;
+
+    use super::*;
+
+    const BLOCK: usize = 4096;
+
+    /// A disk with some blocks; the others are zeros.
+    #[derive(Default)]
+    struct Disk(HashMap<u64, Vec<u8>>);
+
+    impl Blocks for Disk {
+        fn read(&self, at: u64, into: &mut [u8]) -> io::Result<()> {
+            into.fill(0);
+            if let Some(block) = self.0.get(&(at / BLOCK as u64)) {
+                into.copy_from_slice(block);
+            }
+            Ok(())
+        }
+
+        fn len(&self) -> u64 {
+            1 << 40
+        }
+    }
+
+    fn of() -> Superblock {
+        let bytes = super::super::superblock::tests::bytes(|bytes| {
+            bytes[0x4..0x8].copy_from_slice(&(1_u32 << 28).to_le_bytes());
+        });
+        Superblock::parse(&bytes, 1 << 40).unwrap()
+    }
+
+    fn node(depth: u16, entries: &[[u8; ENTRY]], len: usize) -> Vec<u8> {
+        let count = u16::try_from(entries.len()).unwrap();
+        let mut bytes = [
+            MAGIC.to_le_bytes(),
+            count.to_le_bytes(),
+            count.to_le_bytes(),
+            depth.to_le_bytes(),
+        ]
+        .concat();
+        bytes.extend([0; 4]);
+        bytes.extend(entries.concat());
+        bytes.resize(len, 0);
+        bytes
+    }
+
+    fn leaf(file_block: u32, len: u16, block: u32) -> [u8; ENTRY] {
+        let bytes = [
+            &file_block.to_le_bytes()[..],
+            &len.to_le_bytes(),
+            &[0; 2],
+            &block.to_le_bytes(),
+        ]
+        .concat();
+        bytes.try_into().unwrap()
+    }
+
+    fn index_to(file_block: u32, block: u32) -> [u8; ENTRY] {
+        let bytes = [&file_block.to_le_bytes()[..], &block.to_le_bytes(), &[0; 4]].concat();
+        bytes.try_into().unwrap()
+    }
+
+    fn tree(root: &[u8], disk: &Disk) -> Result<Extents, LayoutError> {
+        let mut claimed = HashSet::new();
+        Extents::of_tree(root.try_into().unwrap(), &of(), disk, &mut |node| {
+            claimed.insert(node)
+        })
+    }
+
+    #[test]
+    fn an_extent_may_be_long_or_not_written_yet() {
+        let root = node(0, &[leaf(0, WRITTEN, 100), leaf(40_000, WRITTEN + 5, 9)], MAP);
+        let found = tree(&root, &Disk::default()).unwrap().extents;
+        assert_eq!((found[0].len, found[0].is_unwritten), (32_768, false));
+        assert_eq!((found[1].len, found[1].is_unwritten), (5, true));
+    }
+
+    #[test]
+    fn a_tree_that_leads_to_itself_or_to_one_node_from_everywhere_is_none() {
+        let mut disk = Disk::default();
+        // To itself, at the depth that its parent says.
+        disk.0.insert(50, node(1, &[index_to(0, 50)], BLOCK));
+        assert!(tree(&node(2, &[index_to(0, 50)], MAP), &disk).is_err());
+        // Each entry to the same child: 340 to the power of the depth.
+        let all: Vec<_> = (0..340).map(|number| index_to(number, 52)).collect();
+        disk.0.insert(51, node(1, &all, BLOCK));
+        disk.0.insert(52, node(0, &[leaf(0, 1, 9)], BLOCK));
+        assert!(tree(&node(2, &[index_to(0, 51)], MAP), &disk).is_err());
+    }
+
+    #[test]
+    fn what_is_out_of_order_or_off_the_disk_is_refused() {
+        let disk = Disk::default();
+        let leaves: [&[_]; 6] = [
+            &[leaf(5, 1, 9), leaf(5, 1, 10)],
+            &[leaf(5, 3, 9), leaf(7, 1, 20)],
+            &[leaf(5, 0, 9)],
+            &[leaf(5, 1, 0)],
+            &[leaf(5, 2, (1 << 28) - 1)],
+            &[leaf(u32::MAX, 2, 9)],
+        ];
+        for leaves in leaves {
+            assert!(tree(&node(0, leaves, MAP), &disk).is_err(), "{leaves:?}");
+        }
+        let mut short = node(0, &[], MAP);
+        short[2] = 5;
+        assert!(tree(&short, &disk).is_err());
+        assert!(tree(&node(1, &[index_to(0, 1 << 28)], MAP), &disk).is_err());
+    }
+
+    #[test]
+    fn max_depth_bounds_the_levels() {
+        let with = |depth: u16| {
+            let mut disk = Disk::default();
+            for level in 0..depth {
+                let entry = if level == 0 {
+                    leaf(0, 1, 9)
+                } else {
+                    index_to(0, 100 + u32::from(level) - 1)
+                };
+                disk.0
+                    .insert(100 + u64::from(level), node(level, &[entry], BLOCK));
+            }
+            tree(
+                &node(depth, &[index_to(0, 100 + u32::from(depth) - 1)], MAP),
+                &disk,
+            )
+        };
+        assert_eq!(with(MAX_DEPTH).unwrap().nodes.len(), usize::from(MAX_DEPTH));
+        assert!(with(MAX_DEPTH + 1).is_err());
+    }
+
+    #[test]
+    fn max_extents_and_max_nodes_bound_what_is_read_of_one_inode() {
+        // Each node of the second level has 340 extents of one block, with holes between them.
+        let each = 340;
+        let mut disk = Disk::default();
+        let mut tops = Vec::new();
+        let mut first = 0;
+        for top in 0..10_u32 {
+            let mut children = Vec::new();
+            let begins = first;
+            for child in 0..each {
+                let block = 1000 + top * each + child;
+                let leaves: Vec<_> = (0..each).map(|number| leaf(first + number * 2, 1, 9)).collect();
+                disk.0.insert(block.into(), node(0, &leaves, BLOCK));
+                children.push(index_to(first, block));
+                first += each * 2;
+            }
+            disk.0.insert(500 + u64::from(top), node(1, &children, BLOCK));
+            tops.push(index_to(begins, 500 + top));
+        }
+        disk.0.insert(400, node(2, &tops, BLOCK));
+        let found = tree(&node(3, &[index_to(0, 400)], MAP), &disk).unwrap();
+        assert_eq!((found.extents.len(), found.is_cut), (MAX_EXTENTS, true));
+        // Leaves without extents cost nothing but their reading.
+        let mut disk = Disk::default();
+        for number in 0..15_u32 {
+            disk.0.insert(1000 + u64::from(number), vec![]);
+        }
+        let map: Vec<u8> = (0..12)
+            .flat_map(|_| [0; 4])
+            .chain([0; 8])
+            .chain(77_u32.to_le_bytes())
+            .collect();
+        let top: Vec<u8> = (0..1024)
+            .flat_map(|number: u32| (2000 + number).to_le_bytes())
+            .collect();
+        disk.0.insert(77, top);
+        for number in 0..1024_u32 {
+            let lower: Vec<u8> = (0..1024)
+                .flat_map(|n: u32| (10_000 + number * 1024 + n).to_le_bytes())
+                .collect();
+            disk.0.insert(2000 + u64::from(number), lower);
+        }
+        let map: [u8; MAP] = map.try_into().unwrap();
+        let found = Extents::of_blocks(&map, u64::MAX, &of(), &disk, &mut |_| true).unwrap();
+        assert_eq!((found.nodes.len(), found.is_cut), (MAX_NODES, true));
+    }
+}

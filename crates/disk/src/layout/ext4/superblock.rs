@@ -202,3 +202,81 @@ fn has_superblock(group: u64) -> bool {
     };
     group <= 1 || is_power(3) || is_power(5) || is_power(7)
 }
+
+#[cfg(test)]
+pub(super) mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    /// A superblock as `mkfs.ext4` writes it for a GiB.
+    pub(crate) fn bytes(change: impl Fn(&mut [u8; LEN])) -> [u8; LEN] {
+        let mut bytes = [0; LEN];
+        let mut put = |at: usize, number: &[u8]| bytes[at..at + number.len()].copy_from_slice(number);
+        put(0x0, &65_536_u32.to_le_bytes());
+        put(0x4, &262_144_u32.to_le_bytes());
+        put(0x18, &2_u32.to_le_bytes());
+        put(0x20, &32_768_u32.to_le_bytes());
+        put(0x28, &8192_u32.to_le_bytes());
+        put(0x38, &MAGIC.to_le_bytes());
+        put(0x4c, &1_u32.to_le_bytes());
+        put(0x54, &11_u32.to_le_bytes());
+        put(0x58, &256_u16.to_le_bytes());
+        put(0x60, &0x2c2_u32.to_le_bytes());
+        put(0x64, &0x46b_u32.to_le_bytes());
+        put(0xfe, &64_u16.to_le_bytes());
+        change(&mut bytes);
+        bytes
+    }
+
+    const GIB: u64 = 1 << 30;
+
+    #[test]
+    fn what_cannot_be_is_refused() {
+        let parse = |change: &dyn Fn(&mut [u8; LEN])| Superblock::parse(&bytes(change), GIB);
+        assert_eq!(parse(&|_| ()).unwrap().groups(), 8);
+        let malformed: [(&str, &dyn Fn(&mut [u8; LEN])); 9] = [
+            ("magic", &|b| b[0x38] = 0),
+            ("block size", &|b| b[0x18] = 7),
+            ("blocks beyond the disk", &|b| b[0x4] = 1),
+            ("blocks beyond any disk", &|b| b[0x153] = 0xff),
+            ("no blocks in a group", &|b| b[0x20..0x24].fill(0)),
+            ("too many blocks in a group", &|b| b[0x22] = 1),
+            ("no inodes in a group", &|b| b[0x28..0x2c].fill(0)),
+            ("inode size", &|b| b[0x58] = 1),
+            ("descriptor size", &|b| b[0xfe] = 32),
+        ];
+        for (what, change) in malformed {
+            assert!(matches!(parse(change), Err(LayoutError::Malformed(_))), "{what}");
+        }
+        let unknown = parse(&|b| b[0x63] = 1);
+        assert!(matches!(unknown, Err(LayoutError::Unsupported(_))));
+    }
+
+    #[test]
+    fn max_groups_stops_a_superblock_with_a_group_for_each_block() {
+        let with = |per_group: u32| {
+            let change = |b: &mut [u8; LEN]| {
+                b[0x20..0x24].copy_from_slice(&per_group.to_le_bytes());
+                b[0x4..0x8].copy_from_slice(&(1_u32 << 25).to_le_bytes());
+            };
+            Superblock::parse(&bytes(change), u64::MAX)
+        };
+        assert_eq!(with(2).unwrap().groups(), MAX_GROUPS);
+        assert!(with(1).is_err());
+    }
+
+    proptest! {
+        #[test]
+        fn whatever_it_holds_nothing_overflows(bytes in prop::collection::vec(any::<u8>(), LEN), group in any::<u64>()) {
+            let mut superblock = [0; LEN];
+            superblock.copy_from_slice(&bytes);
+            superblock[0x38..0x3a].copy_from_slice(&MAGIC.to_le_bytes());
+            superblock[0x18..0x1c].copy_from_slice(&[2, 0, 0, 0]);
+            superblock[0x60..0x64].copy_from_slice(&[0xd2, 0, 0, 0]);
+            if let Ok(found) = Superblock::parse(&superblock, u64::MAX) {
+                let _ = (found.groups(), found.at(found.blocks), found.descriptor(group));
+            }
+        }
+    }
+}
