@@ -4,11 +4,13 @@
 //!  superblock ─► group descriptors ─► inode tables ─► inodes ─► extents or indirect blocks ─► blocks
 //! ```
 
+mod directory;
 mod extents;
 mod group;
 mod inode;
 mod superblock;
 
+pub use directory::{Name, Names};
 pub use extents::{Extent, Extents};
 pub use group::Group;
 pub use inode::{Contents, Inode, InodeKind};
