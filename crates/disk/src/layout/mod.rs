@@ -6,8 +6,11 @@
 
 mod bytes;
 pub mod ext4;
+mod owners;
 
 use std::io;
+
+pub use owners::{Owner, Owners};
 
 /// Where bytes are read from: a disk, or a part of one.
 pub trait Blocks {
