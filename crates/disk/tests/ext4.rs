@@ -10,7 +10,7 @@ use std::path::Path;
 use std::process::Command;
 
 use nephoscope_disk::layout::Blocks;
-use nephoscope_disk::layout::ext4::{Contents, Extents, Group, Inode, InodeKind, Superblock};
+use nephoscope_disk::layout::ext4::{Contents, Extents, Files, Group, Inode, InodeKind, Skipped, Superblock};
 
 struct Image(File, u64);
 
@@ -172,6 +172,60 @@ fn agrees(program: &str, options: &[&str], uses_extents: bool) {
         );
     }
     assert!(compared > 600 && deep >= 1, "{compared} {deep}");
+    every_block_has_its_file_and_its_path(&image, &contents, &of);
+}
+
+/// Reads each file block by block through what is said of blocks.
+fn every_block_has_its_file_and_its_path(image: &Image, contents: &Path, of: &Superblock) {
+    let files = Files::read(image).unwrap();
+    assert_eq!(files.skipped(), Skipped::default());
+    let mut blocks: HashMap<u32, Vec<(u32, u64)>> = HashMap::new();
+    for block in 0..of.blocks {
+        if let Some((inode, file_block)) = files.owner(block) {
+            blocks.entry(inode).or_default().push((file_block, block));
+        }
+    }
+    let mut names = BTreeSet::new();
+    for (inode, node) in files.nodes() {
+        let Some(path) = files.path(inode, image).unwrap() else {
+            assert_eq!(inode, of.journal_inode, "only the journal has no name");
+            continue;
+        };
+        let path = String::from_utf8(path).unwrap();
+        names.insert(path.clone());
+        if node.kind != InodeKind::File {
+            continue;
+        }
+        let expected = fs::read(contents.join(&path[1..])).unwrap();
+        assert_eq!(node.bytes, expected.len() as u64, "{path}");
+        let mut read = vec![0; expected.len().next_multiple_of(of.block_bytes as usize)];
+        for (file_block, block) in blocks.get(&inode).into_iter().flatten() {
+            let at = *file_block as usize * of.block_bytes as usize;
+            // Blocks behind the end are those of files that were made long and cut.
+            if let Some(into) = read.get_mut(at..at + of.block_bytes as usize) {
+                image.read(of.at(*block), into).unwrap();
+            }
+        }
+        assert!(read[..expected.len()] == expected, "{path}");
+    }
+    let mut expected: BTreeSet<String> = walk(contents)
+        .into_iter()
+        .map(|path| format!("/{}", path.strip_prefix(contents).unwrap().display()))
+        .collect();
+    expected.extend(["/".to_owned(), "/lost+found".to_owned()]);
+    assert_eq!(names, expected);
+}
+
+fn walk(at: &Path) -> Vec<std::path::PathBuf> {
+    let mut found = Vec::new();
+    for entry in fs::read_dir(at).unwrap() {
+        let path = entry.unwrap().path();
+        if path.is_dir() {
+            found.extend(walk(&path));
+        }
+        found.push(path);
+    }
+    found
 }
 
 #[test]

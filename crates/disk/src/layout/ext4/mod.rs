@@ -6,12 +6,14 @@
 
 mod directory;
 mod extents;
+mod files;
 mod group;
 mod inode;
 mod superblock;
 
 pub use directory::{Name, Names};
 pub use extents::{Extent, Extents};
+pub use files::{Files, Node, Skipped};
 pub use group::Group;
 pub use inode::{Contents, Inode, InodeKind};
 pub use superblock::Superblock;

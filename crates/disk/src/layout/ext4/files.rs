@@ -1,0 +1,347 @@
+//! All files of a file system as it is now: whose each block is, and what each inode is called.
+//!
+//! Every inode table is read once from its beginning to its end, then the nodes and directories that inodes lead to. Directories keep their
+//! names; the names of files are looked for in their directory when somebody asks.
+
+use std::collections::{HashMap, HashSet};
+
+use super::super::{Blocks, LayoutError, Owner, Owners};
+use super::directory::Names;
+use super::extents::Extents;
+use super::group::Group;
+use super::inode::{Contents, Inode, InodeKind};
+use super::superblock::{self, Superblock};
+
+/// The root directory.
+const ROOT: u32 = 2;
+/// Bytes of an inode table that are read at once.
+const CHUNK: usize = 1 << 20;
+/// Inodes that are kept: some 64 bytes each. It stops a disk that is full of empty files; what is beyond has no name here.
+const MAX_INODES: usize = 8 << 20;
+/// Directories above a file, and bytes of its path (Linux: `PATH_MAX`).
+const MAX_PATH: usize = 4096;
+/// Blocks of one directory that are read: a quarter of a million names in each thousand of them.
+const MAX_DIRECTORY_BLOCKS: usize = 1 << 18;
+
+/// What is known of an inode.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct Node {
+    /// What has it.
+    pub kind: InodeKind,
+    /// Tells it from the one that had its number before.
+    pub generation: u32,
+    /// Bytes of its contents.
+    pub bytes: u64,
+    /// A directory in which it has a name; 0 if none is known.
+    pub parent: u32,
+    /// Of a directory, its name there.
+    name: Box<[u8]>,
+}
+
+/// What was not understood.
+#[derive(Clone, Copy, PartialEq, Eq, Default, Debug)]
+pub struct Skipped {
+    /// Groups whose descriptor cannot be right, or whose inodes cannot be read.
+    pub groups: u64,
+    /// Inodes whose blocks cannot be right, or are too many.
+    pub inodes: u64,
+    /// Inodes for which there was no room.
+    pub left_out: u64,
+}
+
+/// The files of a file system.
+#[derive(Debug)]
+pub struct Files {
+    superblock: Superblock,
+    owners: Owners,
+    nodes: HashMap<u32, Node>,
+    skipped: Skipped,
+}
+
+impl Files {
+    /// Reads them.
+    ///
+    /// # Errors
+    /// If it is no file system that is understood. What is wrong with a part of it is counted.
+    pub fn read(disk: &impl Blocks) -> Result<Self, LayoutError> {
+        let mut bytes = [0; superblock::LEN];
+        disk.read(superblock::AT, &mut bytes)
+            .map_err(|source| LayoutError::Read {
+                at: superblock::AT,
+                source,
+            })?;
+        let superblock = Superblock::parse(&bytes, disk.len())?;
+        let mut reading = Reading {
+            disk,
+            files: Self {
+                owners: Owners::new(superblock.blocks),
+                superblock,
+                nodes: HashMap::new(),
+                skipped: Skipped::default(),
+            },
+            claimed: HashSet::new(),
+            directories: Vec::new(),
+        };
+        for number in 0..reading.files.superblock.groups() {
+            if reading.group(number).is_none() {
+                reading.files.skipped.groups += 1;
+            }
+        }
+        Ok(reading.named())
+    }
+
+    /// What the superblock says.
+    #[must_use]
+    pub const fn superblock(&self) -> &Superblock {
+        &self.superblock
+    }
+
+    /// The inode that has this block, and which block of its contents it is.
+    #[must_use]
+    pub fn owner(&self, block: u64) -> Option<(u32, u32)> {
+        let (Owner(inode), file_block) = self.owners.get(block)?;
+        Some((inode, file_block))
+    }
+
+    /// An inode in use.
+    #[must_use]
+    pub fn node(&self, inode: u32) -> Option<&Node> {
+        self.nodes.get(&inode)
+    }
+
+    /// All inodes in use.
+    pub fn nodes(&self) -> impl Iterator<Item = (u32, &Node)> {
+        self.nodes.iter().map(|(inode, node)| (*inode, node))
+    }
+
+    /// What was not understood.
+    #[must_use]
+    pub const fn skipped(&self) -> Skipped {
+        self.skipped
+    }
+
+    /// A path of an inode, from the root of the file system; `None` if it has no name that is known.
+    ///
+    /// # Errors
+    /// If its directory cannot be read.
+    pub fn path(&self, inode: u32, disk: &impl Blocks) -> Result<Option<Vec<u8>>, LayoutError> {
+        if inode == ROOT {
+            return Ok(Some(b"/".to_vec()));
+        }
+        let Some(node) = self.nodes.get(&inode) else {
+            return Ok(None);
+        };
+        let mut parts: Vec<Vec<u8>> = Vec::new();
+        if node.kind == InodeKind::Directory {
+            parts.push(node.name.to_vec());
+        } else {
+            let mut found = None;
+            self.names_in(node.parent, disk, |name| {
+                if name.inode == inode && found.is_none() {
+                    found = Some(name.name.to_vec());
+                }
+            })?;
+            let Some(name) = found else { return Ok(None) };
+            parts.push(name);
+        }
+        let (mut at, mut len) = (node.parent, 0);
+        while at != ROOT {
+            let Some(above) = self.nodes.get(&at) else {
+                return Ok(None);
+            };
+            len += above.name.len() + 1;
+            if above.name.is_empty() || len > MAX_PATH {
+                return Ok(None);
+            }
+            parts.push(above.name.to_vec());
+            at = above.parent;
+        }
+        let path = parts.iter().rev().flat_map(|part| [b"/", &part[..]].concat());
+        Ok(Some(path.collect()))
+    }
+
+    /// Gives all names in a directory.
+    fn names_in(
+        &self,
+        directory: u32,
+        disk: &impl Blocks,
+        mut give: impl FnMut(super::Name<'_>),
+    ) -> Result<(), LayoutError> {
+        let Some(inode) = self.inode(directory, disk)? else {
+            return Ok(());
+        };
+        // Whose nodes they are was asked when all was read.
+        let extents = extents(&inode, &self.superblock, disk, &mut |_| true)?;
+        each_block(&extents, &self.superblock, disk, |block| {
+            Names::new(block).for_each(&mut give)
+        })
+    }
+
+    fn inode(&self, number: u32, disk: &impl Blocks) -> Result<Option<Inode>, LayoutError> {
+        let of = &self.superblock;
+        let Some(index) = number.checked_sub(1) else {
+            return Ok(None);
+        };
+        let group = u64::from(index / of.inodes_per_group.max(1));
+        let within = u64::from(index % of.inodes_per_group.max(1));
+        let Some(group) = descriptor(group, of, disk)? else {
+            return Ok(None);
+        };
+        let at = of
+            .at(group.inode_table)
+            .saturating_add(within.saturating_mul(of.inode_bytes.into()));
+        let mut bytes = [0; 128];
+        disk.read(at, &mut bytes)
+            .map_err(|source| LayoutError::Read { at, source })?;
+        Ok(Inode::parse(&bytes))
+    }
+}
+
+/// Files that are being read.
+struct Reading<'a, D> {
+    disk: &'a D,
+    files: Files,
+    /// Nodes that some inode has.
+    claimed: HashSet<u64>,
+    /// Directories, and where their names are.
+    directories: Vec<(u32, Extents)>,
+}
+
+impl<D: Blocks> Reading<'_, D> {
+    /// Reads the inodes of a group; `None` if that cannot be.
+    fn group(&mut self, number: u64) -> Option<()> {
+        let of = self.files.superblock.clone();
+        let group = descriptor(number, &of, self.disk).ok()??;
+        let each = usize::try_from(of.inode_bytes).ok()?;
+        let first = u32::try_from(number.checked_mul(of.inodes_per_group.into())?.checked_add(1)?).ok()?;
+        let mut done = 0_u32;
+        while done < group.inodes_used {
+            let now = (group.inodes_used - done).min(u32::try_from(CHUNK / each).ok()?);
+            let mut bytes = vec![0; usize::try_from(now).ok()?.checked_mul(each)?];
+            let offset = u64::from(done).checked_mul(of.inode_bytes.into())?;
+            self.disk
+                .read(of.at(group.inode_table).checked_add(offset)?, &mut bytes)
+                .ok()?;
+            for (inode, bytes) in (first.checked_add(done)?..).zip(bytes.chunks_exact(each)) {
+                self.one(inode, bytes, &of);
+            }
+            done += now;
+        }
+        Some(())
+    }
+
+    fn one(&mut self, number: u32, bytes: &[u8], of: &Superblock) {
+        let Some(inode) = Inode::parse(bytes) else { return };
+        // What is kept for growth, and bad blocks, are nobody's contents.
+        if number < of.first_inode && number != ROOT && number != of.journal_inode {
+            return;
+        }
+        if self.files.nodes.len() == MAX_INODES {
+            self.files.skipped.left_out += 1;
+            return;
+        }
+        let node = Node {
+            kind: inode.kind,
+            generation: inode.generation,
+            bytes: inode.bytes,
+            parent: 0,
+            name: Box::default(),
+        };
+        self.files.nodes.insert(number, node);
+        let claimed = &mut self.claimed;
+        let Ok(found) = extents(&inode, of, self.disk, &mut |node| claimed.insert(node)) else {
+            self.files.skipped.inodes += 1;
+            return;
+        };
+        self.files.skipped.inodes += u64::from(found.is_cut);
+        for extent in &found.extents {
+            self.files
+                .owners
+                .set(extent.block, extent.len, Owner(number), extent.file_block);
+        }
+        if inode.kind == InodeKind::Directory {
+            self.directories.push((number, found));
+        }
+    }
+
+    /// Gives everything its directory, and directories their names.
+    fn named(mut self) -> Files {
+        for (directory, extents) in std::mem::take(&mut self.directories) {
+            let nodes = &mut self.files.nodes;
+            let read = each_block(&extents, &self.files.superblock, self.disk, |block| {
+                for name in Names::new(block) {
+                    if name.name == b"." || name.name == b".." {
+                        continue;
+                    }
+                    let Some(node) = nodes.get_mut(&name.inode) else {
+                        continue;
+                    };
+                    if node.parent == 0 {
+                        node.parent = directory;
+                        if node.kind == InodeKind::Directory {
+                            node.name = name.name.into();
+                        }
+                    }
+                }
+            });
+            if read.is_err() {
+                self.files.skipped.inodes += 1;
+            }
+        }
+        self.files
+    }
+}
+
+fn descriptor(group: u64, of: &Superblock, disk: &impl Blocks) -> Result<Option<Group>, LayoutError> {
+    if group >= of.groups() {
+        return Ok(None);
+    }
+    let (block, offset) = of.descriptor(group);
+    let at = of.at(block).saturating_add(offset as u64);
+    let mut bytes = [0; 64];
+    let len = bytes
+        .len()
+        .min(usize::try_from(of.descriptor_bytes).unwrap_or(64));
+    let bytes = &mut bytes[..len];
+    disk.read(at, bytes)
+        .map_err(|source| LayoutError::Read { at, source })?;
+    Ok(Group::parse(bytes, of))
+}
+
+fn extents(
+    inode: &Inode,
+    of: &Superblock,
+    disk: &impl Blocks,
+    claim: &mut impl FnMut(u64) -> bool,
+) -> Result<Extents, LayoutError> {
+    match &inode.contents {
+        Contents::Inline => Ok(Extents::default()),
+        Contents::Extents(root) => Extents::of_tree(root, of, disk, claim),
+        Contents::Indirect(map) => {
+            let blocks = inode.bytes.div_ceil(of.block_bytes.into());
+            Extents::of_blocks(map, blocks, of, disk, claim)
+        }
+    }
+}
+
+/// Gives each block of a directory.
+fn each_block(
+    extents: &Extents,
+    of: &Superblock,
+    disk: &impl Blocks,
+    mut give: impl FnMut(&[u8]),
+) -> Result<(), LayoutError> {
+    let mut bytes = vec![0; of.block_len()];
+    let blocks = extents
+        .extents
+        .iter()
+        .filter(|extent| !extent.is_unwritten)
+        .flat_map(|extent| extent.block..extent.block.saturating_add(extent.len.into()));
+    for block in blocks.take(MAX_DIRECTORY_BLOCKS) {
+        let at = of.at(block);
+        disk.read(at, &mut bytes)
+            .map_err(|source| LayoutError::Read { at, source })?;
+        give(&bytes);
+    }
+    Ok(())
+}
