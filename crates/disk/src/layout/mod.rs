@@ -7,10 +7,12 @@
 mod bytes;
 pub mod ext4;
 mod owners;
+mod partitions;
 
 use std::io;
 
 pub use owners::{Owner, Owners};
+pub use partitions::{Partition, partitions};
 
 /// Where bytes are read from: a disk, or a part of one.
 pub trait Blocks {
