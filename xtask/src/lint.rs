@@ -11,7 +11,7 @@ use crate::build::{cargo, workspace};
 const LAYERS: [&[&str]; 7] = [
     &["guest"],
     &["isa", "recipe", "wire", "finding"],
-    &["catalog", "qemu-plugin", "drivers"],
+    &["catalog", "qemu-plugin", "drivers", "disk"],
     &["inventory"],
     &["judge"],
     &["pipeline"],

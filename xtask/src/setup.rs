@@ -9,11 +9,12 @@ use nephoscope_e2e::command::{output_of, privileged, run_logged};
 use nephoscope_e2e::{Step, cache, qemu};
 
 /// Packages of the machine's own suites.
-const PACKAGES: [&str; 15] = [
+const PACKAGES: [&str; 16] = [
     "busybox-static",
     "ca-certificates",
     "debian-archive-keyring",
     "e2fsprogs",
+    "fdisk",
     "g++",
     "gcc",
     "ipxe-qemu",

@@ -274,3 +274,56 @@ impl VhostUserBackend for Backend {
         Ok(())
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::device::{Serial, Transfer, Transfers};
+    use crate::image::{Format, Image};
+
+    struct Silent;
+
+    impl Transfers for Silent {
+        fn moved(&self, _: Transfer<'_>) {}
+        fn zeroed(&self, _: u64, _: u64) {}
+    }
+
+    fn backend(queues: u16) -> Backend {
+        let file = tempfile::NamedTempFile::new().unwrap();
+        file.as_file().set_len(1 << 20).unwrap();
+        let image = Image::open(file.path(), Format::Raw, false).unwrap();
+        let device = Device::new(image, Serial::default(), Box::new(Silent));
+        let server = Server::new(device, queues);
+        Backend::new(server.device, server.queues)
+    }
+
+    #[test]
+    fn max_queues_bounds_the_threads_of_a_disk() {
+        assert_eq!(backend(0).num_queues(), 1);
+        assert_eq!(backend(u16::MAX).num_queues(), usize::from(MAX_QUEUES));
+        let mut masks = backend(u16::MAX).queues_per_thread();
+        masks.dedup();
+        assert!(masks.len() == 64 && masks.iter().all(|mask| mask.count_ones() == 1));
+    }
+
+    #[test]
+    fn max_queue_size_is_the_longest_queue_that_qemu_makes() {
+        assert_eq!(backend(1).max_queue_size(), MAX_QUEUE_SIZE);
+        assert!(MAX_QUEUE_SIZE.is_power_of_two());
+    }
+
+    #[test]
+    fn the_space_of_a_disk_has_as_many_bytes_as_are_asked_for() {
+        let backend = backend(4);
+        let space = backend.get_config(0, 60);
+        assert_eq!(
+            u64::from_le_bytes(space[..8].try_into().unwrap()),
+            2048,
+            "sectors"
+        );
+        assert_eq!(space[34..36], [4, 0], "queues");
+        assert_eq!(backend.get_config(34, 2), [4, 0]);
+        assert_eq!(backend.get_config(58, 9), [0; 9]);
+        assert_eq!(backend.get_config(u32::MAX, 3), [0; 3]);
+    }
+}

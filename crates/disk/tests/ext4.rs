@@ -1,6 +1,10 @@
 //! File systems that e2fsprogs makes, read by us and by its `debugfs`.
 
-#![allow(clippy::cast_possible_truncation, reason = "test data is small")]
+#![allow(
+    clippy::cast_possible_truncation,
+    clippy::unwrap_used,
+    reason = "test data is small, and a test may fail"
+)]
 
 use std::collections::{BTreeSet, HashMap};
 use std::fs::{self, File};

@@ -80,6 +80,7 @@ impl Files {
                 skipped: Skipped::default(),
             },
             claimed: HashSet::new(),
+            room: MAX_INODES,
             directories: Vec::new(),
         };
         for number in 0..reading.files.superblock.groups() {
@@ -203,6 +204,8 @@ struct Reading<'a, D> {
     files: Files,
     /// Nodes that some inode has.
     claimed: HashSet<u64>,
+    /// Inodes that are kept.
+    room: usize,
     /// Directories, and where their names are.
     directories: Vec<(u32, Extents)>,
 }
@@ -236,7 +239,7 @@ impl<D: Blocks> Reading<'_, D> {
         if number < of.first_inode && number != ROOT && number != of.journal_inode {
             return;
         }
-        if self.files.nodes.len() == MAX_INODES {
+        if self.files.nodes.len() == self.room {
             self.files.skipped.left_out += 1;
             return;
         }
@@ -344,4 +347,102 @@ fn each_block(
         give(&bytes);
     }
     Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use std::io;
+
+    use super::super::superblock::tests::bytes;
+    use super::*;
+
+    /// All zeros.
+    struct Zeros;
+
+    impl Blocks for Zeros {
+        fn read(&self, _: u64, into: &mut [u8]) -> io::Result<()> {
+            into.fill(0);
+            Ok(())
+        }
+
+        fn len(&self) -> u64 {
+            1 << 30
+        }
+    }
+
+    fn nothing() -> Files {
+        let superblock = Superblock::parse(&bytes(|_| ()), 1 << 30).unwrap();
+        Files {
+            owners: Owners::new(superblock.blocks),
+            superblock,
+            nodes: HashMap::new(),
+            skipped: Skipped::default(),
+        }
+    }
+
+    fn directory(parent: u32, name: &[u8]) -> Node {
+        Node {
+            kind: InodeKind::Directory,
+            generation: 0,
+            bytes: 4096,
+            parent,
+            name: name.into(),
+        }
+    }
+
+    #[test]
+    fn max_path_bounds_directories_in_directories_and_a_circle_ends() {
+        let mut files = nothing();
+        let name = [b'x'; 255];
+        for number in 0..20 {
+            let parent = if number == 0 { ROOT } else { 99 + number };
+            files.nodes.insert(100 + number, directory(parent, &name));
+        }
+        let path = |inode| files.path(inode, &Zeros).unwrap().map(|path| path.len());
+        assert_eq!(path(100), Some(256));
+        assert_eq!(path(115), Some(16 * 256));
+        assert!(16 * 256 <= MAX_PATH && path(117).is_none());
+        files.nodes.insert(100, directory(119, &name));
+        assert_eq!(files.path(110, &Zeros).unwrap(), None);
+    }
+
+    #[test]
+    fn max_inodes_bounds_what_is_kept_and_the_rest_is_counted() {
+        let mut reading = Reading {
+            disk: &Zeros,
+            files: nothing(),
+            claimed: HashSet::new(),
+            room: 2,
+            directories: Vec::new(),
+        };
+        assert_eq!(MAX_INODES, 8 << 20);
+        let of = reading.files.superblock.clone();
+        let mut inode = [0; 256];
+        inode[..2].copy_from_slice(&0x1000_u16.to_le_bytes());
+        inode[0x1a] = 1;
+        for number in 20..25 {
+            reading.one(number, &inode, &of);
+        }
+        assert_eq!(
+            (reading.files.nodes.len(), reading.files.skipped.left_out),
+            (2, 3)
+        );
+    }
+
+    #[test]
+    fn max_directory_blocks_bounds_what_is_read_of_one_directory() {
+        let of = Superblock::parse(&bytes(|_| ()), 1 << 30).unwrap();
+        let extents = Extents {
+            extents: vec![super::super::Extent {
+                file_block: 0,
+                block: 1,
+                len: u32::try_from(MAX_DIRECTORY_BLOCKS).unwrap() + 9,
+                is_unwritten: false,
+            }],
+            ..Extents::default()
+        };
+        let mut given = 0;
+        each_block(&extents, &of, &Zeros, |_| given += 1).unwrap();
+        assert_eq!(given, MAX_DIRECTORY_BLOCKS);
+    }
 }

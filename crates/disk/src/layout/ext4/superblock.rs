@@ -231,11 +231,13 @@ pub(super) mod tests {
 
     const GIB: u64 = 1 << 30;
 
+    type Change<'a> = &'a dyn Fn(&mut [u8; LEN]);
+
     #[test]
     fn what_cannot_be_is_refused() {
-        let parse = |change: &dyn Fn(&mut [u8; LEN])| Superblock::parse(&bytes(change), GIB);
+        let parse = |change: Change<'_>| Superblock::parse(&bytes(change), GIB);
         assert_eq!(parse(&|_| ()).unwrap().groups(), 8);
-        let malformed: [(&str, &dyn Fn(&mut [u8; LEN])); 9] = [
+        let malformed: [(&str, Change<'_>); 9] = [
             ("magic", &|b| b[0x38] = 0),
             ("block size", &|b| b[0x18] = 7),
             ("blocks beyond the disk", &|b| b[0x4] = 1),
