@@ -1,4 +1,4 @@
-//! Serves a raw image at a socket until it is ended, and says how much went where.
+//! Serves an image at a socket until it is ended: qcow2 by its name, else raw.
 
 use std::os::unix::net::UnixListener;
 use std::path::Path;

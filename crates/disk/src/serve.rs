@@ -140,8 +140,6 @@ struct Line {
     begun: AtomicBool,
     /// What the guest says of it cannot be: nobody looks at it until it is started anew.
     broken: AtomicBool,
-    /// The guest says which answers it wants to be told of.
-    by_index: AtomicBool,
 }
 
 struct Backend {
@@ -225,11 +223,8 @@ impl VhostUserBackend for Backend {
             | VhostUserProtocolFeatures::CONFIGURE_MEM_SLOTS
     }
 
-    fn set_event_idx(&self, enabled: bool) {
-        for line in &self.lines {
-            line.by_index.store(enabled, Ordering::Release);
-        }
-    }
+    /// The library tells its queues by itself.
+    fn set_event_idx(&self, _: bool) {}
 
     fn get_config(&self, offset: u32, size: u32) -> Vec<u8> {
         let queues = u16::try_from(self.lines.len()).unwrap_or(MAX_QUEUES);

@@ -178,10 +178,12 @@ impl Superblock {
         let offset = index(within.saturating_mul(self.descriptor_bytes.into()));
         let superblock = if self.block_bytes == 1024 { 1 } else { 0 };
         let after_all = superblock + 1 + number;
-        let Some(first) = self.first_meta_group.filter(|first| number >= u64::from(*first)) else {
+        if self
+            .first_meta_group
+            .is_none_or(|first| number < u64::from(first))
+        {
             return (after_all, offset);
-        };
-        let _ = first;
+        }
         // In the first group of those whose descriptors it holds, behind a superblock if that has one.
         let holder = number.saturating_mul(each);
         let start = self
