@@ -9,4 +9,4 @@ mod unknown_code;
 
 pub use draft::{Draft, Judge};
 pub use modified_code::ModifiedCode;
-pub use unknown_code::UnknownCode;
+pub use unknown_code::{KernelLook, UnknownCode};

@@ -13,7 +13,8 @@
 //! until more of the module is seen, and the end of one's code may look like the JIT's; so such a page is spoken of only
 //! when it still is unknown after everything that the kernel had mapped was looked at, or after a moment if nobody looks.
 //! That moment is the guest's, and a monitor that is behind takes events faster than they happened, so while a look is to
-//! come or under way, only its end counts: whoever looks sees to it that there is one.
+//! come or under way, only its end counts: whoever looks sees to it that there is one. A look that began before a page was
+//! known to have run was not for that page.
 
 use std::collections::{BTreeMap, HashMap, HashSet, VecDeque};
 
@@ -42,7 +43,7 @@ pub struct UnknownCode {
     said: HashSet<SpaceId>,
     kernels: HashMap<SpaceId, Pieces>,
     /// Undecided pages in the order in which they ran, and when.
-    waiting: VecDeque<(u64, SpaceId, PageId)>,
+    waiting: VecDeque<Waiting>,
     looks: Looks,
     /// A look at what the kernel has mapped is to come or under way.
     looking: bool,
@@ -51,36 +52,62 @@ pub struct UnknownCode {
     told: HashMap<SpaceId, Vec<PageId>>,
 }
 
+/// An undecided page.
+#[derive(Clone, Copy, Debug)]
+struct Waiting {
+    ran_ns: u64,
+    /// How many looks had begun when it became known.
+    begun: u64,
+    space: SpaceId,
+    page: PageId,
+}
+
+/// A look at what the kernel has mapped: when it began.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord)]
+pub struct KernelLook {
+    at_ns: u64,
+    number: u64,
+}
+
 /// When the kernel was looked at. A look counts when all is known that ran before it: what ran later than a page may tell what that
 /// was, and a monitor that is behind looks first.
 #[derive(Clone, Copy, Debug, Default)]
 struct Looks {
+    begun: u64,
     /// The last one that counts.
-    counts_ns: u64,
+    counts: KernelLook,
     /// The first after it, and the last.
-    next_ns: u64,
-    last_ns: u64,
+    next: KernelLook,
+    last: KernelLook,
 }
 
 impl Looks {
-    fn made(&mut self, at_ns: u64) {
-        if self.next_ns <= self.counts_ns {
-            self.next_ns = at_ns;
+    fn begins(&mut self, at_ns: u64) -> KernelLook {
+        self.begun += 1;
+        KernelLook {
+            at_ns,
+            number: self.begun,
         }
-        self.last_ns = self.last_ns.max(at_ns);
     }
 
-    /// What ran before then has been looked for. Everything that ran before `now_ns` is known.
-    fn until(mut self, now_ns: u64) -> u64 {
+    fn made(&mut self, look: KernelLook) {
+        if self.next <= self.counts {
+            self.next = look;
+        }
+        self.last = self.last.max(look);
+    }
+
+    /// The last that counts. Everything that ran before `now_ns` is known.
+    fn until(mut self, now_ns: u64) -> KernelLook {
         self.pass(now_ns);
-        self.counts_ns
+        self.counts
     }
 
     fn pass(&mut self, now_ns: u64) {
         for _ in 0..2 {
-            if self.next_ns > self.counts_ns && self.next_ns <= now_ns {
-                self.counts_ns = self.next_ns;
-                self.next_ns = self.last_ns;
+            if self.next > self.counts && self.next.at_ns <= now_ns {
+                self.counts = self.next;
+                self.next = self.last;
             }
         }
     }
@@ -111,7 +138,12 @@ impl Judge for UnknownCode {
         };
         let kernel = about.kind == SpaceKind::Kernel;
         if kernel && unknown.undecided && self.waiting.len() < MAX_WAITING {
-            self.waiting.push_back((record.at_ns, *space, *page));
+            self.waiting.push_back(Waiting {
+                ran_ns: record.at_ns,
+                begun: self.looks.begun,
+                space: *space,
+                page: *page,
+            });
         } else if kernel && !unknown.jit && self.ready.len() < MAX_WAITING {
             self.ready.push_back((*space, *page));
         } else if !self.said.contains(space) {
@@ -158,9 +190,14 @@ fn continues(pages: &BTreeMap<u64, Ran>, page: u64, there: There<'_>) -> bool {
 }
 
 impl UnknownCode {
-    /// Everything that the kernel had mapped at this time was looked at: pages that ran before are decided, or will not be.
-    pub fn looked(&mut self, at_ns: u64) {
-        self.looks.made(at_ns);
+    /// What the kernel has mapped at this time is looked at from now on.
+    pub fn look_begins(&mut self, at_ns: u64) -> KernelLook {
+        self.looks.begins(at_ns)
+    }
+
+    /// Everything was looked at: pages that were known before it began are decided, or will not be.
+    pub fn looked(&mut self, look: KernelLook) {
+        self.looks.made(look);
     }
 
     /// Whether what the kernel has mapped is being looked at, or will be in a moment.
@@ -168,16 +205,17 @@ impl UnknownCode {
         self.looking = looking;
     }
 
-    fn has_waited(&self, ran_ns: u64, now_ns: u64) -> bool {
-        let nobody_looks = !self.looking && ran_ns >= self.looks.last_ns;
-        ran_ns < self.looks.until(now_ns) || nobody_looks && ran_ns.saturating_add(WAIT_NS) <= now_ns
+    fn has_waited(&self, page: &Waiting, now_ns: u64) -> bool {
+        let was_for = |look: KernelLook| page.ran_ns < look.at_ns && page.begun < look.number;
+        let nobody_looks = !self.looking && !was_for(self.looks.last);
+        was_for(self.looks.until(now_ns)) || nobody_looks && page.ran_ns.saturating_add(WAIT_NS) <= now_ns
     }
 
     /// Whether there are pages of a kernel to speak of.
     #[must_use]
     pub fn is_due(&self, now_ns: u64) -> bool {
         let waiting = self.waiting.front();
-        !self.ready.is_empty() || waiting.is_some_and(|(ran_ns, ..)| self.has_waited(*ran_ns, now_ns))
+        !self.ready.is_empty() || waiting.is_some_and(|waiting| self.has_waited(waiting, now_ns))
     }
 
     /// Speaks of a kernel's pages that are ready or were waited for. `there` tells what the kernel has mapped executable now,
@@ -191,12 +229,12 @@ impl UnknownCode {
         out: &mut Vec<Draft>,
     ) {
         self.looks.pass(now_ns);
-        while let Some((ran_ns, space, page)) = self.waiting.pop_front() {
-            if !self.has_waited(ran_ns, now_ns) {
-                self.waiting.push_front((ran_ns, space, page));
+        while let Some(waiting) = self.waiting.pop_front() {
+            if !self.has_waited(&waiting, now_ns) {
+                self.waiting.push_front(waiting);
                 break;
             }
-            self.ready.push_back((space, page));
+            self.ready.push_back((waiting.space, waiting.page));
         }
         for (space, page) in std::mem::take(&mut self.ready) {
             let (Some(record), Some(about)) = (inventory.page(page), inventory.space(space)) else {
@@ -248,7 +286,12 @@ impl UnknownCode {
             for record in space.pages.keys().filter_map(|page| inventory.page(*page)) {
                 let unknown = matches!(&*record.verdict, Verdict::Unknown(unknown) if !unknown.jit);
                 if unknown && self.waiting.len() < MAX_WAITING {
-                    self.waiting.push_back((record.at_ns, space.id, record.id));
+                    self.waiting.push_back(Waiting {
+                        ran_ns: record.at_ns,
+                        begun: self.looks.begun,
+                        space: space.id,
+                        page: record.id,
+                    });
                 }
             }
         }
@@ -370,28 +413,53 @@ mod tests {
         assert_eq!(due(&rule), [false, true, true]);
         rule.looking(true);
         assert_eq!(due(&rule), [false; 3]);
-        rule.looked(1);
+        let look = rule.look_begins(1);
+        rule.looked(look);
         assert_eq!(due(&rule), [true; 3]);
     }
 
     #[test]
+    fn a_look_that_began_before_a_page_was_known_is_not_for_that_page() {
+        let (mut rule, mut inventory, mut out) = (UnknownCode::default(), Inventory::default(), Vec::new());
+        // A monitor that is behind: the page ran at 0, and a look that began at 1 is under way when that becomes known.
+        rule.looking(true);
+        let early = rule.look_begins(1);
+        let unknown = Verdict::Unknown(Unknown {
+            undecided: true,
+            ..Unknown::default()
+        });
+        for change in run(&mut inventory, 0, Privilege::Supervisor, unknown) {
+            rule.judge(&change, &inventory, &NoNames, &mut out);
+        }
+        rule.looked(early);
+        assert!(!rule.is_due(u64::MAX));
+        let look = rule.look_begins(2);
+        rule.looked(look);
+        assert_eq!([1, 2].map(|now| rule.is_due(now)), [false, true]);
+    }
+
+    #[test]
     fn a_look_counts_when_all_is_known_that_ran_before_it() {
+        let make = |looks: &mut Looks, at_ns| {
+            let look = looks.begins(at_ns);
+            looks.made(look);
+        };
         let mut looks = Looks::default();
-        looks.made(10);
-        assert_eq!([looks.until(9), looks.until(10)], [0, 10]);
-        looks.made(20);
-        looks.made(30);
-        assert_eq!([9, 10, 29, 30].map(|now| looks.until(now)), [0, 10, 10, 30]);
+        make(&mut looks, 10);
+        assert_eq!([9, 10].map(|now| looks.until(now).at_ns), [0, 10]);
+        make(&mut looks, 20);
+        make(&mut looks, 30);
+        assert_eq!([9, 10, 29, 30].map(|now| looks.until(now).at_ns), [0, 10, 10, 30]);
         looks.pass(12);
-        looks.made(40);
-        assert_eq!([29, 30, 40].map(|now| looks.until(now)), [10, 30, 40]);
+        make(&mut looks, 40);
+        assert_eq!([29, 30, 40].map(|now| looks.until(now).at_ns), [10, 30, 40]);
         // One that was passed over while more and more of them are made.
         let mut behind = Looks::default();
         for at in 1..100 {
-            behind.made(at * 10);
+            make(&mut behind, at * 10);
             behind.pass(at);
         }
-        assert_eq!(behind.counts_ns, 10);
+        assert_eq!(behind.counts.at_ns, 10);
     }
 
     #[test]
@@ -410,7 +478,8 @@ mod tests {
         };
         ran(&mut rule, 0, true, &mut out);
         assert!(out.is_empty() && !rule.is_due(WAIT_NS - 1));
-        rule.looked(1);
+        let look = rule.look_begins(1);
+        rule.looked(look);
         ran(&mut rule, 1, true, &mut out);
         let pages: Vec<_> = out.iter().map(|draft| draft.evidence["page"].as_u64()).collect();
         assert_eq!(pages, [Some(0)]);

@@ -108,6 +108,8 @@ pub(crate) struct Module<'a> {
     pub(crate) init: &'a [u8],
     /// Where the init code has four bytes for the address of a symbol of the kernel (`R_X86_64_32S`), and its name.
     pub(crate) field: Option<(u64, &'a str)>,
+    /// The text has the field instead.
+    pub(crate) field_in_text: bool,
 }
 
 /// Sections of a module, in order (name; type, flags; link, info).
@@ -149,6 +151,7 @@ impl Module<'_> {
         file[0x28] = 64;
         file[0x3a..0x40].copy_from_slice(&[64, 0, SECTIONS.len() as u8, 0, 7, 0]);
         let mut name_at = 0_u32;
+        let of = if self.field_in_text { 1_u32 } else { 2 };
         for (number, ((name, kind, flags, link, info), data)) in SECTIONS.iter().zip(data).enumerate() {
             let header = [
                 [name_at.to_le_bytes(), kind.to_le_bytes()].concat(),
@@ -156,7 +159,11 @@ impl Module<'_> {
                 vec![0; 8],
                 (file.len() as u64).to_le_bytes().to_vec(),
                 (data.len() as u64).to_le_bytes().to_vec(),
-                [link.to_le_bytes(), info.to_le_bytes()].concat(),
+                [
+                    link.to_le_bytes(),
+                    if number == 3 { of } else { *info }.to_le_bytes(),
+                ]
+                .concat(),
                 16_u64.to_le_bytes().to_vec(),
                 24_u64.to_le_bytes().to_vec(),
             ]

@@ -26,4 +26,5 @@ mod told;
 pub use journal::Entry;
 pub use names::CatalogNames;
 pub use narrow::Ambiguous;
+pub use nephoscope_judge::KernelLook;
 pub use session::Session;

@@ -2,6 +2,7 @@
 
 use std::fs;
 use std::process::Command;
+use std::sync::OnceLock;
 
 use anyhow::Result;
 use nephoscope_e2e::command::output_of;
@@ -22,8 +23,12 @@ pub(crate) fn describe() -> Result<String> {
     ))
 }
 
-/// What was measured: the commit, and whether the tree differs from it.
+/// What is measured: the commit at the first call, and whether the tree differed from it. A bench takes long, and commits go on.
 pub(crate) fn commit() -> Result<String> {
+    static COMMIT: OnceLock<String> = OnceLock::new();
+    if let Some(commit) = COMMIT.get() {
+        return Ok(commit.clone());
+    }
     let git = |arguments: &[&str]| {
         output_of(
             Command::new("git")
@@ -42,7 +47,9 @@ pub(crate) fn commit() -> Result<String> {
     ])?
     .is_empty();
     let changed = if clean { "" } else { " with changes" };
-    Ok(format!("{}{changed}", commit.trim()))
+    Ok(COMMIT
+        .get_or_init(|| format!("{}{changed}", commit.trim()))
+        .clone())
 }
 
 /// Today, as UTC has it.

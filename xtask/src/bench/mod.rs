@@ -37,6 +37,7 @@ pub(crate) enum Bench {
 
 /// Runs it.
 pub(crate) fn run(bench: &Bench) -> Result<()> {
+    machine::commit()?;
     match bench {
         Bench::Overhead(arguments) => overhead::run(arguments),
         Bench::Identify(arguments) => identify::run(arguments),

@@ -9,7 +9,7 @@ use std::time::{Duration, Instant};
 use nephoscope_finding::Sink;
 use nephoscope_guest::{Gpa, Gva, PAGE_SIZE, PageBytes, PhysicalMemory, Root};
 use nephoscope_isa::{Bounds, Mode, Walker, Want};
-use nephoscope_pipeline::Session;
+use nephoscope_pipeline::{KernelLook, Session};
 
 use super::paced::Paced;
 
@@ -50,19 +50,34 @@ pub(super) struct KernelMapped {
     took: Duration,
     /// Since when a look is due and cannot be made.
     stuck: Option<Instant>,
-    /// When the look before began, if it was cut short.
-    cut_ns: Option<u64>,
-    known: HashMap<Gva, [u8; 32]>,
+    /// The look before, if it was cut short.
+    cut: Option<KernelLook>,
+    known: HashMap<Gva, Given>,
     left_out: u64,
+}
+
+/// A page that the session was given.
+#[derive(Clone, Copy, Debug)]
+struct Given {
+    digest: [u8; 32],
+    /// What was known of where images lie, if the page was given in vain: it is given again when more is.
+    in_vain_at: Option<u64>,
 }
 
 /// A look that is under way.
 #[derive(Debug)]
 struct Look {
-    began_ns: u64,
+    look: KernelLook,
     leaves: std::vec::IntoIter<(Gva, Gpa)>,
     given: usize,
     took: Duration,
+}
+
+impl Given {
+    /// Whether a page with this digest may tell more than when it was given.
+    fn is_news(&self, digest: &[u8; 32], placements: u64) -> bool {
+        self.digest != *digest || self.in_vain_at.is_some_and(|at| at != placements)
+    }
 }
 
 impl Default for KernelMapped {
@@ -73,7 +88,7 @@ impl Default for KernelMapped {
             looked: Instant::now(),
             took: Duration::ZERO,
             stuck: None,
-            cut_ns: None,
+            cut: None,
             known: HashMap::new(),
             left_out: 0,
         }
@@ -111,11 +126,12 @@ impl KernelMapped {
 
     /// The machine was reset: what was read was of before, and the session knows nothing of it any more.
     pub(super) fn forget(&mut self) {
-        (self.pending, self.under_way, self.cut_ns) = (None, None, None);
+        (self.pending, self.under_way, self.cut) = (None, None, None);
         self.known.clear();
     }
 
-    /// Gives the session pages that it has not had with these contents, a few at once, until all were looked at.
+    /// Gives the session pages that it has not had with these contents, or could not place, a few at once, until all were looked
+    /// at.
     pub(super) fn look(
         &mut self,
         session: &mut Session,
@@ -137,20 +153,22 @@ impl KernelMapped {
             if look.given == MAX_PAGES {
                 break;
             }
-            let Some((va, bytes)) = self.next_of(&mut look, memory) else {
-                self.cut_ns = None;
+            let Some((va, digest, bytes)) = self.next_of(&mut look, session, memory) else {
+                self.cut = None;
                 look.took += now.elapsed();
-                session.looked_in_kernel(look.began_ns, sinks);
+                session.looked_in_kernel(look.look, sinks);
                 return self.end(look, session);
             };
             look.given += 1;
-            session.mapped_by_kernel(va, &bytes);
+            let is_placed = session.mapped_by_kernel(va, &bytes);
+            let in_vain_at = (!is_placed).then(|| session.placements());
+            self.known.insert(va, Given { digest, in_vain_at });
         }
         look.took += now.elapsed();
         if look.given == MAX_PAGES {
             // A kernel whose pages change faster than they are read is not waited for.
-            if let Some(began_ns) = self.cut_ns.replace(look.began_ns) {
-                session.looked_in_kernel(began_ns, sinks);
+            if let Some(before) = self.cut.replace(look.look) {
+                session.looked_in_kernel(before, sinks);
             }
             self.end(look, session);
         } else {
@@ -183,8 +201,16 @@ impl KernelMapped {
         if self.known.len() >= MAX_KNOWN {
             self.known.clear();
         }
+        // If not all of them have their turn in one look, all have it in several.
+        found.sort_by_key(|(va, _)| match self.known.get(va) {
+            None => (0, 0),
+            Some(Given {
+                in_vain_at: Some(at), ..
+            }) => (1, *at),
+            Some(_) => (2, 0),
+        });
         Some(Look {
-            began_ns: now_ns,
+            look: session.look_in_kernel_begins(now_ns),
             leaves: found.into_iter(),
             given: 0,
             took: Duration::ZERO,
@@ -192,13 +218,19 @@ impl KernelMapped {
     }
 
     /// The next page with contents that are news.
-    fn next_of(&mut self, look: &mut Look, memory: &impl PhysicalMemory) -> Option<(Gva, PageBytes)> {
+    fn next_of(
+        &self,
+        look: &mut Look,
+        session: &Session,
+        memory: &impl PhysicalMemory,
+    ) -> Option<(Gva, [u8; 32], PageBytes)> {
         look.leaves.find_map(|(va, gpa)| {
             let mut bytes = PageBytes::zeroed();
             memory.read(gpa, &mut bytes[..]).ok()?;
             let digest = *blake3::hash(&bytes[..]).as_bytes();
-            let is_known = self.known.insert(va, digest) == Some(digest);
-            (!is_known).then_some((va, bytes))
+            let before = self.known.get(&va);
+            let is_news = before.is_none_or(|before| before.is_news(&digest, session.placements()));
+            is_news.then_some((va, digest, bytes))
         })
     }
 
@@ -353,6 +385,17 @@ mod tests {
     }
 
     #[test]
+    fn what_was_given_in_vain_is_news_again_when_more_is_known_of_where_images_lie() {
+        let given = |in_vain_at| Given {
+            digest: [1; 32],
+            in_vain_at,
+        };
+        let news = |given: Given| [1, 2].map(|digest| [7, 8].map(|at| given.is_news(&[digest; 32], at)));
+        assert_eq!(news(given(None)), [[false, false], [true, true]]);
+        assert_eq!(news(given(Some(7))), [[false, true], [true, true]]);
+    }
+
+    #[test]
     fn after_a_reset_everything_is_given_again() {
         let (mut mapped, mut session) = (KernelMapped::default(), session());
         let guest = kernel(0, 7);
@@ -385,12 +428,10 @@ mod tests {
             while mapped.under_way.is_some() {
                 mapped.look(&mut session, long_mode(), &memory, 7, &mut []);
             }
-            mapped.cut_ns
+            mapped.cut.is_some()
         };
-        assert_eq!([cut(&mut mapped), cut(&mut mapped)], [Some(7); 2]);
         // What is left is the last third.
-        assert_eq!(cut(&mut mapped), Some(7));
-        assert_eq!(cut(&mut mapped), None);
+        assert_eq!([(); 4].map(|()| cut(&mut mapped)), [true, true, true, false]);
     }
 
     #[test]

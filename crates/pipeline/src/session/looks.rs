@@ -5,15 +5,21 @@ use std::collections::HashMap;
 use nephoscope_finding::Sink;
 use nephoscope_guest::{Gpa, Gva, PageBytes, PageId, Root};
 use nephoscope_inventory::{SpaceId, SpaceKind};
+use nephoscope_judge::KernelLook;
 
 use super::Session;
 use crate::narrow::Ambiguous;
 
 impl Session {
-    /// Everything that the kernel had mapped executable at this time was given to [`Session::mapped_by_kernel`].
-    pub fn looked_in_kernel(&mut self, at_ns: u64, sinks: &mut [&mut dyn Sink]) {
+    /// What the kernel has mapped executable at this time is given to [`Session::mapped_by_kernel`] from now on.
+    pub fn look_in_kernel_begins(&mut self, at_ns: u64) -> KernelLook {
+        self.judges.unknown.look_begins(at_ns)
+    }
+
+    /// All of it was given.
+    pub fn looked_in_kernel(&mut self, look: KernelLook, sinks: &mut [&mut dyn Sink]) {
         self.settle(sinks);
-        self.judges.unknown.looked(at_ns);
+        self.judges.unknown.looked(look);
     }
 
     /// Whether what the kernel has mapped is being looked at, or will be in a moment.
@@ -39,14 +45,28 @@ impl Session {
         self.kernel_text
     }
 
-    /// The kernel has this page mapped executable.
-    pub fn mapped_by_kernel(&mut self, va: Gva, bytes: &PageBytes) {
+    /// The kernel has this page mapped executable. Whether an image is known to lie there now; if not, the page may tell of one
+    /// when more of them are ([`Session::placements`]).
+    pub fn mapped_by_kernel(&mut self, va: Gva, bytes: &PageBytes) -> bool {
         self.counters.count("mapped_pages_read");
         match self.identifier.mapped_by_kernel(va, bytes) {
-            Ok(true) => self.touched.extend(self.open.keys().copied()),
+            Ok(true) => self.placed(),
             Ok(false) => {}
             Err(_) => self.counters.count("catalog_errors"),
         }
+        !self.identifier.images.at(va.0).is_empty()
+    }
+
+    /// How often something was learnt of where images lie.
+    #[must_use]
+    pub const fn placements(&self) -> u64 {
+        self.placements
+    }
+
+    /// What was learnt of where images lie may tell what pages are that are open.
+    pub(super) fn placed(&mut self) {
+        self.placements += 1;
+        self.touched.extend(self.open.keys().copied());
     }
 
     /// Page tables of the guest were walked; whether not all of what they map was seen.

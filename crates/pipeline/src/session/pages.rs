@@ -72,7 +72,7 @@ impl Session {
             self.keep(page, captured.bytes);
         }
         if answer.placed {
-            self.touched.extend(self.open.keys().copied());
+            self.placed();
         }
         if answer.lacking {
             self.lacking = Some(root);
@@ -155,7 +155,7 @@ impl Session {
             self.keep(page, bytes);
         }
         if answer.placed {
-            self.touched.extend(self.open.keys().copied());
+            self.placed();
         }
         if answer.lacking {
             self.lacking = Some(record.root);
@@ -179,7 +179,7 @@ impl Session {
             }
         }
         if answer.placed {
-            self.touched.extend(self.open.keys().copied());
+            self.placed();
         }
     }
 

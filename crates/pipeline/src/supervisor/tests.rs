@@ -72,3 +72,28 @@ fn max_tries_is_how_often_short_parts_are_compared_that_depend_on_what_is_not_kn
         assert_eq!(ask(&mut identifier), "identified", "a reset begins anew");
     }
 }
+
+#[test]
+fn a_mapped_page_tells_of_its_module_only_once_what_it_refers_to_is_known() {
+    let printk = 0xffff_ffff_8123_4567_u64;
+    let mut text = noise(PAGE_SIZE, 1);
+    // mov rdi, printk
+    text[..7].copy_from_slice(&[0x48, 0xc7, 0xc7, 0, 0, 0, 0]);
+    let module = Module {
+        name: "refers",
+        text: &text,
+        field: Some((3, "printk")),
+        field_in_text: true,
+        ..Module::default()
+    };
+    let (catalog, _) = fixture::catalog(&[module.file()]);
+    text[3..7].copy_from_slice(&0x8123_4567_u32.to_le_bytes());
+    let bytes = fixture::page(&text);
+    let mut identifier = Identifier::new(catalog);
+    identifier.images = running(&[]);
+    let place = |identifier: &mut Identifier| identifier.mapped_by_kernel(Gva(VA), &bytes).unwrap();
+    assert!(!place(&mut identifier));
+    identifier.images = running(&[("printk", printk)]);
+    assert!(place(&mut identifier));
+    assert!(!place(&mut identifier), "no news the second time");
+}
