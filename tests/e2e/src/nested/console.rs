@@ -3,7 +3,7 @@
 use std::io::{BufRead, BufReader};
 use std::process::{Command, ExitStatus, Stdio};
 use std::sync::mpsc::{RecvTimeoutError, channel};
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result};
 
@@ -12,6 +12,14 @@ const UP: &str = "nested machine: up";
 
 /// What Linux says of a CPU whose timer does not fire any more (`kernel/rcu/tree_stall.h`).
 const STALLED: &str = "kthread timer wakeup didn't happen";
+
+/// What it says, every 21 seconds, of a CPU on which nothing goes on (the same file). So often, with nothing else said, is for ever.
+const NOTHING_GOES_ON: &str = "rcu: INFO: rcu_";
+const MAX_NOTHING: usize = 4;
+
+/// How long it may take until it is up: it takes ten seconds, and three times as long beside other work. One in some dozens stands still
+/// without a word, with its CPUs busy.
+const BEGINNING: Duration = Duration::from_secs(200);
 
 /// Lines that are kept for an error.
 const LAST: usize = 20;
@@ -27,8 +35,42 @@ pub(super) enum End {
     Stalled,
 }
 
+/// How long it may take.
+#[derive(Clone, Copy, Debug)]
+pub(super) enum Limit {
+    /// Until then.
+    Until(Instant),
+    /// So much work of its CPUs: beside others, work takes longer. Not later than then, if it does not work.
+    Work(Duration, Instant),
+}
+
+impl Limit {
+    /// How much time is left at least; nothing if it is late.
+    fn left(self, process: u32) -> Duration {
+        match self {
+            Self::Until(deadline) => deadline.saturating_duration_since(Instant::now()),
+            Self::Work(most, deadline) => {
+                let left = most.saturating_sub(worked(process).unwrap_or(most));
+                left.min(deadline.saturating_duration_since(Instant::now()))
+            }
+        }
+    }
+}
+
+/// How long a process has had CPUs (`proc_pid_stat(5)`, fields 14 and 15).
+fn worked(process: u32) -> Option<Duration> {
+    let stat = std::fs::read_to_string(format!("/proc/{process}/stat")).ok()?;
+    let (_, fields) = stat.rsplit_once(')')?;
+    let mut fields = fields.split_ascii_whitespace().skip(11);
+    let mut ticks = || fields.next()?.parse::<u64>().ok();
+    let all = ticks()?.checked_add(ticks()?)?;
+    Some(Duration::from_millis(
+        all * 1000 / rustix::param::clock_ticks_per_second().max(1),
+    ))
+}
+
 /// Starts it and waits for its end; what it says is given line by line.
-pub(super) fn attend(command: &mut Command, deadline: Instant, line: &mut dyn FnMut(&str)) -> Result<End> {
+pub(super) fn attend(command: &mut Command, limit: Limit, line: &mut dyn FnMut(&str)) -> Result<End> {
     let mut child = command
         .stdin(Stdio::null())
         .stdout(Stdio::piped())
@@ -48,16 +90,28 @@ pub(super) fn attend(command: &mut Command, deadline: Instant, line: &mut dyn Fn
         }
     });
     let (mut last, mut is_up) = (Vec::new(), false);
+    let (mut is_begun, mut nothing, begun) = (false, 0, Instant::now());
     loop {
-        let left = deadline.saturating_duration_since(Instant::now());
+        // Who waits for work looks again after a while.
+        let beginning = if is_up {
+            Duration::MAX
+        } else {
+            BEGINNING.saturating_sub(begun.elapsed())
+        };
+        let left = limit.left(child.id()).min(beginning);
         let end = match lines.recv_timeout(left) {
             Ok(text) if text.contains(UP) => {
                 is_up = true;
                 continue;
             }
             Ok(text) if !is_up && text.contains(STALLED) => End::Stalled,
+            Ok(text) if !is_begun && nothing >= MAX_NOTHING && text.contains(NOTHING_GOES_ON) => End::Stalled,
             Ok(text) => {
                 line(&text);
+                // What the machine is there for does not speak as the kernel does.
+                let by_kernel = text.trim_start().starts_with('[');
+                is_begun |= is_up && !by_kernel;
+                nothing += usize::from(text.contains(NOTHING_GOES_ON));
                 if last.len() == LAST {
                     last.remove(0);
                 }
@@ -65,6 +119,8 @@ pub(super) fn attend(command: &mut Command, deadline: Instant, line: &mut dyn Fn
                 continue;
             }
             Err(RecvTimeoutError::Disconnected) => return Ok(End::Exited(child.wait()?, last)),
+            Err(RecvTimeoutError::Timeout) if beginning.is_zero() => End::Stalled,
+            Err(RecvTimeoutError::Timeout) if !limit.left(child.id()).is_zero() => continue,
             Err(RecvTimeoutError::Timeout) => End::Late(last),
         };
         child.kill()?;
@@ -84,13 +140,31 @@ mod tests {
         let mut said = Vec::new();
         let mut shell = Command::new("sh");
         shell.args(["-c", script]);
-        let end = attend(&mut shell, Instant::now() + within, &mut |line| {
+        let end = attend(&mut shell, Limit::Until(Instant::now() + within), &mut |line| {
             said.push(line.to_owned())
         });
         (end.unwrap(), said)
     }
 
     const LONG: Duration = Duration::from_secs(60);
+
+    #[test]
+    fn work_is_what_counts_where_it_is_counted() {
+        let attended = |script: &str| {
+            let mut shell = Command::new("sh");
+            shell.args(["-c", script]);
+            attend(
+                &mut shell,
+                Limit::Work(Duration::from_millis(300), Instant::now() + LONG),
+                &mut |_| (),
+            )
+            .unwrap()
+        };
+        let idle = attended("sleep 1");
+        assert!(matches!(idle, End::Exited(..)), "{idle:?}");
+        let busy = attended("while :; do :; done");
+        assert!(matches!(busy, End::Late(_)), "{busy:?}");
+    }
 
     #[test]
     fn a_machine_that_stands_still_before_it_is_up_is_told_from_one_that_does_later() {

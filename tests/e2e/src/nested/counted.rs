@@ -59,7 +59,7 @@ const MEMORY_MIB: u32 = 8192;
 const WAYS: [&str; 3] = ["plain", "unguarded", "guard"];
 
 /// A guest that the emulator has delivered an interrupt to twice waits for ever for a lock that it holds itself (see
-/// `examples/inside.rs`; it happens now and then). Nothing else takes so long, and then another one is booted.
+/// `examples/inside.rs`; it happens now and then). Nothing else takes so long, and then another one is booted. It is time of its CPU, which others do not make longer.
 const STANDS_STILL: Duration = Duration::from_secs(600);
 const TRIES: usize = 3;
 

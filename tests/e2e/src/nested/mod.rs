@@ -35,7 +35,7 @@ use crate::initramfs::Archive;
 use crate::kbuild::DebugKernel;
 use crate::{cache, qemu};
 
-use console::End;
+use console::{End, Limit};
 
 pub use attached::{Attached, SLEEPER, attach, attached};
 pub use counted::{count, counted};
@@ -47,6 +47,9 @@ pub use watch::{Seen, watch};
 
 /// What L1 does first. The modules are in the order in which they need each other.
 const INIT: &str = include_str!("../../guest-files/nested-init");
+
+/// How many times as long a machine whose work is limited may take.
+const BESIDE_OTHERS: u32 = 6;
 
 /// How often it is started if it stands still before anything runs. Seen once, on a machine with much more to do than it has CPUs for:
 /// L1's second CPU got no timer interrupt any more soon after power-on.
@@ -162,11 +165,16 @@ impl Nested {
         let initramfs = work.path().join("initramfs");
         self.initramfs(shape, &initramfs)?;
         let log = work.path().join("emulator.log");
-        let deadline = Instant::now() + limit;
+        let until = |times| Instant::now() + limit * times;
+        let most = if shape.counted {
+            Limit::Work(limit, until(BESIDE_OTHERS))
+        } else {
+            Limit::Until(until(1))
+        };
         for start in 1..=STARTS {
             let mut command = self.command(shape, share, &initramfs)?;
             command.stderr(File::create(&log)?);
-            match console::attend(&mut command, deadline, &mut line)? {
+            match console::attend(&mut command, most, &mut line)? {
                 End::Late(last) => bail!(
                     "the nested machine did not end within {limit:?}:\n  {}",
                     last.join("\n  ")
