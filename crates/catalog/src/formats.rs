@@ -22,7 +22,13 @@ pub(crate) fn may_hold_code(head: &[u8], path: &str) -> bool {
     let firmware = [".bin", ".fd", ".rom", ".img", ".mod"]
         .iter()
         .any(|suffix| name.ends_with(suffix));
-    elf || mz || linux || volume || option_rom || module || firmware
+    elf || mz
+        || linux
+        || volume
+        || option_rom
+        || module
+        || firmware
+        || nephoscope_recipe::is_interpreted(path, head)
 }
 
 /// What a file is; `None` if it holds no code.

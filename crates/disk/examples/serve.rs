@@ -2,6 +2,7 @@
 
 use std::os::unix::net::UnixListener;
 use std::path::Path;
+use std::sync::Arc;
 
 use nephoscope_disk::{Device, Format, Image, Serial, Server, Stop, Transfer, Transfers};
 
@@ -23,7 +24,7 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
         Format::Raw
     };
     let image = Image::open(Path::new(image), format, false)?;
-    let device = Device::new(image, Serial::new("disk0"), Box::new(Silent));
+    let device = Device::new(Arc::new(image), Serial::new("disk0"), Box::new(Silent));
     let _ = std::fs::remove_file(socket);
     let listener = UnixListener::bind(socket)?;
     let (never, _kept) = std::os::unix::net::UnixStream::pair()?;

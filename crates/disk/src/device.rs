@@ -1,8 +1,10 @@
 //! What a request does.
 
 use std::io;
+use std::sync::Arc;
 
 use nephoscope_guest::Gpa;
+use nephoscope_wire::Region;
 use virtio_bindings::bindings::virtio_blk::{
     VIRTIO_BLK_ID_BYTES, VIRTIO_BLK_S_IOERR, VIRTIO_BLK_S_OK, VIRTIO_BLK_S_UNSUPP, VIRTIO_BLK_T_DISCARD,
     VIRTIO_BLK_T_FLUSH, VIRTIO_BLK_T_GET_ID, VIRTIO_BLK_T_IN, VIRTIO_BLK_T_OUT, VIRTIO_BLK_T_WRITE_ZEROES,
@@ -46,9 +48,10 @@ pub struct Transfer<'a> {
     pub bytes: &'a [u8],
 }
 
-/// Is told of what goes between disk and memory: of what is read before the guest gets it, of what is written when the image
-/// has it and before the guest is answered.
+/// Is told of what goes between disk and memory, when it is where it goes and before the guest is answered.
 pub trait Transfers: Send + Sync {
+    /// Guest RAM is there from now on, and nowhere else.
+    fn memory(&self, _regions: &[Region]) {}
     /// Of bytes.
     fn moved(&self, transfer: Transfer<'_>);
     /// These sectors are zeros now, by a discard or a request for zeros.
@@ -57,7 +60,7 @@ pub trait Transfers: Send + Sync {
 
 /// A disk.
 pub struct Device {
-    image: Image,
+    image: Arc<Image>,
     serial: Serial,
     transfers: Box<dyn Transfers>,
 }
@@ -86,7 +89,7 @@ impl From<io::Error> for Refused {
 impl Device {
     /// A disk with this image.
     #[must_use]
-    pub fn new(image: Image, serial: Serial, transfers: Box<dyn Transfers>) -> Self {
+    pub fn new(image: Arc<Image>, serial: Serial, transfers: Box<dyn Transfers>) -> Self {
         Self {
             image,
             serial,
@@ -96,8 +99,13 @@ impl Device {
 
     /// Its image.
     #[must_use]
-    pub const fn image(&self) -> &Image {
+    pub fn image(&self) -> &Image {
         &self.image
+    }
+
+    /// Guest RAM is there from now on, and nowhere else.
+    pub(crate) fn memory(&self, regions: &[Region]) {
+        self.transfers.memory(regions);
     }
 
     /// Does it: the status, and how many bytes of the guest's memory were written but for that.
@@ -131,12 +139,6 @@ impl Device {
         self.check(request.sector, len)?;
         in_pieces(request.sector, &request.writable, |sector, frames, piece| {
             self.image.read(sector, piece)?;
-            self.transfers.moved(Transfer {
-                is_write: false,
-                sector,
-                frames,
-                bytes: piece,
-            });
             let mut rest = &piece[..];
             for (at, len) in frames {
                 let (now, later) = rest.split_at(rest.len().min(usize::try_from(*len).unwrap_or(usize::MAX)));
@@ -145,6 +147,12 @@ impl Device {
                     .map_err(|_| Refused::Failed)?;
                 rest = later;
             }
+            self.transfers.moved(Transfer {
+                is_write: false,
+                sector,
+                frames,
+                bytes: piece,
+            });
             Ok(())
         })?;
         u32::try_from(len).map_err(|_| Refused::Failed)
@@ -275,7 +283,7 @@ fn in_pieces(
 
 #[cfg(test)]
 mod tests {
-    use std::sync::{Arc, Mutex};
+    use std::sync::Mutex;
 
     use super::*;
     use crate::fixture::{Link, Told, header, memory, noise, taken};
@@ -312,7 +320,7 @@ mod tests {
         let noted = Noted::default();
         let serial = Serial::new("a disk with a name that is long");
         Disk {
-            device: Device::new(image, serial, Box::new(noted.clone())),
+            device: Device::new(Arc::new(image), serial, Box::new(noted.clone())),
             noted,
             memory: memory(),
             file,

@@ -14,11 +14,13 @@ mod config;
 mod device;
 #[cfg(test)]
 mod fixture;
+mod follow;
 mod image;
 pub mod layout;
 mod request;
 mod serve;
 
 pub use device::{Device, Serial, Transfer, Transfers};
+pub use follow::{Follower, Kinds, Link, Skipped};
 pub use image::{Format, HeaderError, Image, OpenImageError};
 pub use serve::{ServeError, Server, Stop};

@@ -6,6 +6,7 @@
 
 use std::io;
 use std::os::fd::{AsFd, OwnedFd};
+use std::os::unix::fs::MetadataExt;
 use std::os::unix::net::UnixListener;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, PoisonError, RwLock};
@@ -14,9 +15,14 @@ use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use vhost::vhost_user::{Listener, VhostUserProtocolFeatures, VhostUserVirtioFeatures};
 use vhost_user_backend::{VhostUserBackend, VhostUserDaemon, VringMutex, VringT};
 use virtio_queue::{Error as QueueError, QueueOwnedT, QueueT};
-use vm_memory::{Bytes, GuestAddressSpace, GuestMemoryAtomic, GuestMemoryMmap};
+use vm_memory::{
+    Bytes, GuestAddressSpace, GuestMemoryAtomic, GuestMemoryBackend, GuestMemoryMmap, GuestMemoryRegion,
+    GuestRegionMmap,
+};
 use vmm_sys_util::epoll::EventSet;
 use vmm_sys_util::event::{EventConsumer, EventFlag, EventNotifier, new_event_consumer_and_notifier};
+
+use nephoscope_wire::Region;
 
 use crate::config;
 use crate::device::Device;
@@ -201,6 +207,24 @@ impl Backend {
     }
 }
 
+/// Where guest RAM is, and which files the VMM has mapped for it.
+fn regions(memory: &GuestMemoryMmap) -> Vec<Region> {
+    let file = |region: &GuestRegionMmap| {
+        let file = region.file_offset()?;
+        Some((file.file().metadata().ok()?.ino(), file.start()))
+    };
+    let regions = memory.iter().filter_map(|region| {
+        let (inode, offset) = file(region)?;
+        Some(Region {
+            gpa: region.start_addr().0,
+            len: region.len(),
+            inode,
+            offset,
+        })
+    });
+    regions.collect()
+}
+
 impl VhostUserBackend for Backend {
     type Bitmap = ();
     type Vring = Vring;
@@ -232,6 +256,7 @@ impl VhostUserBackend for Backend {
     }
 
     fn update_memory(&self, memory: Memory) -> io::Result<()> {
+        self.device.memory(&regions(&memory.memory()));
         *self.memory.write().unwrap_or_else(PoisonError::into_inner) = Some(memory);
         Ok(())
     }
@@ -287,7 +312,7 @@ mod tests {
         let file = tempfile::NamedTempFile::new().unwrap();
         file.as_file().set_len(1 << 20).unwrap();
         let image = Image::open(file.path(), Format::Raw, false).unwrap();
-        let device = Device::new(image, Serial::default(), Box::new(Silent));
+        let device = Device::new(Arc::new(image), Serial::default(), Box::new(Silent));
         let server = Server::new(device, queues);
         Backend::new(server.device, server.queues)
     }

@@ -11,8 +11,8 @@ use std::path::Path;
 use std::time::Duration;
 
 use nephoscope_guest::{
-    CodeCaptured, Event, Executed, Gap, Gpa, Gva, Lifecycle, PAGE_SIZE, PageBytes, PageId, Privilege, Root,
-    Stamped, VcpuId,
+    CodeCaptured, Event, Executed, FileHeld, FileSeen, Gap, Gpa, Gva, Lifecycle, PAGE_SIZE, PageBytes,
+    PageId, PageRead, Privilege, Root, Stamped, VcpuId,
 };
 use nephoscope_isa::{Mode, X86Controls};
 use nephoscope_wire::{
@@ -232,6 +232,31 @@ pub(crate) fn event(stamp: Stamp, frame: &Frame<'_>, origin: u64) -> Event {
                 .collect(),
         ),
         Frame::Stopped => Event::Lifecycle(Lifecycle::Stopped),
+        Frame::File(file, path) => Event::FileSeen(
+            file.file,
+            Box::new(FileSeen {
+                disk: file.disk,
+                partition: file.partition,
+                inode: file.inode,
+                generation: file.generation,
+                bytes: file.bytes,
+                path: path.to_vec(),
+            }),
+        ),
+        Frame::FileHeld(held) => Event::FileHeld(Box::new(FileHeld {
+            file: held.file,
+            at: held.at,
+            gpa: Gpa(held.gpa),
+            len: held.len,
+            written: held.written,
+            digest: held.digest,
+        })),
+        Frame::FrameAccessed(accessed) => Event::PageRead(Box::new(PageRead {
+            gpa: Gpa(accessed.gpa),
+            by: accessed.by.map(|(root, incarnation)| (Root(root), incarnation)),
+            write: accessed.write,
+            digest: accessed.digest,
+        })),
     }
 }
 

@@ -43,6 +43,12 @@ pub enum Event {
         /// One past the last byte.
         end: u16,
     },
+    /// A file of a disk that is followed has this number, before anything else is said of it.
+    FileSeen(u32, Box<FileSeen>),
+    /// A piece of a file is in guest memory.
+    FileHeld(Box<FileHeld>),
+    /// Memory that held a piece of a file was accessed.
+    PageRead(Box<PageRead>),
     /// From here to here the driver could not see.
     Gap(Gap),
     /// The VM as a whole.
@@ -142,6 +148,53 @@ pub struct Gap {
     pub reason: GapReason,
     /// How many events or pages are missing, if that is known.
     pub lost: u64,
+}
+
+/// A file of a disk, as the file system has it.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct FileSeen {
+    /// The disk, counted from 0 as the VM is started with them.
+    pub disk: u16,
+    /// The partition, 0 if the disk has none.
+    pub partition: u16,
+    /// Its inode.
+    pub inode: u64,
+    /// Tells it from the one that had its inode before.
+    pub generation: u32,
+    /// Bytes of it.
+    pub bytes: u64,
+    /// A path, from the root of its file system; empty if none is known.
+    pub path: Vec<u8>,
+}
+
+/// A piece of a file in guest memory.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct FileHeld {
+    /// The file's number.
+    pub file: u32,
+    /// Where in it, in bytes.
+    pub at: u64,
+    /// Where in memory.
+    pub gpa: Gpa,
+    /// Bytes of it, 4096 at most.
+    pub len: u16,
+    /// The guest wrote it to the disk from there; else it was read.
+    pub written: bool,
+    /// BLAKE3 of the bytes.
+    pub digest: [u8; 32],
+}
+
+/// An access to a page of memory.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct PageRead {
+    /// The page.
+    pub gpa: Gpa,
+    /// The root that was loaded and the driver's number for its address space; `None` if no vCPU accessed it, or that is not known.
+    pub by: Option<(Root, u32)>,
+    /// It was about to be written.
+    pub write: bool,
+    /// BLAKE3 of the page as it was then.
+    pub digest: [u8; 32],
 }
 
 /// What happens to the VM as a whole.

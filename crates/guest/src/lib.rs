@@ -8,10 +8,15 @@ mod address;
 mod capability;
 mod coverage;
 mod event;
+mod interpreted;
 mod page;
 
 pub use address::{Gfn, Gpa, Gva, Root, VcpuId};
 pub use capability::{MemoryFault, PhysicalMemory, Pieces, read_pieces};
 pub use coverage::{Attribution, CodeCoverage, Coverage, GapReason};
-pub use event::{CodeCaptured, CodeMapped, Event, Executed, Gap, Lifecycle, MappedPage, Privilege, Stamped};
+pub use event::{
+    CodeCaptured, CodeMapped, Event, Executed, FileHeld, FileSeen, Gap, Lifecycle, MappedPage, PageRead,
+    Privilege, Stamped,
+};
+pub use interpreted::{INTERPRETED_ENDS, is_script};
 pub use page::{PAGE_SHIFT, PAGE_SIZE, PageBytes, PageId};

@@ -8,9 +8,10 @@ mod mapped;
 use std::collections::{BTreeMap, BTreeSet, HashMap, VecDeque};
 use std::sync::Arc;
 
-use nephoscope_guest::{Executed, Gpa, Gva, PageId, Privilege, Root};
+use nephoscope_guest::{Executed, Gpa, Gva, PageId, PageRead, Privilege, Root};
 
 use crate::early::Early;
+use crate::files::Files;
 use crate::kept::{Touched, Touches};
 use crate::page::PageRecord;
 use crate::pages::Pages;
@@ -89,6 +90,8 @@ pub struct Inventory {
     /// The kernel and the firmware of before that reset.
     of_before: Supervisors,
     early: Early,
+    /// Files that were read.
+    pub files: Files,
     /// What changed since it was written down last, if somebody writes it down.
     pub(crate) touched: Touches,
 }
@@ -148,6 +151,16 @@ impl Inventory {
         let space = self.space_of(at_ns, executed.root, executed.incarnation, changes);
         let va = self.early.place(executed.root, executed.page);
         self.run(space, executed.page, va, at_ns, changes);
+    }
+
+    /// Memory that held a piece of a file was accessed.
+    pub fn read(&mut self, at_ns: u64, read: &PageRead, changes: &mut Vec<Change>) {
+        let by = read
+            .by
+            .filter(|(_, incarnation)| !self.summarised.contains((*incarnation).into()));
+        self.late += u64::from(by != read.by);
+        let space = by.map(|(root, incarnation)| self.space_of(at_ns, root, incarnation, changes));
+        self.files.read(at_ns, read, space);
     }
 
     /// A root sees a page at an address.

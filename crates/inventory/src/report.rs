@@ -39,8 +39,54 @@ pub struct Report {
     /// Those that ended before, by program.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub ended_summary: Vec<SummaryReport>,
+    /// Files that interpreters read, where they are watched.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub files: Vec<FileReport>,
     /// What was concluded.
     pub findings: Vec<Finding>,
+}
+
+/// A file that was read.
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+pub struct FileReport {
+    /// Where its file system has it; empty if it has no name.
+    pub path: String,
+    /// The disk, counted from 0 as the VM is started with them.
+    pub disk: u16,
+    /// The partition, 0 if the disk has none.
+    pub partition: u16,
+    /// Its inode.
+    pub inode: u64,
+    /// Tells it from the one that had its inode before.
+    pub generation: u32,
+    /// Bytes of it.
+    pub bytes: u64,
+    /// `known` if all that was read of it is of a file in the catalog, `modified` if some is, else `unknown`.
+    pub verdict: String,
+    /// What it may be of.
+    pub candidates: Vec<CandidateReport>,
+    /// Its pieces that were read, 4 KiB each or less.
+    pub pieces_read: u64,
+    /// Those of them that are of one of the candidates.
+    pub pieces_known: u64,
+    /// Who read it.
+    pub readers: Vec<ReaderReport>,
+    /// Accesses of which it is not known whose they are.
+    #[serde(default, skip_serializing_if = "is_zero")]
+    pub unattributed: u64,
+}
+
+/// Who read a file.
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+pub struct ReaderReport {
+    /// The address space.
+    pub address_space: SpaceId,
+    /// The program in it; `null` if none was identified.
+    pub program: Option<String>,
+    /// When it read it for the first time, in nanoseconds since the watch began.
+    pub first_ns: u64,
+    /// How many bytes of it, each counted once.
+    pub bytes: u64,
 }
 
 /// The VM.
@@ -330,6 +376,7 @@ pub fn build(
             .map(|space| known.report(space, inventory, names))
             .collect(),
         ended_summary: inventory.summaries().report(),
+        files: Vec::new(),
         findings: findings.to_vec(),
     }
 }

@@ -14,6 +14,7 @@ use crate::cmd;
         nephoscope run --catalog ./cat --name web1 --report web1.json -- qemu-system-x86_64 -m 1G …\n  \
         nephoscope ps web1\n  \
         nephoscope top web1\n  \
+        nephoscope files web1\n  \
         nephoscope findings web1 --follow\n  \
         nephoscope why web1 p123\n  \
         nephoscope scan qmp:/run/vm/qmp.sock\n\n\
@@ -34,6 +35,7 @@ pub(crate) enum Command {
     Scan(cmd::scan::ScanArgs),
     Ps(cmd::ps::PsArgs),
     Top(cmd::top::TopArgs),
+    Files(cmd::files::FilesArgs),
     Findings(cmd::findings::FindingsArgs),
     Why(cmd::why::WhyArgs),
     #[command(hide = true)]
@@ -42,6 +44,8 @@ pub(crate) enum Command {
     Keep(cmd::keep::KeepArgs),
     #[command(hide = true)]
     Watch(cmd::keep::KeepArgs),
+    #[command(hide = true)]
+    ServeDisk(cmd::serve_disk::ServeDiskArgs),
     Version(cmd::version::VersionArgs),
     #[cfg(debug_assertions)]
     #[command(hide = true)]

@@ -30,6 +30,8 @@ pub(crate) enum Failure {
     Kvm = 23,
     /// The plugin library is missing.
     NoPluginLibrary = 24,
+    /// A disk cannot be served whose files are to be watched.
+    NoDisk = 25,
     /// No such VM, or nobody answers for it.
     NoVm = 30,
     /// Not allowed.

@@ -4,6 +4,7 @@
 //!  nephoscope run ──starts──► QEMU
 //!   │  keeper: holds keep.lock; starts the other two again when they end
 //!   ├──► watcher: waits for watch.lock, then watches
+//!   ├──► servers of its disks, where files are watched
 //!   └──► stand-in: waits for keep.lock; then it is the keeper, and starts a watcher and a stand-in of its own
 //! ```
 //!
@@ -20,6 +21,7 @@ use std::time::{Duration, Instant};
 
 use anyhow::Context;
 
+use crate::disks::Servers;
 use crate::exit::Failure;
 use crate::runtime::VmDir;
 use crate::state::VmState;
@@ -39,6 +41,7 @@ pub(crate) struct Keeper<'a> {
     dir: &'a VmDir,
     _lock: File,
     stand_in: Option<(Child, Instant)>,
+    servers: Servers,
 }
 
 /// A process of ours for this VM, in the background.
@@ -77,11 +80,13 @@ impl Pause {
 
 impl<'a> Keeper<'a> {
     /// The keeper of a VM, by its lock.
-    pub(crate) fn new(dir: &'a VmDir, lock: File) -> Self {
+    /// `servers` are those of its disks that this process has started, if it has.
+    pub(crate) fn new(dir: &'a VmDir, lock: File, servers: Servers) -> Self {
         Self {
             dir,
             _lock: lock,
             stand_in: None,
+            servers,
         }
     }
 
@@ -122,6 +127,7 @@ impl<'a> Keeper<'a> {
             self.dir.remove();
         }
         self.end_stand_in();
+        self.servers.end();
         Ok(code)
     }
 
@@ -152,6 +158,7 @@ impl<'a> Keeper<'a> {
                 return Ok(None);
             }
             self.ensure_stand_in();
+            self.servers.ensure(self.dir);
             std::thread::sleep(LOOK);
         }
     }

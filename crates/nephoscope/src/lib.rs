@@ -7,6 +7,7 @@ mod cli;
 mod client;
 mod cmd;
 mod control;
+mod disks;
 mod exit;
 #[cfg(fuzzing)]
 pub mod fuzzing;

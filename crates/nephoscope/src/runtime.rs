@@ -248,6 +248,7 @@ impl VmDir {
         for stale in self.files().filter(|file| !locks.contains(file)) {
             let _ = std::fs::remove_file(stale);
         }
+        let _ = std::fs::remove_dir_all(self.disks());
         Ok(keeper)
     }
 
@@ -309,6 +310,7 @@ impl VmDir {
             let _ = std::fs::remove_file(file);
         }
         let _ = std::fs::remove_dir(self.kept());
+        let _ = std::fs::remove_dir_all(self.disks());
         let _ = std::fs::remove_dir(&self.path);
     }
 
@@ -383,6 +385,36 @@ impl VmDir {
     #[must_use]
     pub(crate) fn plugin(&self) -> PathBuf {
         self.path.join("plugin.sock")
+    }
+
+    /// What the servers of its disks have.
+    #[must_use]
+    pub(crate) fn disks(&self) -> PathBuf {
+        self.path.join("disks")
+    }
+
+    /// Where a disk is served.
+    #[must_use]
+    pub(crate) fn disk(&self, number: u16) -> PathBuf {
+        self.disks().join(format!("{number}.sock"))
+    }
+
+    /// Where a disk's server waits for the plugin.
+    #[must_use]
+    pub(crate) fn disk_files(&self, number: u16) -> PathBuf {
+        self.disks().join(format!("{number}.files.sock"))
+    }
+
+    /// Held by whoever serves a disk.
+    #[must_use]
+    pub(crate) fn disk_lock(&self, number: u16) -> PathBuf {
+        self.disks().join(format!("{number}.lock"))
+    }
+
+    /// Where QEMU's test protocol is spoken.
+    #[must_use]
+    pub(crate) fn qtest(&self) -> PathBuf {
+        self.disks().join("qtest.sock")
     }
 
     /// Where QEMU's monitor protocol listens.

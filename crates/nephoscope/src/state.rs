@@ -7,6 +7,7 @@ use std::path::{Path, PathBuf};
 use rustix::time::ClockId;
 use serde::{Deserialize, Serialize};
 
+use crate::disks::Disk;
 use crate::privilege::Account;
 use crate::runtime::VmDir;
 
@@ -43,6 +44,9 @@ pub(crate) struct VmState {
     /// Executable frames of a VM under KVM are guarded against writes by devices.
     #[serde(default)]
     pub(crate) guard: bool,
+    /// Its disks that are served, so that files are watched.
+    #[serde(default)]
+    pub(crate) disks: Vec<Disk>,
     /// The VMM's process, if we started it.
     pub(crate) vmm_process: Option<Process>,
 }
@@ -160,6 +164,7 @@ mod tests {
             begun_ns: 0,
             audit: false,
             guard: false,
+            disks: Vec::new(),
             vmm_process: Process::of(std::process::id()),
         };
         state.write(&dir).unwrap();

@@ -16,7 +16,7 @@ use std::sync::Arc;
 use nephoscope_catalog::{Catalog, ObjectId, ReadError};
 use nephoscope_guest::{Gva, PAGE_SIZE, PageBytes, Privilege};
 use nephoscope_inventory::{Identified, Modified, Place, Unknown, Verdict};
-use nephoscope_recipe::{Comparison, Part, PartKind, SiteKind, Solver, compare};
+use nephoscope_recipe::{Comparison, ObjectKind, Part, PartKind, SiteKind, Solver, compare};
 
 use crate::best::Best;
 use crate::executed::Floating;
@@ -150,18 +150,20 @@ impl Identifier {
             return Ok(Some(verdict.clone()));
         }
         let found = self.catalog.pages_counted(digest)?;
-        if found.refs.is_empty() {
+        let mut places = Vec::new();
+        for place in &found.refs {
+            // What an interpreter reads runs on no processor, even if its bytes are the same.
+            if place.execute || self.catalog.object(place.object)?.kind != ObjectKind::Interpreted {
+                places.push(Place {
+                    object: place.object,
+                    part: None,
+                    link: place.va,
+                });
+            }
+        }
+        if places.is_empty() {
             return Ok(None);
         }
-        let places = found
-            .refs
-            .iter()
-            .map(|r| Place {
-                object: r.object,
-                part: None,
-                link: r.va,
-            })
-            .collect();
         let identified = Identified {
             places,
             left_out: found.left_out,

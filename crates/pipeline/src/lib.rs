@@ -17,6 +17,7 @@ mod names;
 mod narrow;
 mod nearest;
 mod origin;
+mod read_files;
 mod session;
 mod shorts;
 mod sites;

@@ -25,6 +25,7 @@ use crate::journal::Written;
 use crate::kernels::Kernels;
 use crate::names::CatalogNames;
 use crate::narrow::Narrow;
+use crate::read_files;
 use crate::sites;
 use crate::told::Told;
 
@@ -133,6 +134,9 @@ impl Session {
                     self.touched.insert(page);
                 }
             }
+            Event::FileSeen(number, about) => self.inventory.files.seen(number, *about),
+            Event::FileHeld(held) => self.inventory.files.held(&held),
+            Event::PageRead(read) => self.inventory.read(stamped.at_ns, &read, &mut changes),
             Event::CodeMapped(mapped) => {
                 let left_out = self.inventory.code_mapped(stamped.at_ns, mapped, &mut changes);
                 self.counters.add("mapped_pages_left_out", left_out);
@@ -299,6 +303,7 @@ impl Session {
         counters.insert("executions_late".into(), self.inventory.late());
         counters.insert("anchors_left_out".into(), self.inventory.anchors_left_out());
         counters.insert("pages_forgotten".into(), self.inventory.pages_forgotten());
+        counters.extend(read_files::counters(self.inventory.files.left_out()));
         counters.extend(sites::counters(&self.inventory));
         counters.insert("catalog_records_unreadable".into(), self.names.unreadable());
         for (reason, lost) in self.coverage.lost() {
@@ -319,6 +324,16 @@ impl Session {
             &mut self.reported,
         );
         report.confinement.clone_from(&self.confinement);
+        let (files, errors) = read_files::report(
+            &self.inventory,
+            &self.catalog,
+            &self.names,
+            &report.address_spaces,
+        );
+        report.files = files;
+        if errors > 0 {
+            *report.counters.entry("catalog_errors".into()).or_default() += errors;
+        }
         report
     }
 

@@ -48,6 +48,9 @@ pub(crate) extern "C" fn before_root_change(vcpu: c_uint, data: *mut c_void) {
                 (Some(cr3), Some((_, mode))) => plugin.known(mode.root(cr3).0, &mode),
                 _ => Loaded::Unknown,
             };
+            if vcpu.now_loaded(local.loaded) {
+                plugin.close_files();
+            }
         });
     });
 }
@@ -147,11 +150,13 @@ impl Plugin {
                     self.push(vcpu, local, &gap, 0, wait);
                 }
                 local.loaded = Loaded::Unknown;
+                vcpu.now_loaded(local.loaded);
                 return;
             }
             (Loaded::Unknown, None) => return,
         };
         local.loaded = loaded;
+        vcpu.now_loaded(loaded);
         self.collect(vcpu, local, 0, wait);
     }
 
@@ -248,6 +253,7 @@ impl Plugin {
         for vcpu in &self.vcpus {
             let mut local = vcpu.lock();
             local.loaded = Loaded::Unknown;
+            vcpu.now_loaded(local.loaded);
             local.forget_said();
         }
     }
@@ -256,11 +262,13 @@ impl Plugin {
     /// address spaces are others if their tables are, and what runs on has to be said again. It also does so when its cache
     /// is full, when this changes nothing.
     pub(crate) fn flushed(&self) {
+        self.frames.none_is_translated();
         self.roots.look_at_all(&self.memory);
         for vcpu in &self.vcpus {
             let mut local = vcpu.lock();
             self.collect_now(vcpu, &mut local);
             local.loaded = Loaded::Unknown;
+            vcpu.now_loaded(local.loaded);
             local.forget_said();
         }
     }

@@ -17,6 +17,10 @@ pub(crate) struct Config {
     pub(crate) collect_ms: u64,
     /// The VM runs under KVM: nothing is translated here, and executable frames are guarded.
     pub(crate) kvm: bool,
+    /// Where the servers of disks listen whose files are followed.
+    pub(crate) disks: Vec<PathBuf>,
+    /// Where QEMU's test protocol is spoken.
+    pub(crate) qtest: Option<PathBuf>,
 }
 
 impl Config {
@@ -29,6 +33,8 @@ impl Config {
             full_ms: 2_000,
             collect_ms: 4,
             kvm: false,
+            disks: Vec::new(),
+            qtest: None,
         };
         for argument in arguments {
             let (name, value) = argument.split_once('=').unwrap_or((argument, ""));
@@ -41,9 +47,16 @@ impl Config {
                 }
                 "full_ms" => config.full_ms = number(argument, value, 60_000)?,
                 "collect_ms" => config.collect_ms = number(argument, value, 10)?.max(1),
+                "disk" => config.disks.push(PathBuf::from(value)),
+                "qtest" => config.qtest = Some(PathBuf::from(value)),
                 "kvm" if value == "on" => config.kvm = true,
                 _ => return Err(format!("unknown argument {argument:?}")),
             }
+        }
+        if !config.disks.is_empty() && config.qtest.is_none() && !config.kvm {
+            return Err(
+                "disk=PATH needs qtest=PATH: what a disk's server writes to, QEMU does not see".into(),
+            );
         }
         if config.socket.as_os_str().is_empty() {
             return Err("socket=PATH is missing: where monitors connect".into());
@@ -73,9 +86,13 @@ mod tests {
             &["socket=/x", "kvm=maybe"],
             &["socket=/x", "wait_ms=x"],
             &["socket=/x", "collect_ms=11"],
+            &["socket=/x", "disk=/y"],
         ] {
             let error = Config::parse(bad.iter().copied()).unwrap_err();
-            assert!(error.contains("socket") || error.contains(bad[1]), "{error}");
+            assert!(
+                error.contains("socket") || error.contains(bad[1].split('/').next().unwrap()),
+                "{error}"
+            );
         }
     }
 }

@@ -55,6 +55,9 @@ impl Plugin {
         for vcpu in &self.vcpus {
             vcpu.ring.clear();
         }
+        if let Some(follow) = &self.follow {
+            follow.ring.clear();
+        }
         if let Some(lost_since) = self.forget_marks() {
             self.blind_since.fetch_min(lost_since, Ordering::Relaxed);
         }
@@ -71,6 +74,7 @@ impl Plugin {
             blind_since_ns: (since != 0).then_some(since),
         };
         let mut fds: Vec<_> = self.vcpus.iter().map(|vcpu| vcpu.ring.fd()).collect();
+        fds.extend(self.follow.iter().map(|follow| follow.ring.fd()));
         fds.push(self.wake.as_fd());
         send(stream, &hello, &fds)?;
         self.blind_since.store(0, Ordering::Relaxed);

@@ -22,6 +22,10 @@ pub(crate) enum Count {
     FramesForgotten,
     RootChangesUnseen,
     CallbackFaults,
+    CodeInvalidated,
+    FramesArmed,
+    FileAccesses,
+    FileFramesLost,
 }
 
 /// All counters.

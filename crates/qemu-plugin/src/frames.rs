@@ -5,9 +5,9 @@
 //! in different pages do not meet. It is bounded; a frame that is forgotten is captured anew at its next translation,
 //! which costs a capture and never an identity.
 
-use std::sync::Mutex;
+use std::sync::{Mutex, PoisonError};
 
-use foldhash::HashMap;
+use foldhash::{HashMap, HashSet};
 use nephoscope_guest::PAGE_SIZE;
 
 /// Names a frame.
@@ -83,6 +83,8 @@ pub(crate) const MAX_FRAMES: usize = 128 << 10;
 #[derive(Debug)]
 pub(crate) struct Frames {
     shards: Vec<Mutex<HashMap<FrameKey, Captured>>>,
+    /// Frames of which QEMU may have a translation, those that are forgotten included: at most as many as guest RAM has.
+    translated: Vec<Mutex<HashSet<u64>>>,
     next_page: std::sync::atomic::AtomicU64,
     per_shard: usize,
 }
@@ -92,6 +94,7 @@ impl Frames {
         Self {
             per_shard: (most / SHARDS).max(1),
             shards: (0..SHARDS).map(|_| Mutex::default()).collect(),
+            translated: (0..SHARDS).map(|_| Mutex::default()).collect(),
             next_page: std::sync::atomic::AtomicU64::new(1),
         }
     }
@@ -101,8 +104,32 @@ impl Frames {
             FrameKey::Host(address) => address,
             FrameKey::Virtual { root, va } => root ^ va,
         };
-        let spread = (number >> 12).wrapping_mul(0x9e37_79b9_7f4a_7c15) >> 58;
-        self.shards.get(usize::try_from(spread).ok()? % SHARDS)
+        self.shards.get(shard_of(number))
+    }
+
+    /// QEMU has translated something of a frame. Said before that runs.
+    pub(crate) fn is_translated(&self, frame: u64) {
+        if let Some(shard) = self.translated.get(shard_of(frame)) {
+            shard.lock().unwrap_or_else(PoisonError::into_inner).insert(frame);
+        }
+    }
+
+    /// Whether QEMU may have translations of a frame; they are about to be thrown away.
+    pub(crate) fn take_translated(&self, frame: u64) -> bool {
+        let shard = self.translated.get(shard_of(frame));
+        shard.is_some_and(|shard| {
+            shard
+                .lock()
+                .unwrap_or_else(PoisonError::into_inner)
+                .remove(&frame)
+        })
+    }
+
+    /// QEMU has none any more.
+    pub(crate) fn none_is_translated(&self) {
+        for shard in &self.translated {
+            shard.lock().unwrap_or_else(PoisonError::into_inner).clear();
+        }
     }
 
     /// The bytes `code` of this page, which begin at `start`, were translated and are about to run. If the capture has them
@@ -204,6 +231,12 @@ impl Frames {
             }
         }
     }
+}
+
+/// Which shard has a number.
+fn shard_of(number: u64) -> usize {
+    let spread = (number >> 12).wrapping_mul(0x9e37_79b9_7f4a_7c15) >> 58;
+    usize::try_from(spread).unwrap_or(0) % SHARDS
 }
 
 impl Captured {
@@ -421,6 +454,19 @@ mod tests {
         let mut pages = Vec::new();
         frames.for_each(|_, captured| pages.push(captured.page));
         assert_eq!(pages, (1..=100).collect::<Vec<_>>());
+    }
+
+    #[test]
+    fn a_frame_that_is_forgotten_is_still_translated() {
+        let frames = Frames::new(64);
+        for frame in 0..1000 {
+            frames.is_translated(frame << 12);
+            frames.translated(FrameKey::Host(frame << 12), 0, &[0], &[0; PAGE_SIZE], &mut 0);
+        }
+        assert!((0..500).all(|frame| frames.take_translated(frame << 12)));
+        assert!(!frames.take_translated(0), "once");
+        frames.none_is_translated();
+        assert!(!frames.take_translated(700 << 12));
     }
 
     #[test]

@@ -118,10 +118,10 @@ fn lift(uffd: &'static Uffd) {
 }
 
 fn lift_next(uffd: &Uffd) -> bool {
-    let Ok(Some(at)) = uffd.next_write() else {
+    let Ok(Some(fault)) = uffd.next_fault() else {
         return false;
     };
-    let page = at & !(PAGE - 1);
+    let page = fault.at & !(PAGE - 1);
     // The memory may have gone away meanwhile, or be about to: the writer has to look again.
     uffd.lift(page, PAGE).is_ok() || uffd.wake(page, PAGE).is_ok()
 }

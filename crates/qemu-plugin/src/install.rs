@@ -13,6 +13,7 @@ use crate::collect::{on_flush, on_idle};
 use crate::collector::run_collector;
 use crate::config::Config;
 use crate::counters::Counters;
+use crate::follow::Follow;
 use crate::frames::{Frames, MAX_FRAMES};
 use crate::marks::Marks;
 use crate::memory::Memory;
@@ -137,6 +138,14 @@ fn install(api_version: c_int, id: u64, info: &Info, arguments: &[&str]) -> Resu
         rustix::event::EventfdFlags::CLOEXEC | rustix::event::EventfdFlags::NONBLOCK,
     )
     .map_err(|error| format!("no event descriptor: {error}"))?;
+    let follow = if config.disks.is_empty() {
+        None
+    } else {
+        let ring = RingMemory::create("nephoscope-ring-files", config.ring_bytes);
+        Some(Follow::new(
+            ring.map_err(|error| format!("no ring for files: {error}"))?,
+        ))
+    };
     let installed = plugin::set(Plugin {
         id,
         api,
@@ -157,6 +166,7 @@ fn install(api_version: c_int, id: u64, info: &Info, arguments: &[&str]) -> Resu
         wake,
         round_robin: AtomicBool::new(false),
         exiting: AtomicBool::new(false),
+        follow,
     });
     if !installed {
         return Err("loaded twice".into());
@@ -216,6 +226,7 @@ fn start_threads(plugin: &'static Plugin) {
             eprintln!("nephoscope plugin: no thread for the control socket");
         }
     }
+    crate::follow::start(plugin);
     let collected = std::thread::Builder::new()
         .name("nephoscope-marks".into())
         .spawn(move || run_collector(plugin));

@@ -7,6 +7,8 @@
 //!  10 ms, idle ──► the same, from the collector's thread
 //! ```
 //!
+//! Where files are watched, disks' servers say what they have written to memory, and accesses to that are told (`follow`).
+//!
 //! Under KVM there are no such callbacks. There it guards executable frames against writes by QEMU itself (`guard`).
 //!
 //! What it may not do: block for ever, take a lock that vCPUs share on a hot path, let a panic out, or change what
@@ -19,6 +21,7 @@ mod config;
 mod control;
 mod counters;
 mod decode;
+mod follow;
 mod frames;
 mod guard;
 mod install;

@@ -12,6 +12,7 @@ use nephoscope_wire::{Frame, Producer, Stamp};
 use crate::api::Api;
 use crate::config::Config;
 use crate::counters::{Count, Counters};
+use crate::follow::Follow;
 use crate::frames::Frames;
 use crate::marks::Marks;
 use crate::memory::Memory;
@@ -46,6 +47,8 @@ pub(crate) struct Plugin {
     pub(crate) round_robin: AtomicBool,
     /// QEMU is exiting.
     pub(crate) exiting: AtomicBool,
+    /// Files are followed.
+    pub(crate) follow: Option<Follow>,
 }
 
 static PLUGIN: OnceLock<Plugin> = OnceLock::new();
@@ -111,6 +114,9 @@ impl Plugin {
             self.round_robin.store(true, Ordering::Relaxed);
         }
         VCPU.set(Some(index));
+        if let Some(vcpu) = self.vcpus.get(usize::from(index)) {
+            vcpu.adopt_thread();
+        }
     }
 
     /// Runs `body` with this thread's buffer.

@@ -199,7 +199,12 @@ impl Plugin {
     /// `None`: the page or a register cannot be read.
     fn piece(&self, vcpu: &Vcpu, tb: *mut Tb, state: CpuState, piece: Piece, code: &[u8]) -> Option<()> {
         let key = match piece.host {
-            Some(host) => FrameKey::Host(host),
+            Some(host) => {
+                if self.follow.is_some() {
+                    self.frames.is_translated(host);
+                }
+                FrameKey::Host(host)
+            }
             None => {
                 let root = if state.paging { self.root(state)?.0 } else { 0 };
                 FrameKey::Virtual { root, va: piece.va }
@@ -342,6 +347,7 @@ impl Plugin {
         };
         if !self.round_robin.load(std::sync::atomic::Ordering::Relaxed) && local.loaded == Loaded::Unknown {
             local.loaded = self.known(root, &mode);
+            vcpu.now_loaded(local.loaded);
         }
         let Loaded::Known { incarnation, .. } = local.loaded else {
             return;

@@ -1,6 +1,6 @@
 //! One virtual CPU: its ring, the root it has loaded, and what was already said of it.
 
-use std::sync::atomic::AtomicBool;
+use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use foldhash::{HashMap, HashSet};
@@ -18,6 +18,9 @@ pub(crate) enum Loaded {
     Unknown,
 }
 
+/// No root has this number: roots are frames.
+const NONE: u64 = u64::MAX;
+
 /// A virtual CPU.
 #[derive(Debug)]
 pub(crate) struct Vcpu {
@@ -27,6 +30,11 @@ pub(crate) struct Vcpu {
     pub(crate) ring: RingMemory,
     /// Whether it ever ran.
     pub(crate) started: AtomicBool,
+    /// Its thread's number, 0 before it has one.
+    thread: AtomicU32,
+    /// The root and its incarnation, for whoever looks while the vCPU waits; [`NONE`] if they are not known.
+    root: AtomicU64,
+    incarnation: AtomicU32,
     /// Held while the vCPU's marks are collected and while a frame is pushed: by the vCPU itself, and by the
     /// collector's thread. Other vCPUs never take it.
     local: Mutex<Local>,
@@ -69,6 +77,9 @@ impl Vcpu {
             index,
             ring,
             started: AtomicBool::new(false),
+            thread: AtomicU32::new(0),
+            root: AtomicU64::new(NONE),
+            incarnation: AtomicU32::new(0),
             local: Mutex::new(local),
         }
     }
@@ -76,6 +87,33 @@ impl Vcpu {
     /// Takes the lock.
     pub(crate) fn lock(&self) -> MutexGuard<'_, Local> {
         self.local.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// This thread is its own.
+    pub(crate) fn adopt_thread(&self) {
+        let thread = rustix::thread::gettid().as_raw_pid();
+        self.thread.store(thread.unsigned_abs(), Ordering::Relaxed);
+    }
+
+    /// Whether this thread is.
+    pub(crate) fn is_on_thread(&self, thread: u32) -> bool {
+        self.thread.load(Ordering::Relaxed) == thread
+    }
+
+    /// Says what is loaded, by the vCPU itself. Whether that is another root than before.
+    pub(crate) fn now_loaded(&self, loaded: Loaded) -> bool {
+        let (root, incarnation) = match loaded {
+            Loaded::Known { root, incarnation } => (root, incarnation),
+            Loaded::Unknown => (NONE, 0),
+        };
+        let before = self.incarnation.swap(incarnation, Ordering::Relaxed);
+        self.root.swap(root, Ordering::Relaxed) != root || before != incarnation
+    }
+
+    /// What is loaded, for whoever knows that the vCPU waits.
+    pub(crate) fn loaded_now(&self) -> Option<(u64, u32)> {
+        let root = self.root.load(Ordering::Relaxed);
+        (root != NONE).then(|| (root, self.incarnation.load(Ordering::Relaxed)))
     }
 
     /// Takes the lock if it is free.

@@ -9,6 +9,7 @@ pub mod firmware;
 pub mod floating;
 #[cfg(fuzzing)]
 pub mod fuzzing;
+mod interpreted;
 pub mod kernel;
 pub mod module;
 mod object;
@@ -21,6 +22,7 @@ pub use compare::{
     Comparison, Difference, Env, MAX_UNKNOWNS, Nothing, SiteUse, Solver, compare, compare_ranges,
 };
 pub use error::RecipeError;
+pub use interpreted::is_interpreted;
 pub use object::{Facts, FilePage, Load, Object, ObjectKind, Part, PartKind, Placement};
 pub use recognise::recognise;
 pub use site::{FUNCTIONS, Fix, Form, PARAVIRT, Site, SiteKind, Target, Unknown, Value, Values};

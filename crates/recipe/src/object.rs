@@ -20,6 +20,8 @@ pub enum ObjectKind {
     KernelModule,
     /// Firmware, an option ROM or a boot loader.
     Firmware,
+    /// What an interpreter reads: a script, a class, an archive of those. It holds no code of the processor.
+    Interpreted,
 }
 
 /// One file's contents as an executable object.
@@ -31,7 +33,7 @@ pub struct Object {
     pub facts: Facts,
     /// User ELF only: where the file's bytes go in memory. Empty otherwise.
     pub loads: Vec<Load>,
-    /// User ELF only: the file's 4 KiB blocks that can be mapped. Empty otherwise.
+    /// The file's 4 KiB blocks: of a user ELF those that can be mapped, of what an interpreter reads all. Empty otherwise.
     pub pages: Vec<FilePage>,
     /// The bytes that can execute, with the places that a loader or the kernel may rewrite.
     pub parts: Vec<Part>,
@@ -72,14 +74,14 @@ pub struct Load {
     pub write: bool,
 }
 
-/// One 4 KiB block of a user ELF file as the page cache holds it: zero-filled past the end of the file.
+/// One 4 KiB block of a file as the page cache holds it: zero-filled past the end of the file.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize, Deserialize)]
 pub struct FilePage {
     /// BLAKE3 of the 4096 bytes, whole.
     pub digest: [u8; 32],
     /// The block's number in the file: byte offset / 4096.
     pub number: u32,
-    /// The address of the block's first byte as linked: page-aligned. One block that two segments share (the
+    /// The address of the block's first byte as linked: page-aligned, and 0 of what is not linked. One block that two segments share (the
     /// end of one, the start of the next) is listed once for each.
     pub va: u64,
     /// Whether an executable segment maps it.

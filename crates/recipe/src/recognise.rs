@@ -3,13 +3,13 @@
 use crate::compression::Format;
 use crate::error::RecipeError;
 use crate::object::Object;
-use crate::{elf, firmware, kernel, module};
+use crate::{elf, firmware, interpreted, kernel, module};
 
 /// Machine type and kind of an ELF header: `ET_REL`.
 const RELOCATABLE: [u8; 2] = [1, 0];
 
-/// The recipe of a file that holds code; `None` for any other file. `path` only helps to tell a compressed module from
-/// other compressed files.
+/// The recipe of a file that holds code, or is read by an interpreter; `None` for any other file. `path` helps to tell a
+/// compressed module from other compressed files, and what interpreters read from other texts.
 ///
 /// # Errors
 /// [`RecipeError`] if it is of a kind that has recipes, but malformed.
@@ -23,6 +23,9 @@ pub fn recognise(file: &[u8], path: &str) -> Result<Option<Object>, RecipeError>
     let name = path.rsplit('/').next().unwrap_or(path);
     if name.contains(".ko.") && Format::of(file).is_some() {
         return module::recognise(file).map(Some);
+    }
+    if let Some(object) = interpreted::recognise(file, path) {
+        return Ok(Some(object));
     }
     firmware::recognise(file)
 }
@@ -62,7 +65,7 @@ mod tests {
             .unwrap()
             .unwrap();
         assert_eq!(bash.kind, ObjectKind::Executable);
-        assert_eq!(recognise(b"#!/bin/sh\n", "/bin/x").unwrap(), None);
+        assert_eq!(recognise(b"a text\n", "/bin/x").unwrap(), None);
         assert_eq!(recognise(b"", "/empty").unwrap(), None);
     }
 

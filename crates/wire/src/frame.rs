@@ -21,7 +21,7 @@ pub const MAX_FRAME_BYTES: usize = HEADER + CAPTURED_FIXED + PAGE_SIZE;
 pub const NO_FRAME: u64 = 0;
 
 /// The counters the plugin keeps, in the order in which a counter frame carries them.
-pub const COUNTER_NAMES: [&str; 14] = [
+pub const COUNTER_NAMES: [&str; 18] = [
     "translations",
     "captures",
     "recaptures",
@@ -36,6 +36,10 @@ pub const COUNTER_NAMES: [&str; 14] = [
     "frames_forgotten",
     "root_changes_unseen",
     "callback_faults",
+    "code_invalidated",
+    "frames_armed",
+    "file_accesses",
+    "file_frames_lost",
 ];
 
 /// When, where and about which page.
@@ -128,6 +132,59 @@ pub enum Frame<'a> {
     Counters([u64; COUNTER_NAMES.len()]),
     /// QEMU is about to exit.
     Stopped,
+    /// A file of a disk that is followed, before anything else is said of it; again when that changes.
+    File(FileFrame, &'a [u8]),
+    /// A piece of a file is in the guest's memory.
+    FileHeld(FileHeld),
+    /// Memory with a piece of a file was accessed.
+    FrameAccessed(FrameAccessed),
+}
+
+/// The fixed part of what is said of a file. Its path follows.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+pub struct FileFrame {
+    /// Its number: the server's, and never another file's.
+    pub file: u32,
+    /// The disk, counted from 0 as the VM is started with them.
+    pub disk: u16,
+    /// The partition, 0 if the disk has none.
+    pub partition: u16,
+    /// Its inode and that one's generation.
+    pub inode: u64,
+    /// Tells it from the one that had its number before.
+    pub generation: u32,
+    /// Bytes of it.
+    pub bytes: u64,
+}
+
+/// Which piece is where.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+pub struct FileHeld {
+    /// The file.
+    pub file: u32,
+    /// Where in it, in bytes.
+    pub at: u64,
+    /// Where in memory.
+    pub gpa: u64,
+    /// Bytes of it, 4096 at most.
+    pub len: u16,
+    /// The guest has written it to the disk from there.
+    pub written: bool,
+    /// BLAKE3 of the bytes.
+    pub digest: [u8; 32],
+}
+
+/// Who accessed memory.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+pub struct FrameAccessed {
+    /// The page of memory.
+    pub gpa: u64,
+    /// The root that was loaded and its incarnation, if a vCPU accessed it and they are known.
+    pub by: Option<(u64, u32)>,
+    /// It was about to be written.
+    pub write: bool,
+    /// BLAKE3 of the page as it was then.
+    pub digest: [u8; 32],
 }
 
 /// A frame that cannot be right. The ring it came from is given up: nothing after it can be trusted.
@@ -156,12 +213,20 @@ const EXTENDED: u16 = 4;
 const GAP: u16 = 5;
 const COUNTERS: u16 = 6;
 const STOPPED: u16 = 7;
+const FILE: u16 = 8;
+const FILE_HELD: u16 = 9;
+const FRAME_ACCESSED: u16 = 10;
+/// The longest path of a file (Linux, `PATH_MAX`).
+pub const MAX_PATH_BYTES: usize = 4096;
 
 const FLAG_USER: u8 = 1;
 const FLAG_PAGING: u8 = 2;
 const FLAG_REPLAY: u8 = 4;
 /// The registers are told. What 8 says is the sender's alone: other bytes of the page that run will not be told.
 const FLAG_CONTROLS: u8 = 16;
+/// Of [`FrameAccessed`].
+const FLAG_BY: u32 = 1;
+const FLAG_WRITE: u32 = 2;
 
 impl Frame<'_> {
     /// Appends the frame to `out`, which is cleared first.
@@ -191,6 +256,9 @@ impl Frame<'_> {
             Frame::Gap { .. } => GAP,
             Frame::Counters(_) => COUNTERS,
             Frame::Stopped => STOPPED,
+            Frame::File(..) => FILE,
+            Frame::FileHeld(_) => FILE_HELD,
+            Frame::FrameAccessed(_) => FRAME_ACCESSED,
         }
     }
 
@@ -246,6 +314,37 @@ impl Frame<'_> {
                 }
             }
             Frame::Stopped => {}
+            Frame::File(file, path) => {
+                let path = path.get(..MAX_PATH_BYTES).unwrap_or(path);
+                out.extend_from_slice(&file.inode.to_le_bytes());
+                out.extend_from_slice(&file.bytes.to_le_bytes());
+                out.extend_from_slice(&file.file.to_le_bytes());
+                out.extend_from_slice(&file.generation.to_le_bytes());
+                let len = u16::try_from(path.len()).unwrap_or(0);
+                for number in [file.disk, file.partition, len, 0] {
+                    out.extend_from_slice(&number.to_le_bytes());
+                }
+                out.extend_from_slice(path);
+            }
+            Frame::FileHeld(held) => {
+                out.extend_from_slice(&held.gpa.to_le_bytes());
+                out.extend_from_slice(&held.at.to_le_bytes());
+                out.extend_from_slice(&held.file.to_le_bytes());
+                for number in [held.len, held.written.into()] {
+                    out.extend_from_slice(&number.to_le_bytes());
+                }
+                out.extend_from_slice(&held.digest);
+            }
+            Frame::FrameAccessed(accessed) => {
+                let (root, incarnation) = accessed.by.unwrap_or_default();
+                out.extend_from_slice(&accessed.gpa.to_le_bytes());
+                out.extend_from_slice(&root.to_le_bytes());
+                out.extend_from_slice(&incarnation.to_le_bytes());
+                let flag = |set: bool, bit: u32| if set { bit } else { 0 };
+                let flags = flag(accessed.by.is_some(), FLAG_BY) | flag(accessed.write, FLAG_WRITE);
+                out.extend_from_slice(&flags.to_le_bytes());
+                out.extend_from_slice(&accessed.digest);
+            }
         }
     }
 
@@ -327,6 +426,18 @@ fn decode_body<'a>(kind: u16, f: &mut Fields<'a>, length: FrameError) -> Result<
             Frame::Counters(values)
         }
         STOPPED => Frame::Stopped,
+        FILE => decode_file(f, length)?,
+        FILE_HELD => decode_held(f, length)?,
+        FRAME_ACCESSED => {
+            let (gpa, root) = (f.u64().ok_or(length)?, f.u64().ok_or(length)?);
+            let (incarnation, flags) = (f.u32().ok_or(length)?, f.u32().ok_or(length)?);
+            Frame::FrameAccessed(FrameAccessed {
+                gpa,
+                by: (flags & FLAG_BY != 0).then_some((root, incarnation)),
+                write: flags & FLAG_WRITE != 0,
+                digest: f.take().ok_or(length)?,
+            })
+        }
         other => return Err(FrameError::Kind(other)),
     })
 }
@@ -364,6 +475,46 @@ fn decode_captured<'a>(f: &mut Fields<'a>, length: FrameError) -> Result<Frame<'
         controls: (flags & FLAG_CONTROLS != 0).then_some(Controls { cr4, efer }),
     };
     Ok(Frame::Captured(captured, page))
+}
+
+fn decode_file<'a>(f: &mut Fields<'a>, length: FrameError) -> Result<Frame<'a>, FrameError> {
+    let (inode, bytes) = (f.u64().ok_or(length)?, f.u64().ok_or(length)?);
+    let (file, generation) = (f.u32().ok_or(length)?, f.u32().ok_or(length)?);
+    let (disk, partition) = (f.u16().ok_or(length)?, f.u16().ok_or(length)?);
+    let len = usize::from(f.u16().ok_or(length)?);
+    f.u16().ok_or(length)?;
+    let (path, padding) = f.rest.split_at_checked(len).ok_or(length)?;
+    if padding.len() >= 8 || len > MAX_PATH_BYTES {
+        return Err(length);
+    }
+    f.rest = &[];
+    let file = FileFrame {
+        file,
+        disk,
+        partition,
+        inode,
+        generation,
+        bytes,
+    };
+    Ok(Frame::File(file, path))
+}
+
+fn decode_held<'a>(f: &mut Fields<'a>, length: FrameError) -> Result<Frame<'a>, FrameError> {
+    let (gpa, at) = (f.u64().ok_or(length)?, f.u64().ok_or(length)?);
+    let file = f.u32().ok_or(length)?;
+    let (len, written) = (f.u16().ok_or(length)?, f.u16().ok_or(length)?);
+    if len == 0 || usize::from(len) > PAGE_SIZE {
+        return Err(FrameError::Field("len"));
+    }
+    let held = FileHeld {
+        file,
+        at,
+        gpa,
+        len,
+        written: written != 0,
+        digest: f.take().ok_or(length)?,
+    };
+    Ok(Frame::FileHeld(held))
 }
 
 fn check_range(start: u16, end: u16) -> Result<(), FrameError> {
@@ -501,6 +652,31 @@ mod tests {
             },
             Frame::Counters(std::array::from_fn(|i| i as u64)),
             Frame::Stopped,
+            Frame::File(
+                FileFrame {
+                    file: 9,
+                    disk: 1,
+                    partition: 2,
+                    inode: 1 << 40,
+                    generation: 77,
+                    bytes: 1 << 33,
+                },
+                b"/usr/share/php/a.php",
+            ),
+            Frame::FileHeld(FileHeld {
+                file: 9,
+                at: 3 << 12,
+                gpa: 0x1234_5000,
+                len: 4096,
+                written: true,
+                digest: [7; 32],
+            }),
+            Frame::FrameAccessed(FrameAccessed {
+                gpa: 0x1234_5000,
+                by: Some((0x5000, 3)),
+                write: false,
+                digest: [8; 32],
+            }),
         ]
     }
 
@@ -545,6 +721,17 @@ mod tests {
                 );
             }
         }
+    }
+
+    #[test]
+    fn max_path_bytes_is_as_long_as_a_path_may_be() {
+        let (path, mut bytes) = ([b'x'; MAX_PATH_BYTES + 1], Vec::new());
+        Frame::File(FileFrame::default(), &path).encode(Stamp::default(), &mut bytes);
+        assert!(bytes.len() <= MAX_FRAME_BYTES);
+        let Ok((_, Frame::File(_, told))) = Frame::decode(&bytes) else {
+            panic!("no file")
+        };
+        assert_eq!(told.len(), MAX_PATH_BYTES);
     }
 
     proptest! {

@@ -11,13 +11,18 @@
 //! emulates a hostile guest's devices and may have been taken over.
 
 mod control;
+mod disk;
 mod frame;
 mod ring;
 mod shm;
 mod socket;
 
 pub use control::{Guarded, Hello, RamRange, Request, WIRE_VERSION};
-pub use frame::{COUNTER_NAMES, Captured, Controls, Frame, FrameError, MAX_FRAME_BYTES, NO_FRAME, Stamp};
+pub use disk::{DiskMessage, LandedPart, MAX_DISK_MESSAGE, Region};
+pub use frame::{
+    COUNTER_NAMES, Captured, Controls, FileFrame, FileHeld, Frame, FrameAccessed, FrameError,
+    MAX_FRAME_BYTES, MAX_PATH_BYTES, NO_FRAME, Stamp,
+};
 pub use ring::{Consumer, Producer, PushError, RING_HEAD_BYTES, RingError, RingMemory};
 pub use shm::{DeviceWords, ShmError};
 pub use socket::{MAX_MESSAGE_BYTES, SocketError, receive, send};

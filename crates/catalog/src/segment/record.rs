@@ -188,13 +188,14 @@ pub(crate) fn read_source(record: &[u8]) -> NameAt {
 }
 
 /// The number of a kind in the object table; new kinds go to the end.
-pub(crate) const KINDS: [ObjectKind; 6] = [
+pub(crate) const KINDS: [ObjectKind; 7] = [
     ObjectKind::Executable,
     ObjectKind::SharedObject,
     ObjectKind::Interpreter,
     ObjectKind::Kernel,
     ObjectKind::KernelModule,
     ObjectKind::Firmware,
+    ObjectKind::Interpreted,
 ];
 
 pub(crate) fn kind_number(kind: ObjectKind) -> u32 {

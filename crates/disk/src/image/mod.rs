@@ -18,6 +18,8 @@ use imago::{FormatAccess, FormatDriverBuilder, StorageOpenOptions};
 
 pub use header::HeaderError;
 
+use crate::layout::Blocks;
+
 /// Bytes of a sector, whatever the disk's block size (virtio 1.2, 5.2.4).
 pub(crate) const SECTOR: u64 = 512;
 
@@ -155,5 +157,15 @@ impl Image {
     pub(crate) fn sync(&self) -> io::Result<()> {
         self.access.flush()?;
         self.access.sync()
+    }
+}
+
+impl Blocks for Image {
+    fn read(&self, at: u64, into: &mut [u8]) -> io::Result<()> {
+        self.access.read(into, at)
+    }
+
+    fn len(&self) -> u64 {
+        self.sectors.saturating_mul(SECTOR)
     }
 }

@@ -164,6 +164,7 @@ fn state(args: &AttachArgs, dir: &VmDir, known: Option<VmState>) -> anyhow::Resu
         begun_ns: 0,
         audit: false,
         guard: false,
+        disks: Vec::new(),
         vmm_process: None,
     };
     let other_vm = args.plugin.is_some() || args.pid.is_some();

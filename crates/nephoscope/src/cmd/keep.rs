@@ -4,6 +4,7 @@ use std::process::ExitCode;
 
 use clap::Args;
 
+use crate::disks::Servers;
 use crate::exit::Failure;
 use crate::keep::Keeper;
 use crate::monitor::{self, Over};
@@ -34,8 +35,8 @@ pub(crate) fn keep(args: &KeepArgs) -> anyhow::Result<ExitCode> {
     let Some(lock) = runtime::wait_for_lock(&dir.keep_lock())? else {
         return Ok(ExitCode::SUCCESS);
     };
-    if VmState::read(&dir)?.is_some() {
-        Keeper::new(&dir, lock).keep(None)?;
+    if let Some(state) = VmState::read(&dir)? {
+        Keeper::new(&dir, lock, Servers::of(&state.disks)).keep(None)?;
     }
     Ok(ExitCode::SUCCESS)
 }

@@ -10,6 +10,7 @@ use clap::Args;
 use nephoscope_drivers::KvmTrap;
 
 use super::catalog_dir::CatalogDir;
+use crate::disks::{Disk, Rewritten, Servers, rewrite};
 use crate::exit::{Failure, exit};
 use crate::keep::Keeper;
 use crate::monitor;
@@ -52,6 +53,10 @@ pub(crate) struct RunArgs {
     /// QEMU's background snapshots and the receiving end of postcopy migration need this.
     #[arg(long)]
     no_guard: bool,
+    /// Watch which files interpreters read. The VM's virtio disks are served by this program then, over vhost-user, and its memory is
+    /// shared with that.
+    #[arg(long)]
+    watch_files: bool,
     /// The VM: QEMU and its arguments.
     #[arg(last = true, required = true, value_name = "QEMU")]
     command: Vec<OsString>,
@@ -86,16 +91,26 @@ pub(crate) fn run(args: RunArgs) -> anyhow::Result<ExitCode> {
             .unwrap_or_else(|| format!("vm-{}", std::process::id())),
     )?;
     privilege::check(args.user)?;
+    let files = rewritten(&args, arguments, kvm, &dir)?;
+    let arguments = files.as_ref().map_or(arguments, |files| &files.arguments);
+    let disks: &[Disk] = files.as_ref().map_or(&[], |files| &files.disks);
     let lock = dir.create()?;
     if let Some(path) = &args.report {
         ReportFile::prepare(path).inspect_err(|_| dir.remove())?;
     }
-    let mut child = start(program, arguments, plugin.as_deref(), &dir, kvm).inspect_err(|_| dir.remove())?;
+    let mut servers = Servers::of(disks);
+    let started = servers
+        .start(&dir)
+        .and_then(|()| start(program, arguments, plugin.as_deref(), &dir, kvm, disks));
+    let mut child = started.inspect_err(|_| {
+        dir.remove();
+        servers.end();
+    })?;
     signals::forward(rustix::process::Pid::from_child(&child))?;
     let guard = kvm && plugin.is_some();
-    let kept = state(&args, &qemu, &dir, &child, kvm, guard)
+    let kept = state(&args, &qemu, &dir, &child, kvm, guard, disks)
         .and_then(|state| Ok(state.write(&dir)?))
-        .and_then(|()| Keeper::new(&dir, lock).keep(Some(&mut child)));
+        .and_then(|()| Keeper::new(&dir, lock, servers).keep(Some(&mut child)));
     match kept {
         Ok(code) => finish(&mut child, code),
         Err(error) => {
@@ -109,6 +124,30 @@ pub(crate) fn run(args: RunArgs) -> anyhow::Result<ExitCode> {
     }
 }
 
+/// QEMU's arguments with its disks served, if files are to be watched.
+fn rewritten(
+    args: &RunArgs,
+    arguments: &[OsString],
+    kvm: bool,
+    dir: &VmDir,
+) -> anyhow::Result<Option<Rewritten>> {
+    if !args.watch_files {
+        return Ok(None);
+    }
+    if kvm {
+        return Err(exit(
+            Failure::Kvm,
+            "--watch-files is for TCG so far: leave it out under KVM",
+        ));
+    }
+    let rewritten =
+        rewrite(arguments, |number| dir.disk(number)).map_err(|message| exit(Failure::NoDisk, message))?;
+    for left in &rewritten.left {
+        eprintln!("nephoscope: {left}: what is read from it is not seen");
+    }
+    Ok(Some(rewritten))
+}
+
 fn state(
     args: &RunArgs,
     qemu: &Qemu,
@@ -116,6 +155,7 @@ fn state(
     child: &Child,
     kvm: bool,
     guard: bool,
+    disks: &[Disk],
 ) -> anyhow::Result<VmState> {
     Ok(VmState {
         vmm: format!("QEMU {}", qemu.version),
@@ -129,6 +169,7 @@ fn state(
         begun_ns: begun_ns(),
         audit: args.audit,
         guard,
+        disks: disks.to_vec(),
         // Unless whoever started it wants to let it run.
         started_paused: kvm && !args.command.iter().any(|argument| argument == "-S"),
         vmm_process: Process::of(child.id()),
@@ -141,6 +182,7 @@ fn start(
     plugin: Option<&std::path::Path>,
     dir: &VmDir,
     kvm: bool,
+    disks: &[Disk],
 ) -> anyhow::Result<Child> {
     let mut command = Command::new(program);
     command.args(arguments);
@@ -149,6 +191,18 @@ fn start(
         option.push(",socket=");
         option.push(dir.plugin());
         option.push(if kvm { ",kvm=on" } else { ",wait_ms=10000" });
+        for disk in disks {
+            option.push(",disk=");
+            option.push(dir.disk_files(disk.number));
+        }
+        if !disks.is_empty() {
+            option.push(",qtest=");
+            option.push(dir.qtest());
+            let mut qtest = OsString::from("unix:");
+            qtest.push(dir.qtest());
+            qtest.push(",server=on,wait=off");
+            command.arg("-qtest").arg(qtest).args(["-qtest-log", "none"]);
+        }
         command.arg("-plugin").arg(option);
     }
     // The kernel module is attached before anything runs.

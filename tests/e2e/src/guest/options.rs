@@ -80,7 +80,8 @@ pub struct Options {
     pub plants: bool,
     /// Started under watch.
     pub watched: Option<Watched>,
-    /// The root disk, a qcow2 file that is written to; the image's, which stays as it is, when absent.
+    /// The root disk, a file that is written to, qcow2 unless its name ends in `.raw`; the image's, which stays as it is, when
+    /// absent.
     pub disk: Option<PathBuf>,
     /// The machine starts again when it is reset, and does not end.
     pub reboots: bool,
@@ -165,7 +166,11 @@ impl Options {
             self.cmdline
         ));
         command.arg("-drive").arg(match &self.disk {
-            Some(disk) => format!("if=none,id=root,format=qcow2,file={}", disk.display()),
+            Some(disk) => {
+                let is_raw = disk.extension().is_some_and(|end| end == "raw");
+                let format = if is_raw { "raw" } else { "qcow2" };
+                format!("if=none,id=root,format={format},file={}", disk.display())
+            }
             None => drive("root", image.disk()),
         });
         command.args(["-device", "virtio-blk-pci,drive=root"]);

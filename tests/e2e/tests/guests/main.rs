@@ -10,6 +10,7 @@
 
 mod confined;
 mod faults;
+mod files;
 mod firmware;
 mod nested;
 mod nested_inner;

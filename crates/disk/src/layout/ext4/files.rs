@@ -36,6 +36,12 @@ pub struct Node {
     pub parent: u32,
     /// Of a directory, its name there.
     name: Box<[u8]>,
+    /// Its blocks: each run's first, and how many.
+    runs: Box<[(u64, u32)]>,
+    /// Blocks that lead to them.
+    nodes: Box<[u64]>,
+    /// Of what was read of the inode, so that it is known when that changes.
+    digest: u64,
 }
 
 /// What was not understood.
@@ -55,6 +61,10 @@ pub struct Files {
     superblock: Superblock,
     owners: Owners,
     nodes: HashMap<u32, Node>,
+    /// Which inode a block leads to blocks of.
+    leads_to: HashMap<u64, u32>,
+    /// The first block of each group's inode table, in order, and the group.
+    tables: Vec<(u64, u64)>,
     skipped: Skipped,
 }
 
@@ -77,9 +87,10 @@ impl Files {
                 owners: Owners::new(superblock.blocks),
                 superblock,
                 nodes: HashMap::new(),
+                leads_to: HashMap::new(),
+                tables: Vec::new(),
                 skipped: Skipped::default(),
             },
-            claimed: HashSet::new(),
             room: MAX_INODES,
             directories: Vec::new(),
         };
@@ -88,6 +99,7 @@ impl Files {
                 reading.files.skipped.groups += 1;
             }
         }
+        reading.files.tables.sort_unstable();
         Ok(reading.named())
     }
 
@@ -179,6 +191,12 @@ impl Files {
     }
 
     fn inode(&self, number: u32, disk: &impl Blocks) -> Result<Option<Inode>, LayoutError> {
+        Ok(self
+            .inode_bytes(number, disk)?
+            .and_then(|bytes| Inode::parse(&bytes)))
+    }
+
+    fn inode_bytes(&self, number: u32, disk: &impl Blocks) -> Result<Option<[u8; 128]>, LayoutError> {
         let of = &self.superblock;
         let Some(index) = number.checked_sub(1) else {
             return Ok(None);
@@ -194,16 +212,205 @@ impl Files {
         let mut bytes = [0; 128];
         disk.read(at, &mut bytes)
             .map_err(|source| LayoutError::Read { at, source })?;
-        Ok(Inode::parse(&bytes))
+        Ok(Some(bytes))
     }
+}
+
+impl Files {
+    /// An inode is this now. What it is and what it has, if it is in use; nothing if it is as it was.
+    fn take(
+        &mut self,
+        number: u32,
+        bytes: &[u8],
+        of: &Superblock,
+        disk: &impl Blocks,
+    ) -> Option<(InodeKind, Extents)> {
+        // What is kept for growth, and bad blocks, are nobody's contents.
+        if number < of.first_inode && number != ROOT && number != of.journal_inode {
+            return None;
+        }
+        let Some(inode) = Inode::parse(bytes) else {
+            self.forget(number);
+            return None;
+        };
+        let digest = digest(&inode);
+        let before = self.nodes.get(&number);
+        // Where blocks lead to others, those change without the inode.
+        if before.is_some_and(|before| before.digest == digest && before.nodes.is_empty()) {
+            return None;
+        }
+        let same = before.filter(|before| before.generation == inode.generation && before.kind == inode.kind);
+        let (parent, name) =
+            same.map_or_else(Default::default, |before| (before.parent, before.name.clone()));
+        self.forget(number);
+        let leads_to = &self.leads_to;
+        // A node that many inodes had would be read for each of them.
+        let mut claimed = HashSet::new();
+        let found = extents(&inode, of, disk, &mut |node| {
+            !leads_to.contains_key(&node) && claimed.insert(node)
+        });
+        let found = found.unwrap_or_else(|_| {
+            self.skipped.inodes += 1;
+            Extents::default()
+        });
+        self.skipped.inodes += u64::from(found.is_cut);
+        for extent in &found.extents {
+            self.owners
+                .set(extent.block, extent.len, Owner(number), extent.file_block);
+        }
+        self.leads_to
+            .extend(found.nodes.iter().map(|node| (*node, number)));
+        let node = Node {
+            kind: inode.kind,
+            generation: inode.generation,
+            bytes: inode.bytes,
+            parent,
+            name,
+            runs: found
+                .extents
+                .iter()
+                .map(|extent| (extent.block, extent.len))
+                .collect(),
+            nodes: found.nodes.iter().copied().collect(),
+            digest,
+        };
+        self.nodes.insert(number, node);
+        Some((inode.kind, found))
+    }
+
+    /// An inode is not in use any more, or is about to be another one.
+    fn forget(&mut self, number: u32) {
+        let Some(node) = self.nodes.remove(&number) else {
+            return;
+        };
+        for (block, len) in node.runs {
+            self.owners.clear(block, len, Owner(number));
+        }
+        for node in node.nodes {
+            self.leads_to.remove(&node);
+        }
+    }
+
+    /// A block of the file system holds this from now on. What `disk` reads has it already. Inodes that are others now, or have another
+    /// name, are added to `touched`.
+    pub(super) fn changed(&mut self, block: u64, bytes: &[u8], disk: &impl Blocks, touched: &mut Vec<u32>) {
+        let of = self.superblock.clone();
+        if let Some((first, each)) = self.inodes_in(block, &of) {
+            for (number, inode) in (first..).zip(bytes.chunks_exact(each)) {
+                let was = self.nodes.contains_key(&number);
+                let is_news = match self.take(number, inode, &of, disk) {
+                    Some(_) => true,
+                    None => was && !self.nodes.contains_key(&number),
+                };
+                if is_news {
+                    touched.push(number);
+                }
+            }
+        } else if let Some(number) = self.leads_to.get(&block).copied() {
+            if let Ok(Some(inode)) = self.inode_bytes(number, disk) {
+                self.take(number, &inode, &of, disk);
+                touched.push(number);
+            }
+        } else if let Some((Owner(directory), _)) = self.owners.get(block)
+            && self
+                .nodes
+                .get(&directory)
+                .is_some_and(|node| node.kind == InodeKind::Directory)
+        {
+            for name in Names::new(bytes) {
+                if self.is_named(directory, &name) {
+                    touched.push(name.inode);
+                }
+            }
+        }
+    }
+
+    /// Blocks of an inode that is in use, each with which one of its contents it is.
+    pub(super) fn blocks_of(&self, inode: u32) -> impl Iterator<Item = (u64, u32)> {
+        let runs = self.nodes.get(&inode).map(|node| node.runs.iter());
+        let blocks = runs
+            .into_iter()
+            .flatten()
+            .flat_map(|(block, len)| *block..block.saturating_add((*len).into()));
+        blocks.filter_map(move |block| {
+            let (owner, file_block) = self.owners.get(block)?;
+            (owner == Owner(inode)).then_some((block, file_block))
+        })
+    }
+
+    /// Whether names are in this block, and no inodes.
+    pub(super) fn is_named_there(&self, block: u64) -> bool {
+        self.inodes_in(block, &self.superblock).is_none() && !self.leads_to.contains_key(&block)
+    }
+
+    /// Whether this kind of block is looked at when it changes.
+    pub(super) fn is_metadata(&self, block: u64) -> bool {
+        let is_directory = || {
+            let owner = self
+                .owners
+                .get(block)
+                .and_then(|(Owner(inode), _)| self.nodes.get(&inode));
+            owner.is_some_and(|node| node.kind == InodeKind::Directory)
+        };
+        self.inodes_in(block, &self.superblock).is_some()
+            || self.leads_to.contains_key(&block)
+            || is_directory()
+    }
+
+    /// The first inode that is in this block, and how many bytes each has; `None` if none are.
+    fn inodes_in(&self, block: u64, of: &Superblock) -> Option<(u32, usize)> {
+        let after = self.tables.partition_point(|(table, _)| *table <= block);
+        let (table, group) = self.tables.get(after.checked_sub(1)?)?;
+        let each = usize::try_from(of.inode_bytes).ok()?;
+        let before = (block - table).checked_mul(of.block_len().checked_div(each)? as u64)?;
+        if before >= u64::from(of.inodes_per_group) {
+            return None;
+        }
+        let first = group
+            .checked_mul(of.inodes_per_group.into())?
+            .checked_add(before)?
+            .checked_add(1)?;
+        Some((u32::try_from(first).ok()?, each))
+    }
+
+    /// Something has this name in a directory. Whether that is news.
+    fn is_named(&mut self, directory: u32, name: &super::Name<'_>) -> bool {
+        if name.name == b"." || name.name == b".." {
+            return false;
+        }
+        let Some(node) = self.nodes.get_mut(&name.inode) else {
+            return false;
+        };
+        let is_directory = node.kind == InodeKind::Directory;
+        let is_news = node.parent != directory || is_directory && *node.name != *name.name;
+        node.parent = directory;
+        if is_directory && is_news {
+            node.name = name.name.into();
+        }
+        // A file may have another name in the same directory.
+        is_news || !is_directory
+    }
+}
+
+/// Of what says which blocks an inode has, and what it is.
+fn digest(inode: &Inode) -> u64 {
+    use std::hash::{DefaultHasher, Hash, Hasher};
+    let mut hasher = DefaultHasher::new();
+    (
+        inode.kind,
+        inode.bytes,
+        inode.generation,
+        inode.links,
+        inode.contents,
+    )
+        .hash(&mut hasher);
+    hasher.finish()
 }
 
 /// Files that are being read.
 struct Reading<'a, D> {
     disk: &'a D,
     files: Files,
-    /// Nodes that some inode has.
-    claimed: HashSet<u64>,
     /// Inodes that are kept.
     room: usize,
     /// Directories, and where their names are.
@@ -215,6 +422,7 @@ impl<D: Blocks> Reading<'_, D> {
     fn group(&mut self, number: u64) -> Option<()> {
         let of = self.files.superblock.clone();
         let group = descriptor(number, &of, self.disk).ok()??;
+        self.files.tables.push((group.inode_table, number));
         let each = usize::try_from(of.inode_bytes).ok()?;
         let first = u32::try_from(number.checked_mul(of.inodes_per_group.into())?.checked_add(1)?).ok()?;
         let mut done = 0_u32;
@@ -234,36 +442,12 @@ impl<D: Blocks> Reading<'_, D> {
     }
 
     fn one(&mut self, number: u32, bytes: &[u8], of: &Superblock) {
-        let Some(inode) = Inode::parse(bytes) else { return };
-        // What is kept for growth, and bad blocks, are nobody's contents.
-        if number < of.first_inode && number != ROOT && number != of.journal_inode {
-            return;
-        }
-        if self.files.nodes.len() == self.room {
+        if self.files.nodes.len() >= self.room && Inode::parse(bytes).is_some() {
             self.files.skipped.left_out += 1;
             return;
         }
-        let node = Node {
-            kind: inode.kind,
-            generation: inode.generation,
-            bytes: inode.bytes,
-            parent: 0,
-            name: Box::default(),
-        };
-        self.files.nodes.insert(number, node);
-        let claimed = &mut self.claimed;
-        let Ok(found) = extents(&inode, of, self.disk, &mut |node| claimed.insert(node)) else {
-            self.files.skipped.inodes += 1;
-            return;
-        };
-        self.files.skipped.inodes += u64::from(found.is_cut);
-        for extent in &found.extents {
-            self.files
-                .owners
-                .set(extent.block, extent.len, Owner(number), extent.file_block);
-        }
-        if inode.kind == InodeKind::Directory {
-            self.directories.push((number, found));
+        if let Some((InodeKind::Directory, extents)) = self.files.take(number, bytes, of, self.disk) {
+            self.directories.push((number, extents));
         }
     }
 
@@ -376,6 +560,8 @@ mod tests {
             owners: Owners::new(superblock.blocks),
             superblock,
             nodes: HashMap::new(),
+            leads_to: HashMap::new(),
+            tables: Vec::new(),
             skipped: Skipped::default(),
         }
     }
@@ -387,6 +573,9 @@ mod tests {
             bytes: 4096,
             parent,
             name: name.into(),
+            runs: Box::default(),
+            nodes: Box::default(),
+            digest: 0,
         }
     }
 
@@ -411,7 +600,6 @@ mod tests {
         let mut reading = Reading {
             disk: &Zeros,
             files: nothing(),
-            claimed: HashSet::new(),
             room: 2,
             directories: Vec::new(),
         };

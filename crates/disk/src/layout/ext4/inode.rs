@@ -10,7 +10,7 @@ const ENCRYPTED: u32 = 0x800;
 pub(crate) const MAP: usize = 60;
 
 /// What has this inode.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
 pub enum InodeKind {
     /// A file with contents.
     File,
@@ -23,7 +23,7 @@ pub enum InodeKind {
 }
 
 /// How its blocks are found.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
 pub enum Contents {
     /// Its contents are in the inode, or there are none.
     Inline,

@@ -4,16 +4,20 @@
 //!  superblock ─► group descriptors ─► inode tables ─► inodes ─► extents or indirect blocks ─► blocks
 //! ```
 
+mod current;
 mod directory;
 mod extents;
 mod files;
 mod group;
 mod inode;
+mod journal;
 mod superblock;
 
+pub use current::{Current, Missed};
 pub use directory::{Name, Names};
 pub use extents::{Extent, Extents};
 pub use files::{Files, Node, Skipped};
 pub use group::Group;
 pub use inode::{Contents, Inode, InodeKind};
+pub use journal::{JournalBlock, JournalSuperblock, Tag};
 pub use superblock::Superblock;

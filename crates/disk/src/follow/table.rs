@@ -1,0 +1,416 @@
+//! Which files there are on a disk, which of them are followed, and what was said of each.
+
+use std::collections::{HashMap, VecDeque};
+use std::io;
+use std::sync::Arc;
+
+use nephoscope_wire::FileFrame;
+
+use nephoscope_guest::is_script;
+
+use super::kinds::Kinds;
+use super::place;
+use crate::device::Transfer;
+use crate::image::{Image, SECTOR};
+use crate::layout::ext4::{Current, InodeKind};
+use crate::layout::{Blocks, Partition, partitions};
+
+/// Inodes that are remembered, some 200 bytes each; then their names are looked up anew.
+const MAX_KNOWN: usize = 1 << 20;
+/// Blocks that were written and are nobody's: 256 MiB. Their owner is said when the file system's next transaction is committed.
+const MAX_NOBODYS: usize = 64 << 10;
+/// Bits of a file's number that are the disk's own.
+const NUMBER_BITS: u32 = 24;
+/// Partitions that are looked into.
+const MAX_VOLUMES: usize = 128;
+
+/// A piece of a followed file, in guest memory.
+pub(super) struct Piece<'a> {
+    /// What there is to say of the file first.
+    pub(super) news: Option<(FileFrame, &'a [u8])>,
+    /// The file.
+    pub(super) file: u32,
+    /// Where in the file.
+    pub(super) at: u64,
+    /// Where it is, and what.
+    pub(super) held: Held,
+}
+
+/// What a transfer has left in guest memory.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(super) struct Held {
+    pub(super) gpa: u64,
+    pub(super) len: u16,
+    pub(super) digest: [u8; 32],
+    /// It begins as scripts do.
+    is_script: bool,
+}
+
+impl Held {
+    fn of(bytes: &[u8], gpa: u64) -> Self {
+        Self {
+            gpa,
+            len: u16::try_from(bytes.len()).unwrap_or(u16::MAX),
+            digest: *blake3::hash(bytes).as_bytes(),
+            is_script: is_script(bytes),
+        }
+    }
+}
+
+/// A file system on the disk.
+struct Volume {
+    partition: u16,
+    /// Its first byte.
+    at: u64,
+    bytes: u64,
+    current: Current,
+    /// By inode.
+    known: HashMap<u32, Known>,
+    /// Blocks that were written and are nobody's yet, in the order in which they were.
+    nobodys: HashMap<u64, Held>,
+    order: VecDeque<u64>,
+}
+
+/// What is known of an inode that was read or written.
+struct Known {
+    generation: u32,
+    path: Vec<u8>,
+    /// Its name says that it is followed.
+    is_kind: bool,
+    /// Its number, and whether it was said.
+    followed: Option<(u32, bool)>,
+}
+
+/// All of a disk.
+pub(super) struct Table {
+    disk: u16,
+    kinds: Kinds,
+    image: Arc<Image>,
+    volumes: Vec<Volume>,
+    numbers: u32,
+    skipped: Skipped,
+}
+
+/// What is not followed although it may be what is looked for.
+#[derive(Clone, Copy, PartialEq, Eq, Default, Debug)]
+pub struct Skipped {
+    /// Volumes that are not understood.
+    pub volumes: u64,
+    /// Inodes, groups of them, and blocks that are not.
+    pub inodes: u64,
+    /// Files for which there was no room or that have no name.
+    pub files: u64,
+    /// Pieces that lie in memory in more than one place, or for which there was no room until it is known whose they are.
+    pub pieces: u64,
+    /// Transactions of journals, and journals.
+    pub transactions: u64,
+}
+
+/// A part of an image.
+struct Part<'a> {
+    image: &'a Image,
+    at: u64,
+    bytes: u64,
+}
+
+impl Blocks for Part<'_> {
+    fn read(&self, at: u64, into: &mut [u8]) -> io::Result<()> {
+        let end = at.checked_add(into.len() as u64).filter(|end| *end <= self.bytes);
+        end.ok_or_else(|| io::Error::other("beyond the end of the volume"))?;
+        Blocks::read(self.image, self.at.saturating_add(at), into)
+    }
+
+    fn len(&self) -> u64 {
+        self.bytes
+    }
+}
+
+impl Table {
+    /// Reads what there is on a disk.
+    pub(super) fn read(disk: u16, kinds: Kinds, image: Arc<Image>) -> Self {
+        let mut table = Self {
+            disk,
+            kinds,
+            volumes: Vec::new(),
+            // Numbers of one disk are no other's.
+            numbers: u32::from(disk) << NUMBER_BITS,
+            skipped: Skipped::default(),
+            image,
+        };
+        let whole = Partition {
+            number: 0,
+            at: 0,
+            bytes: Blocks::len(&*table.image),
+        };
+        let parts = partitions(&*table.image).unwrap_or_default();
+        let parts = if parts.is_empty() { vec![whole] } else { parts };
+        for part in parts.iter().take(MAX_VOLUMES) {
+            table.volume(part);
+        }
+        table.skipped.volumes += parts.len().saturating_sub(MAX_VOLUMES) as u64;
+        table
+    }
+
+    fn volume(&mut self, part: &Partition) {
+        let of = Part {
+            image: &self.image,
+            at: part.at,
+            bytes: part.bytes,
+        };
+        match Current::read(&of) {
+            Ok(current) => {
+                let skipped = current.files().skipped();
+                self.skipped.inodes += skipped.groups + skipped.inodes + skipped.left_out;
+                self.volumes.push(Volume {
+                    partition: u16::try_from(part.number).unwrap_or(u16::MAX),
+                    at: part.at,
+                    bytes: part.bytes,
+                    current,
+                    known: HashMap::new(),
+                    nobodys: HashMap::new(),
+                    order: VecDeque::new(),
+                });
+            }
+            Err(_) => self.skipped.volumes += 1,
+        }
+    }
+
+    /// What is not followed, and what was missed.
+    pub(super) fn skipped(&self) -> Skipped {
+        let missed = self.volumes.iter().map(|volume| volume.current.missed());
+        missed.fold(self.skipped, |mut all, missed| {
+            all.transactions += missed.transactions + u64::from(missed.journal);
+            all
+        })
+    }
+
+    /// Gives the pieces of followed files that are in guest memory now: those of a transfer, and those of which a write says whose they
+    /// are.
+    pub(super) fn transfer(&mut self, transfer: &Transfer<'_>, mut give: impl FnMut(&Piece<'_>)) {
+        let begin = transfer.sector.saturating_mul(SECTOR);
+        let end = begin.saturating_add(transfer.bytes.len() as u64);
+        let mut numbers = self.numbers;
+        let mut say = Saying {
+            disk: self.disk,
+            kinds: &self.kinds,
+            numbers: &mut numbers,
+            skipped: &mut self.skipped,
+            give: &mut give,
+        };
+        for volume in &mut self.volumes {
+            let of = Part {
+                image: &self.image,
+                at: volume.at,
+                bytes: volume.bytes,
+            };
+            let each = volume.current.files().superblock().block_len();
+            let mut run: Option<(u64, usize, usize)> = None;
+            for (block, from) in blocks(volume.at, volume.bytes, each, begin, end) {
+                let Some(piece) = transfer.bytes.get(from..from + each) else {
+                    continue;
+                };
+                run = Some(run.map_or((block, from, from + each), |(first, begin, _)| {
+                    (first, begin, from + each)
+                }));
+                let is_owned = volume.current.files().owner(block).is_some();
+                // What is zeroed is in no memory.
+                if transfer.frames.is_empty() || !is_owned && !transfer.is_write {
+                    continue;
+                }
+                match place(transfer.frames, from, each) {
+                    Some(gpa) if is_owned => {
+                        let is_named = volume.one(block, || Held::of(piece, gpa), &of, &mut say);
+                        if !is_named && transfer.is_write {
+                            volume.is_nobodys(block, Held::of(piece, gpa), say.skipped);
+                        } else if !is_named {
+                            say.skipped.files += 1;
+                        }
+                    }
+                    Some(gpa) => volume.is_nobodys(block, Held::of(piece, gpa), say.skipped),
+                    None => say.skipped.pieces += 1,
+                }
+            }
+            let written = run.filter(|_| transfer.is_write);
+            if let Some((first, bytes)) =
+                written.and_then(|(first, from, to)| Some((first, transfer.bytes.get(from..to)?)))
+            {
+                let touched = volume.current.written(first, bytes, &of);
+                volume.touched(&touched, &of, &mut say);
+            }
+        }
+        self.numbers = numbers;
+    }
+
+    /// These bytes of the disk are zeros now, and are in no memory.
+    pub(super) fn zeroed(&mut self, sector: u64, zeros: &[u8]) {
+        let transfer = Transfer {
+            is_write: true,
+            sector,
+            frames: &[],
+            bytes: zeros,
+        };
+        self.transfer(&transfer, |_| ());
+    }
+}
+
+/// What is needed to say something of a file.
+struct Saying<'a, G> {
+    disk: u16,
+    kinds: &'a Kinds,
+    numbers: &'a mut u32,
+    skipped: &'a mut Skipped,
+    give: &'a mut G,
+}
+
+impl Volume {
+    /// A block of a file is in memory; `held` says where, if somebody wants to know. False if the file has no name yet, by which it may be
+    /// one that is followed: an inode can be written before the directory that names it.
+    fn one<G: FnMut(&Piece<'_>)>(
+        &mut self,
+        block: u64,
+        held: impl FnOnce() -> Held,
+        of: &Part<'_>,
+        say: &mut Saying<'_, G>,
+    ) -> bool {
+        let files = self.current.files();
+        let Some((inode, file_block)) = files.owner(block) else {
+            return true;
+        };
+        let Some(node) = files.node(inode).filter(|node| node.kind == InodeKind::File) else {
+            return true;
+        };
+        let is_new = self
+            .known
+            .get(&inode)
+            .is_none_or(|known| known.generation != node.generation);
+        if is_new {
+            if self.known.len() >= MAX_KNOWN {
+                self.known.clear();
+            }
+            let path = self.current.path(inode, of).ok().flatten();
+            if path.is_none() && inode != files.superblock().journal_inode {
+                return false;
+            }
+            let path = path.unwrap_or_default();
+            let known = Known {
+                generation: node.generation,
+                is_kind: say.kinds.has(&path),
+                path,
+                followed: None,
+            };
+            self.known.insert(inode, known);
+        }
+        let Some(known) = self.known.get_mut(&inode) else {
+            return true;
+        };
+        if known.followed.is_none() && !known.is_kind && file_block != 0 {
+            return true;
+        }
+        let held = held();
+        if known.followed.is_none() {
+            if !known.is_kind && !held.is_script {
+                return true;
+            }
+            known.followed = Some((*say.numbers, false));
+            *say.numbers = next_number(*say.numbers);
+        }
+        let Some((file, said)) = &mut known.followed else {
+            return true;
+        };
+        let about = FileFrame {
+            file: *file,
+            disk: say.disk,
+            partition: self.partition,
+            inode: inode.into(),
+            generation: known.generation,
+            bytes: node.bytes,
+        };
+        let block_bytes = u64::from(files.superblock().block_bytes);
+        (say.give)(&Piece {
+            news: (!std::mem::replace(said, true)).then_some((about, known.path.as_slice())),
+            file: *file,
+            at: u64::from(file_block) * block_bytes,
+            held,
+        });
+        true
+    }
+
+    /// A block was written, and whose it is will be said later.
+    fn is_nobodys(&mut self, block: u64, held: Held, skipped: &mut Skipped) {
+        if self.nobodys.insert(block, held).is_none() {
+            self.order.push_back(block);
+        }
+        while self.nobodys.len() > MAX_NOBODYS {
+            let Some(oldest) = self.order.pop_front() else {
+                return;
+            };
+            skipped.pieces += u64::from(self.nobodys.remove(&oldest).is_some());
+        }
+    }
+
+    /// These inodes are others now, or have another name.
+    fn touched<G: FnMut(&Piece<'_>)>(&mut self, inodes: &[u32], of: &Part<'_>, say: &mut Saying<'_, G>) {
+        if inodes.is_empty() {
+            return;
+        }
+        for inode in inodes {
+            self.known.remove(inode);
+        }
+        let files = self.current.files();
+        let owned: Vec<u64> = self
+            .nobodys
+            .keys()
+            .copied()
+            .filter(|block| files.owner(*block).is_some())
+            .collect();
+        for block in owned {
+            let held = self.nobodys.get(&block).copied();
+            if held.is_some_and(|held| self.one(block, || held, of, say)) {
+                self.nobodys.remove(&block);
+            }
+        }
+        if self.order.len() > 2 * MAX_NOBODYS {
+            let nobodys = &self.nobodys;
+            self.order.retain(|block| nobodys.contains_key(block));
+        }
+    }
+}
+
+/// The number after this one, of the same disk's.
+fn next_number(number: u32) -> u32 {
+    let mask = (1 << NUMBER_BITS) - 1;
+    number & !mask | number.wrapping_add(1) & mask
+}
+
+/// The whole blocks of a volume that are between two bytes of the disk, each with where it begins behind the first of those. File
+/// systems read and write whole blocks.
+fn blocks(
+    at: u64,
+    bytes: u64,
+    block_bytes: usize,
+    begin: u64,
+    end: u64,
+) -> impl Iterator<Item = (u64, usize)> {
+    let each = block_bytes.max(1) as u64;
+    let from = begin.max(at).saturating_sub(at).div_ceil(each);
+    let to = end.min(at.saturating_add(bytes)).saturating_sub(at) / each;
+    (from..to).filter_map(move |block| {
+        let offset = at.checked_add(block.checked_mul(each)?)?.checked_sub(begin)?;
+        Some((block, usize::try_from(offset).ok()?))
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn only_whole_blocks_of_a_volume_are_in_a_transfer() {
+        let of = |begin, end| blocks(1 << 20, 1 << 16, 4096, begin, end).collect::<Vec<_>>();
+        assert_eq!(of(0, 1 << 20), []);
+        assert_eq!(of((1 << 20) - 512, (1 << 20) + 8192), [(0, 512), (1, 4608)]);
+        assert_eq!(of((1 << 20) + 512, (1 << 20) + 8192), [(1, 3584)]);
+        assert_eq!(of((1 << 20) + 0xf000, 1 << 30), [(15, 0)]);
+        assert_eq!(of(1 << 30, 1 << 31), []);
+    }
+}

@@ -1,0 +1,118 @@
+//! Files that were read, as a table.
+
+use nephoscope_inventory::FileReport;
+
+use super::candidates::alternatives;
+use crate::text::{Cell, Column, Table, Tone, escape};
+
+/// One line for each file: its verdict, what it is of, who read it.
+#[must_use]
+pub(crate) fn file_table(files: &[FileReport]) -> Table {
+    let mut table = Table::new([
+        Column::flexible("FILE", 3),
+        Column::left("VERDICT"),
+        Column::flexible("PACKAGE", 2),
+        Column::flexible("READ BY", 2),
+    ]);
+    for file in files {
+        let tone = match file.verdict.as_str() {
+            "known" => Tone::Plain,
+            "modified" => Tone::Bad,
+            _ => Tone::Warn,
+        };
+        let path = match file.path.as_str() {
+            "" => format!("(inode {} of disk {})", file.inode, file.disk),
+            path => escape(path).into_owned(),
+        };
+        table.push(vec![
+            Cell::path(path),
+            Cell::text(escape(&file.verdict)).toned(tone),
+            Cell::alternatives(alternatives(&file.candidates)),
+            Cell::alternatives(readers(file)),
+        ]);
+    }
+    table
+}
+
+/// The programs that read it, each once.
+fn readers(file: &FileReport) -> Vec<String> {
+    let mut programs: Vec<String> = file
+        .readers
+        .iter()
+        .map(|reader| reader.program.as_deref().unwrap_or("an unidentified program"))
+        .map(|program| escape(program.rsplit('/').next().unwrap_or(program)).into_owned())
+        .collect();
+    programs.sort();
+    programs.dedup();
+    if programs.is_empty() {
+        programs.push("not known".to_owned());
+    }
+    programs
+}
+
+#[cfg(test)]
+mod tests {
+    use nephoscope_inventory::{CandidateReport, ReaderReport, SpaceId};
+
+    use super::*;
+    use crate::text::Paint;
+
+    fn file(path: &str, verdict: &str, programs: &[Option<&str>]) -> FileReport {
+        FileReport {
+            path: path.to_owned(),
+            disk: 0,
+            partition: 1,
+            inode: 12,
+            generation: 0,
+            bytes: 100,
+            verdict: verdict.to_owned(),
+            candidates: vec![CandidateReport {
+                package: Some("php-x".to_owned()),
+                source: None,
+                version: Some("1.0".to_owned()),
+            }],
+            pieces_read: 1,
+            pieces_known: 1,
+            readers: programs
+                .iter()
+                .map(|program| ReaderReport {
+                    address_space: SpaceId(3),
+                    program: program.map(str::to_owned),
+                    first_ns: 0,
+                    bytes: 100,
+                })
+                .collect(),
+            unattributed: 0,
+        }
+    }
+
+    #[test]
+    fn a_file_is_one_line_that_fits_and_says_nothing_to_the_terminal() {
+        let files = [
+            file(
+                "/usr/share/php/a.php",
+                "known",
+                &[Some("/usr/sbin/php-fpm8.2"), Some("/usr/sbin/php-fpm8.2")],
+            ),
+            file(&"/x\u{1b}[2J".repeat(60), "unknown", &[None, Some("/bin/md5sum")]),
+            file("", "modified", &[]),
+        ];
+        for columns in [80, 100] {
+            let text = file_table(&files).render(columns, Paint::OFF);
+            assert_eq!(text.lines().count(), 4, "{text}");
+            assert!(
+                text.lines()
+                    .all(|line| crate::text::width(line) <= columns && crate::text::escape(line) == line)
+            );
+            for word in [
+                "php-fpm8.2",
+                "php-x 1.0",
+                "(inode 12 of disk 0)",
+                "not known",
+                "modified",
+            ] {
+                assert!(text.contains(word), "{word}: {text}");
+            }
+        }
+    }
+}
