@@ -66,9 +66,40 @@ struct Volume {
     current: Current,
     /// By inode.
     known: HashMap<u32, Known>,
-    /// Blocks that were written and are nobody's yet, in the order in which they were.
-    nobodys: HashMap<u64, Held>,
+    nobodys: Nobodys,
+}
+
+/// Blocks that were written and are nobody's yet.
+#[derive(Debug, Default)]
+struct Nobodys {
+    blocks: HashMap<u64, Held>,
+    /// In the order in which they were written; some are not here any more.
     order: VecDeque<u64>,
+}
+
+impl Nobodys {
+    /// One more. How many had to go for it.
+    fn add(&mut self, block: u64, held: Held) -> u64 {
+        if self.blocks.insert(block, held).is_none() {
+            self.order.push_back(block);
+        }
+        let mut gone = 0;
+        while self.blocks.len() > MAX_NOBODYS {
+            let Some(oldest) = self.order.pop_front() else {
+                break;
+            };
+            gone += u64::from(self.blocks.remove(&oldest).is_some());
+        }
+        gone
+    }
+
+    /// What is not here any more takes no place.
+    fn tidy(&mut self) {
+        if self.order.len() > 2 * MAX_NOBODYS {
+            let blocks = &self.blocks;
+            self.order.retain(|block| blocks.contains_key(block));
+        }
+    }
 }
 
 /// What is known of an inode that was read or written.
@@ -144,10 +175,11 @@ impl Table {
         };
         let parts = partitions(&*table.image).unwrap_or_default();
         let parts = if parts.is_empty() { vec![whole] } else { parts };
-        for part in parts.iter().take(MAX_VOLUMES) {
+        let (looked_at, rest) = looked_at(&parts);
+        for part in looked_at {
             table.volume(part);
         }
-        table.skipped.volumes += parts.len().saturating_sub(MAX_VOLUMES) as u64;
+        table.skipped.volumes += rest;
         table
     }
 
@@ -167,8 +199,7 @@ impl Table {
                     bytes: part.bytes,
                     current,
                     known: HashMap::new(),
-                    nobodys: HashMap::new(),
-                    order: VecDeque::new(),
+                    nobodys: Nobodys::default(),
                 });
             }
             Err(_) => self.skipped.volumes += 1,
@@ -221,12 +252,12 @@ impl Table {
                     Some(gpa) if is_owned => {
                         let is_named = volume.one(block, || Held::of(piece, gpa), &of, &mut say);
                         if !is_named && transfer.is_write {
-                            volume.is_nobodys(block, Held::of(piece, gpa), say.skipped);
+                            say.skipped.pieces += volume.nobodys.add(block, Held::of(piece, gpa));
                         } else if !is_named {
                             say.skipped.files += 1;
                         }
                     }
-                    Some(gpa) => volume.is_nobodys(block, Held::of(piece, gpa), say.skipped),
+                    Some(gpa) => say.skipped.pieces += volume.nobodys.add(block, Held::of(piece, gpa)),
                     None => say.skipped.pieces += 1,
                 }
             }
@@ -284,9 +315,6 @@ impl Volume {
             .get(&inode)
             .is_none_or(|known| known.generation != node.generation);
         if is_new {
-            if self.known.len() >= MAX_KNOWN {
-                self.known.clear();
-            }
             let path = self.current.path(inode, of).ok().flatten();
             if path.is_none() && inode != files.superblock().journal_inode {
                 return false;
@@ -298,7 +326,7 @@ impl Volume {
                 path,
                 followed: None,
             };
-            self.known.insert(inode, known);
+            remember(&mut self.known, inode, known);
         }
         let Some(known) = self.known.get_mut(&inode) else {
             return true;
@@ -335,19 +363,6 @@ impl Volume {
         true
     }
 
-    /// A block was written, and whose it is will be said later.
-    fn is_nobodys(&mut self, block: u64, held: Held, skipped: &mut Skipped) {
-        if self.nobodys.insert(block, held).is_none() {
-            self.order.push_back(block);
-        }
-        while self.nobodys.len() > MAX_NOBODYS {
-            let Some(oldest) = self.order.pop_front() else {
-                return;
-            };
-            skipped.pieces += u64::from(self.nobodys.remove(&oldest).is_some());
-        }
-    }
-
     /// These inodes are others now, or have another name.
     fn touched<G: FnMut(&Piece<'_>)>(&mut self, inodes: &[u32], of: &Part<'_>, say: &mut Saying<'_, G>) {
         if inodes.is_empty() {
@@ -359,21 +374,33 @@ impl Volume {
         let files = self.current.files();
         let owned: Vec<u64> = self
             .nobodys
+            .blocks
             .keys()
             .copied()
             .filter(|block| files.owner(*block).is_some())
             .collect();
         for block in owned {
-            let held = self.nobodys.get(&block).copied();
+            let held = self.nobodys.blocks.get(&block).copied();
             if held.is_some_and(|held| self.one(block, || held, of, say)) {
-                self.nobodys.remove(&block);
+                self.nobodys.blocks.remove(&block);
             }
         }
-        if self.order.len() > 2 * MAX_NOBODYS {
-            let nobodys = &self.nobodys;
-            self.order.retain(|block| nobodys.contains_key(block));
-        }
+        self.nobodys.tidy();
     }
+}
+
+/// The partitions that are looked into, and how many are not.
+fn looked_at(parts: &[Partition]) -> (&[Partition], u64) {
+    let (looked_at, rest) = parts.split_at(parts.len().min(MAX_VOLUMES));
+    (looked_at, rest.len() as u64)
+}
+
+/// If there is no room, all others are looked up anew.
+fn remember(all: &mut HashMap<u32, Known>, inode: u32, known: Known) {
+    if all.len() >= MAX_KNOWN {
+        all.clear();
+    }
+    all.insert(inode, known);
 }
 
 /// The number after this one, of the same disk's.
@@ -412,5 +439,78 @@ mod tests {
         assert_eq!(of((1 << 20) + 512, (1 << 20) + 8192), [(1, 3584)]);
         assert_eq!(of((1 << 20) + 0xf000, 1 << 30), [(15, 0)]);
         assert_eq!(of(1 << 30, 1 << 31), []);
+    }
+
+    fn held(gpa: u64) -> Held {
+        Held::of(&[1; 4096], gpa)
+    }
+
+    #[test]
+    fn max_nobodys_bounds_what_waits_for_an_owner_and_the_oldest_go() {
+        let mut nobodys = Nobodys::default();
+        let most = MAX_NOBODYS as u64;
+        let gone: u64 = (0..most).map(|block| nobodys.add(block, held(0))).sum();
+        assert_eq!(
+            (gone, nobodys.add(0, held(1)), nobodys.add(most, held(2))),
+            (0, 0, 1)
+        );
+        assert!(!nobodys.blocks.contains_key(&0) && nobodys.blocks.len() == MAX_NOBODYS);
+        for block in 0..5 * most {
+            nobodys.blocks.remove(&block);
+            nobodys.add(block, held(3));
+            nobodys.tidy();
+        }
+        assert!(nobodys.order.len() <= 2 * MAX_NOBODYS + 1);
+    }
+
+    #[test]
+    fn max_known_bounds_what_is_remembered_of_inodes() {
+        let mut all = HashMap::new();
+        for inode in 0..=u32::try_from(MAX_KNOWN).unwrap() {
+            let known = Known {
+                generation: 0,
+                path: Vec::new(),
+                is_kind: false,
+                followed: None,
+            };
+            remember(&mut all, inode, known);
+        }
+        assert_eq!(all.len(), 1);
+    }
+
+    #[test]
+    fn max_volumes_bounds_what_is_looked_into_and_the_rest_is_counted() {
+        let part = Partition {
+            number: 1,
+            at: 0,
+            bytes: 1,
+        };
+        let of = |count: usize| {
+            let parts = vec![part; count];
+            let (looked_at, rest) = looked_at(&parts);
+            (looked_at.len(), rest)
+        };
+        assert_eq!(
+            (of(MAX_VOLUMES), of(MAX_VOLUMES + 3)),
+            ((MAX_VOLUMES, 0), (MAX_VOLUMES, 3))
+        );
+    }
+
+    #[test]
+    fn a_disk_that_is_not_understood_is_counted() {
+        let file = tempfile::NamedTempFile::new().unwrap();
+        file.as_file().set_len(1 << 20).unwrap();
+        let image = Image::open(file.path(), crate::image::Format::Raw, true).unwrap();
+        let table = Table::read(3, Kinds::default(), Arc::new(image));
+        assert_eq!((table.skipped().volumes, table.numbers >> NUMBER_BITS), (1, 3));
+    }
+
+    #[test]
+    fn numbers_of_one_disk_are_no_others() {
+        let last = (3 << NUMBER_BITS) + (1 << NUMBER_BITS) - 1;
+        assert_eq!(
+            (next_number(3 << NUMBER_BITS), next_number(last)),
+            ((3 << NUMBER_BITS) + 1, 3 << NUMBER_BITS)
+        );
     }
 }

@@ -30,7 +30,7 @@ pub(super) fn shared(arguments: &[(String, String)]) -> Result<Vec<String>, Stri
     let used: Vec<String> = named.chain(of_nodes).collect();
     for id in &used {
         let backend = backends.iter().find(|backend| backend.get("id") == Some(id));
-        if !backend.is_some_and(|backend| backend.is_on("share") == Some(true)) {
+        if backend.is_none_or(|backend| backend.is_on("share") != Some(true)) {
             return Err(format!(
                 "the memory {id} is not shared, and files are watched by way of that: add share=on to its -object"
             ));

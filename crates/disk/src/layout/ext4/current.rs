@@ -14,7 +14,7 @@ use std::io;
 
 use super::super::{Blocks, LayoutError};
 use super::files::Files;
-use super::journal::{JournalBlock, JournalSuperblock, MAX_TAGS, Tag, in_place};
+use super::journal::{JournalBlock, JournalSuperblock, MAX_JOURNAL_BLOCKS, Tag, in_place};
 
 /// Transactions of which the beginning is known and the end is not: the kernel writes one after the other.
 const MAX_BEGUN: usize = 64;
@@ -31,7 +31,19 @@ pub struct Current {
 }
 
 /// Which block of the journal's file stands for another one. It stays as it is until that is in its place.
-type Overlay = HashMap<u64, Over>;
+#[derive(Debug, Default)]
+struct Overlay(HashMap<u64, Over>);
+
+impl Overlay {
+    /// False if there is no room.
+    fn put(&mut self, block: u64, over: Over) -> bool {
+        let has_room = self.0.len() < MAX_OVERLAY || self.0.contains_key(&block);
+        if has_room {
+            self.0.insert(block, over);
+        }
+        has_room
+    }
+}
 
 #[derive(Clone, Copy, Debug)]
 struct Over {
@@ -73,7 +85,7 @@ struct View<'a, D> {
 impl<D: Blocks> View<'_, D> {
     /// What stands for a block, if something does.
     fn over(&self, block: u64) -> Option<io::Result<Vec<u8>>> {
-        let over = self.overlay.get(&block)?;
+        let over = self.overlay.0.get(&block)?;
         let mut bytes = vec![0; usize::try_from(self.block_bytes).unwrap_or(0)];
         let read = self
             .disk
@@ -85,7 +97,7 @@ impl<D: Blocks> View<'_, D> {
 impl<D: Blocks> Blocks for View<'_, D> {
     fn read(&self, at: u64, into: &mut [u8]) -> io::Result<()> {
         self.disk.read(at, into)?;
-        if self.overlay.is_empty() {
+        if self.overlay.0.is_empty() {
             return Ok(());
         }
         let mut done = 0;
@@ -123,7 +135,7 @@ impl Current {
         let files = Files::read(disk)?;
         let mut current = Self {
             journal: None,
-            overlay: HashMap::new(),
+            overlay: Overlay::default(),
             missed: Missed::default(),
             files,
         };
@@ -176,10 +188,16 @@ impl Current {
             return Ok(None);
         }
         let mut map: BTreeMap<u32, u64> = BTreeMap::new();
-        for (block, file_block) in self.files.blocks_of(of.journal_inode) {
+        for (block, file_block) in self
+            .files
+            .blocks_of(of.journal_inode)
+            .take(MAX_JOURNAL_BLOCKS as usize)
+        {
             map.insert(file_block, block);
         }
-        let map: Vec<u64> = (0..).map_while(|index| map.get(&index).copied()).collect();
+        let map: Vec<u64> = (0..MAX_JOURNAL_BLOCKS)
+            .map_while(|index| map.get(&index).copied())
+            .collect();
         let first = map
             .first()
             .copied()
@@ -216,7 +234,7 @@ impl Current {
             }
         }
         self.journal = Some(journal);
-        !self.overlay.is_empty()
+        !self.overlay.0.is_empty()
     }
 
     /// Blocks were written, one after the other from this one on. The inodes are given that are others now, or have another name.
@@ -233,7 +251,7 @@ impl Current {
                 continue;
             }
             let was_over = self.view(disk).over(block);
-            self.overlay.remove(&block);
+            self.overlay.0.remove(&block);
             // What gets to its place at last was looked at already.
             if was_over.is_some_and(|over| over.is_ok_and(|over| over == bytes))
                 || !self.files.is_metadata(block)
@@ -313,9 +331,6 @@ impl Current {
             match own {
                 JournalBlock::Descriptor(of, tags) if of == sequence => {
                     for tag in tags {
-                        if found.tags.len() >= MAX_TAGS {
-                            return None;
-                        }
                         found.tags.push((tag, at));
                         found.blocks += 1;
                         at = journal.about.after(at);
@@ -335,7 +350,7 @@ impl Current {
     /// What a transaction has is what is there from now on. Which blocks that are.
     fn lay_over(&mut self, found: &Transaction, journal: &Journal) -> Vec<u64> {
         for block in &found.revoked {
-            self.overlay.remove(block);
+            self.overlay.0.remove(block);
         }
         let mut changed = Vec::new();
         for (tag, at) in &found.tags {
@@ -343,12 +358,10 @@ impl Current {
                 .ok()
                 .and_then(|at| journal.map.get(at))
                 .copied();
-            let has_room = self.overlay.len() < MAX_OVERLAY || self.overlay.contains_key(&tag.block);
-            let Some(block) = block.filter(|_| has_room) else {
+            if !block.is_some_and(|block| self.overlay.put(tag.block, Over { block, tag: *tag })) {
                 self.missed.blocks += 1;
                 continue;
-            };
-            self.overlay.insert(tag.block, Over { block, tag: *tag });
+            }
             changed.push(tag.block);
         }
         changed
@@ -398,4 +411,51 @@ fn block_at(disk: &impl Blocks, at: u64, len: usize) -> Result<Vec<u8>, LayoutEr
     disk.read(at, &mut bytes)
         .map_err(|source| LayoutError::Read { at, source })?;
     Ok(bytes)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn max_overlay_bounds_what_is_committed_and_not_in_its_place() {
+        let mut overlay = Overlay::default();
+        let over = Over {
+            block: 1,
+            tag: Tag {
+                block: 0,
+                is_escaped: false,
+            },
+        };
+        assert!((0..MAX_OVERLAY as u64).all(|block| overlay.put(block, over)));
+        assert!(!overlay.put(MAX_OVERLAY as u64, over) && overlay.put(0, over));
+    }
+
+    #[test]
+    fn max_begun_transactions_are_remembered_and_the_oldest_go() {
+        let superblock = [0xc03b_3998, 4, 0, 1024, 100, 1, 1, 0]
+            .map(u32::to_be_bytes)
+            .concat();
+        let superblock = [superblock, vec![0; 1024]].concat();
+        let mut journal = Journal {
+            about: JournalSuperblock::parse(&superblock, 1024).unwrap(),
+            map: vec![0; 100],
+            index: HashMap::new(),
+            begun: VecDeque::new(),
+            last: None,
+        };
+        let of = |kind: u32, sequence: u32| {
+            [
+                [0xc03b_3998, kind, sequence].map(u32::to_be_bytes).concat(),
+                vec![0; 1012],
+            ]
+            .concat()
+        };
+        for sequence in 0..=u32::try_from(MAX_BEGUN).unwrap() {
+            assert_eq!(journal.wrote(7, &of(1, sequence)), None);
+        }
+        let begun: Vec<u32> = journal.begun.iter().map(|(sequence, _)| *sequence).collect();
+        assert_eq!((begun.len(), begun[0]), (MAX_BEGUN, 1));
+        assert_eq!(journal.wrote(8, &of(2, 5)), Some(5));
+    }
 }

@@ -35,8 +35,9 @@ const LAST_TAG: u32 = 8;
 const HEADER: usize = 12;
 const UUID: usize = 16;
 
-/// Blocks that one transaction puts somewhere: a quarter of the largest journal there is. It stops one that says it has more than it can have.
-pub(super) const MAX_TAGS: usize = 1 << 20;
+/// Blocks of the longest journal that `mke2fs` makes (`mke2fs(8)`, "-J size"). It stops one that is as long as a disk: where each of its
+/// blocks is, is kept.
+pub(super) const MAX_JOURNAL_BLOCKS: u32 = 10_240_000;
 
 /// What the journal's own superblock says.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -105,7 +106,8 @@ impl JournalSuperblock {
         if found.block_bytes != block_bytes {
             return Err(wrong("a journal with blocks of another size", 0xc));
         }
-        if found.first == 0 || found.first >= found.blocks || found.start >= found.blocks {
+        let is_long = found.blocks > MAX_JOURNAL_BLOCKS;
+        if is_long || found.first == 0 || found.first >= found.blocks || found.start >= found.blocks {
             return Err(wrong("a journal of an impossible length", 0x10));
         }
         Ok(found)
@@ -270,6 +272,16 @@ mod tests {
             "fast commits"
         );
         assert!(JournalSuperblock::parse(&[0; 1024], 1024).is_err());
+    }
+
+    #[test]
+    fn max_journal_blocks_bounds_how_long_a_journal_is() {
+        let of = |blocks: u32| {
+            let mut bytes = superblock(0);
+            bytes[0x10..0x14].copy_from_slice(&blocks.to_be_bytes());
+            JournalSuperblock::parse(&bytes, 1024).is_ok()
+        };
+        assert!(of(MAX_JOURNAL_BLOCKS) && !of(MAX_JOURNAL_BLOCKS + 1));
     }
 
     #[test]
