@@ -39,7 +39,7 @@ pub(crate) struct Follow {
     /// How many armed pages are open.
     open: AtomicUsize,
     uffd: OnceLock<Uffd>,
-    /// Why nobody's accesses are told.
+    /// Nobody's accesses are told, and that was said.
     blind: AtomicBool,
 }
 
