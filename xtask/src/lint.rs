@@ -1,7 +1,8 @@
-//! `cargo xtask lint`: formatting, clippy with warnings denied, and the layers of the crates.
+//! `cargo xtask lint`: formatting, clippy with warnings denied, the layers of the crates, and lock files that are current.
 
 use std::collections::BTreeMap;
 use std::fs;
+use std::process::{Command, Stdio};
 
 use anyhow::{Context, Result, bail, ensure};
 
@@ -31,7 +32,21 @@ pub(crate) fn run() -> Result<()> {
         "--",
         "--deny",
         "warnings",
-    ])
+    ])?;
+    // The fuzz targets are a workspace of their own: a dependency that a crate gets is easily forgotten in their lock file,
+    // and is only missed when they are built.
+    let fuzz = workspace().join("fuzz/Cargo.toml");
+    let status = Command::new(std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into()))
+        .args(["metadata", "--locked", "--format-version", "1", "--manifest-path"])
+        .arg(&fuzz)
+        .stdout(Stdio::null())
+        .status()
+        .context("cannot start cargo")?;
+    ensure!(
+        status.success(),
+        "fuzz/Cargo.lock is not current: `cargo metadata --manifest-path fuzz/Cargo.toml` writes it anew, commit it"
+    );
+    Ok(())
 }
 
 fn check_layers() -> Result<()> {
