@@ -51,6 +51,8 @@ const SETTLING: usize = 24;
 
 /// How long a bomb goes on.
 const SECONDS: u64 = 10;
+/// Processes that a bomb starts, at least: on a slow machine it goes on for longer.
+const PROCESSES: u64 = 1000;
 
 /// Pages of the bomb of code: more than are told of one address space one by one.
 const PAGES: u64 = 10_000;
@@ -264,7 +266,7 @@ impl Attack for Forks {
         let tool = scene.tool("forks")?;
         let bomb = format!(
             "f() {{ awk '/^processes/ {{ print $2 }}' /proc/stat; }}; a=$(f)
-             systemd-run -q --wait --unit=bomb -p TasksMax=60 -p Nice=19 {tool} {SECONDS}
+             systemd-run -q --wait --unit=bomb -p TasksMax=60 -p Nice=19 {tool} {SECONDS} {PROCESSES}
              sleep 2; b=$(f); echo $((b - a))"
         );
         let (forks, aftermath) = Aftermath::of(scene, |scene| {
