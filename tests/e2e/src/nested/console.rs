@@ -44,7 +44,18 @@ pub(super) enum Limit {
     Work(Duration, Instant),
 }
 
+/// How many times longer work may take beside others.
+const BESIDE: u32 = 6;
+
 impl Limit {
+    /// The same for so long a time from now on.
+    fn at_first(self, time: Duration) -> Self {
+        match self {
+            Self::Until(_) => Self::Until(Instant::now() + time),
+            Self::Work(..) => Self::Work(time, Instant::now() + time * BESIDE),
+        }
+    }
+
     /// How much time is left at least; nothing if it is late.
     fn left(self, process: u32) -> Duration {
         match self {
@@ -90,15 +101,15 @@ pub(super) fn attend(command: &mut Command, limit: Limit, line: &mut dyn FnMut(&
         }
     });
     let (mut last, mut is_up) = (Vec::new(), false);
-    let (mut is_begun, mut nothing, begun) = (false, 0, Instant::now());
+    let (mut is_begun, mut nothing, beginning) = (false, 0, limit.at_first(BEGINNING));
     loop {
         // Who waits for work looks again after a while.
-        let beginning = if is_up {
+        let to_begin = if is_up {
             Duration::MAX
         } else {
-            BEGINNING.saturating_sub(begun.elapsed())
+            beginning.left(child.id())
         };
-        let left = limit.left(child.id()).min(beginning);
+        let left = limit.left(child.id()).min(to_begin);
         let end = match lines.recv_timeout(left) {
             Ok(text) if text.contains(UP) => {
                 is_up = true;
@@ -119,7 +130,7 @@ pub(super) fn attend(command: &mut Command, limit: Limit, line: &mut dyn FnMut(&
                 continue;
             }
             Err(RecvTimeoutError::Disconnected) => return Ok(End::Exited(child.wait()?, last)),
-            Err(RecvTimeoutError::Timeout) if beginning.is_zero() => End::Stalled,
+            Err(RecvTimeoutError::Timeout) if !is_up && beginning.left(child.id()).is_zero() => End::Stalled,
             Err(RecvTimeoutError::Timeout) if !limit.left(child.id()).is_zero() => continue,
             Err(RecvTimeoutError::Timeout) => End::Late(last),
         };
@@ -164,6 +175,20 @@ mod tests {
         assert!(matches!(idle, End::Exited(..)), "{idle:?}");
         let busy = attended("while :; do :; done");
         assert!(matches!(busy, End::Late(_)), "{busy:?}");
+    }
+
+    #[test]
+    fn where_work_is_counted_a_beginning_is_work_too() {
+        let mut idle = Command::new("sleep").arg("60").spawn().unwrap();
+        let (soon, much) = (Duration::from_millis(20), Duration::from_secs(9));
+        let by_work = Limit::Work(much, Instant::now() + much).at_first(soon);
+        let by_clock = Limit::Until(Instant::now() + much).at_first(soon);
+        std::thread::sleep(soon);
+        assert!(by_clock.left(idle.id()).is_zero() && !by_work.left(idle.id()).is_zero());
+        std::thread::sleep(soon * BESIDE);
+        assert!(by_work.left(idle.id()).is_zero(), "nothing goes on for ever");
+        idle.kill().unwrap();
+        idle.wait().unwrap();
     }
 
     #[test]
