@@ -46,5 +46,5 @@ pub(crate) fn windows(part: &Part) -> Vec<(u64, u32)> {
         .iter()
         .map(|site| site.at..site.at.saturating_add(site.len.into()))
         .collect();
-    windows::sample(&part.bytes, windows::density(part.kind), &skip).collect()
+    windows::kept(part.kind, &part.bytes, &skip).collect()
 }

@@ -11,8 +11,8 @@ use std::path::Path;
 use std::time::Duration;
 
 use nephoscope_guest::{
-    CodeCaptured, Event, Executed, FileHeld, FileSeen, Gap, Gpa, Gva, Lifecycle, PAGE_SIZE, PageBytes,
-    PageId, PageRead, Privilege, Root, Stamped, VcpuId,
+    CodeCaptured, Event, Executed, FileHeld, FileSeen, Gap, Gpa, Gva, Lifecycle, PAGE_SIZE, PageAccessed,
+    PageBytes, PageId, Privilege, Root, Stamped, VcpuId,
 };
 use nephoscope_isa::{Mode, X86Controls};
 use nephoscope_wire::{
@@ -251,11 +251,14 @@ pub(crate) fn event(stamp: Stamp, frame: &Frame<'_>, origin: u64) -> Event {
             written: held.written,
             digest: held.digest,
         })),
-        Frame::FrameAccessed(accessed) => Event::PageRead(Box::new(PageRead {
+        Frame::FrameAccessed(accessed, held) => Event::PageAccessed(Box::new(PageAccessed {
             gpa: Gpa(accessed.gpa),
             by: accessed.by.map(|(root, incarnation)| (Root(root), incarnation)),
-            write: accessed.write,
-            digest: accessed.digest,
+            held: held.map(|bytes| {
+                let mut copy = PageBytes::zeroed();
+                copy.copy_from_slice(bytes);
+                copy
+            }),
         })),
     }
 }

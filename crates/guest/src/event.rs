@@ -48,7 +48,7 @@ pub enum Event {
     /// A piece of a file is in guest memory.
     FileHeld(Box<FileHeld>),
     /// Memory that held a piece of a file was accessed.
-    PageRead(Box<PageRead>),
+    PageAccessed(Box<PageAccessed>),
     /// From here to here the driver could not see.
     Gap(Gap),
     /// The VM as a whole.
@@ -186,15 +186,13 @@ pub struct FileHeld {
 
 /// An access to a page of memory.
 #[derive(Clone, PartialEq, Eq, Debug)]
-pub struct PageRead {
+pub struct PageAccessed {
     /// The page.
     pub gpa: Gpa,
     /// The root that was loaded and the driver's number for its address space; `None` if no vCPU accessed it, or that is not known.
     pub by: Option<(Root, u32)>,
-    /// It was about to be written.
-    pub write: bool,
-    /// BLAKE3 of the page as it was then.
-    pub digest: [u8; 32],
+    /// What it held; `None` if it was about to be written.
+    pub held: Option<PageBytes>,
 }
 
 /// What happens to the VM as a whole.

@@ -15,7 +15,7 @@ pub use address::{Gfn, Gpa, Gva, Root, VcpuId};
 pub use capability::{MemoryFault, PhysicalMemory, Pieces, read_pieces};
 pub use coverage::{Attribution, CodeCoverage, Coverage, GapReason};
 pub use event::{
-    CodeCaptured, CodeMapped, Event, Executed, FileHeld, FileSeen, Gap, Lifecycle, MappedPage, PageRead,
+    CodeCaptured, CodeMapped, Event, Executed, FileHeld, FileSeen, Gap, Lifecycle, MappedPage, PageAccessed,
     Privilege, Stamped,
 };
 pub use interpreted::{INTERPRETED_ENDS, is_script};

@@ -1,11 +1,15 @@
 //! Which files were read, and by whom.
 //!
 //! A piece of a file that is in guest memory is *held* there; who accesses that memory has read it, as long as it holds the same bytes.
-//! Memory that was written to or holds something else is no file's any more.
+//! Memory that was written to or holds something else is no file's any more. What was read of a file counts as long as the file has it:
+//! where it is rewritten, it has to be read anew.
 
-use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
 
-use nephoscope_guest::{FileHeld, FileSeen, Gpa, PAGE_SIZE, PageRead};
+use std::sync::Arc;
+
+use nephoscope_catalog::ObjectId;
+use nephoscope_guest::{FileHeld, FileSeen, Gpa, PAGE_SIZE};
 
 use crate::space::SpaceId;
 
@@ -15,8 +19,14 @@ const MAX_FILES: usize = 256 << 10;
 const MAX_HELD: usize = 2 << 20;
 /// Readers of one file that are told one by one.
 const MAX_READERS: usize = 64;
+/// Pieces of which it is not looked yet how they were read. What is beyond stays unknown.
+const MAX_UNSETTLED: usize = 64 << 10;
 /// Pieces of all files that are remembered with their digests.
 const MAX_PIECES: usize = 2 << 20;
+
+/// A file in one inventory.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug)]
+pub struct FileId(pub u32);
 
 /// A file that is followed.
 #[derive(Clone, PartialEq, Eq, Debug)]
@@ -25,10 +35,67 @@ pub struct FollowedFile {
     pub about: FileSeen,
     /// Pieces that were read: where in the file, and BLAKE3 of the bytes as they were.
     pub pieces: BTreeMap<u64, [u8; 32]>,
+    /// How often something that was read of it was rewritten.
+    pub rewritten: u32,
+    /// What it is, by all of its pieces; `None` until somebody has looked.
+    pub verdict: Option<Arc<FileVerdict>>,
     /// Who read it.
     pub readers: Vec<Reader>,
     /// Accesses by whom is not known: a device, or a vCPU whose root is not.
     pub unattributed: u64,
+}
+
+/// What a file is, by what was read of it.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub enum FileVerdict {
+    /// All of that stands in these files of the catalog where it stands in this one.
+    Known(Vec<ObjectId>),
+    /// It is like these, which are alike.
+    Modified(ModifiedFile),
+    /// It is like none.
+    Unknown,
+}
+
+/// A file that is like one in the catalog.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct ModifiedFile {
+    /// Which.
+    pub nearest: Vec<ObjectId>,
+    /// Pieces that stand there where they stand in this one.
+    pub known: usize,
+    /// In what its text differs from theirs; `None` if it is not text, or not all of it was read.
+    pub lines: Option<LinesChanged>,
+}
+
+/// In what two texts differ.
+#[derive(Clone, PartialEq, Eq, Debug, Default)]
+pub struct LinesChanged {
+    /// Lines that it has and they have not.
+    pub added: u64,
+    /// Lines that they have and it has not.
+    pub removed: u64,
+    /// The first of them.
+    pub first: Vec<LineChanged>,
+}
+
+/// A line that only one of two texts has.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct LineChanged {
+    /// Counted from 1, in the text that has it.
+    pub number: u64,
+    /// This file has it, and not the one in the catalog.
+    pub added: bool,
+    /// Its beginning.
+    pub text: String,
+}
+
+/// A piece of a file that was read.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct PieceRead {
+    /// The file.
+    pub file: FileId,
+    /// Where in it.
+    pub at: u64,
 }
 
 /// Who read a file.
@@ -38,8 +105,36 @@ pub struct Reader {
     pub space: SpaceId,
     /// When it did for the first time.
     pub first_ns: u64,
-    /// Which pieces, by where they are in the file, and their bytes.
-    pub pieces: BTreeMap<u64, u16>,
+    /// Which pieces, by where they are in the file.
+    pub pieces: BTreeMap<u64, ReadPiece>,
+}
+
+/// A piece of a file that somebody read.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct ReadPiece {
+    /// Its bytes.
+    pub len: u16,
+    /// How it was read.
+    pub how: How,
+}
+
+/// How something was read.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug)]
+pub enum How {
+    /// It was not looked, or nothing was there any more to look at.
+    NotKnown,
+    /// The kernel copied it (`read(2)`, `sendfile(2)`, `splice(2)`): the reader does not have that memory mapped.
+    Copied,
+    /// The reader has that memory mapped (`mmap(2)`).
+    Mapped,
+}
+
+/// Whose address space, which file and piece, and where it lay.
+#[derive(Clone, Copy, Debug)]
+struct Unsettled {
+    file: usize,
+    at: u64,
+    gpa: Gpa,
 }
 
 /// Which file: disk, partition, inode and generation.
@@ -62,6 +157,9 @@ pub struct Files {
     by_number: HashMap<u32, usize>,
     held: HashMap<Gpa, Held>,
     pieces: usize,
+    /// By address space: pieces of which it is to be looked how they were read.
+    unsettled: BTreeMap<SpaceId, Vec<Unsettled>>,
+    unsettled_count: usize,
     /// What is not told, and why.
     pub(crate) left_out: LeftOut,
 }
@@ -86,6 +184,9 @@ impl Files {
         let at = match self.by_key.get(&key) {
             Some(at) => {
                 if let Some(file) = self.files.get_mut(*at) {
+                    let cut = file.pieces.split_off(&about.bytes);
+                    self.pieces = self.pieces.saturating_sub(cut.len());
+                    file.rewritten += u32::from(!cut.is_empty());
                     file.about = about;
                 }
                 *at
@@ -98,6 +199,8 @@ impl Files {
                 self.files.push(FollowedFile {
                     about,
                     pieces: BTreeMap::new(),
+                    rewritten: 0,
+                    verdict: None,
                     readers: Vec::new(),
                     unattributed: 0,
                 });
@@ -114,6 +217,13 @@ impl Files {
             self.left_out.of_no_file += 1;
             return;
         };
+        if let Some(file) = self.files.get_mut(*file)
+            && file.pieces.get(&held.at).is_some_and(|was| *was != held.digest)
+        {
+            file.pieces.remove(&held.at);
+            file.rewritten = file.rewritten.saturating_add(1);
+            self.pieces = self.pieces.saturating_sub(1);
+        }
         let page = Gpa(held.gpa.0 & !(PAGE_SIZE as u64 - 1));
         if usize::from(held.len) != PAGE_SIZE || page != held.gpa {
             self.left_out.in_part += 1;
@@ -133,14 +243,25 @@ impl Files {
         self.held.insert(page, held);
     }
 
-    /// Memory was accessed; `space` is who did, if that is known. The file that was read, if one was.
-    pub fn read(&mut self, at_ns: u64, read: &PageRead, space: Option<SpaceId>) -> Option<&FollowedFile> {
-        let held = *self.held.get(&read.gpa)?;
-        if read.write || held.digest != read.digest {
-            self.held.remove(&read.gpa);
-            self.left_out.changed += u64::from(!read.write);
+    /// Memory was accessed; `space` is who did, if that is known, and `digest` is BLAKE3 of what the page held: `None` if it was about to
+    /// be written. What was read, if something was.
+    pub fn accessed(
+        &mut self,
+        at_ns: u64,
+        gpa: Gpa,
+        digest: Option<[u8; 32]>,
+        space: Option<SpaceId>,
+    ) -> Option<PieceRead> {
+        let held = *self.held.get(&gpa)?;
+        if digest != Some(held.digest) {
+            self.held.remove(&gpa);
+            self.left_out.changed += u64::from(digest.is_some());
             return None;
         }
+        let piece = PieceRead {
+            file: FileId(u32::try_from(held.file).ok()?),
+            at: held.at,
+        };
         let file = self.files.get_mut(held.file)?;
         if self.pieces >= MAX_PIECES {
             self.left_out.no_room += 1;
@@ -149,13 +270,13 @@ impl Files {
         self.pieces += usize::from(file.pieces.insert(held.at, held.digest).is_none());
         let Some(space) = space else {
             file.unattributed += 1;
-            return Some(file);
+            return Some(piece);
         };
         let reader = match file.readers.iter().position(|reader| reader.space == space) {
             Some(reader) => reader,
             None if file.readers.len() >= MAX_READERS => {
                 self.left_out.no_room += 1;
-                return Some(file);
+                return Some(piece);
             }
             None => {
                 file.readers.push(Reader {
@@ -167,9 +288,65 @@ impl Files {
             }
         };
         if let Some(reader) = file.readers.get_mut(reader) {
-            self.pieces += usize::from(reader.pieces.insert(held.at, held.len).is_none());
+            let read = ReadPiece {
+                len: held.len,
+                how: How::NotKnown,
+            };
+            self.pieces += usize::from(reader.pieces.insert(held.at, read).is_none());
+            if self.unsettled_count < MAX_UNSETTLED {
+                self.unsettled_count += 1;
+                self.unsettled.entry(space).or_default().push(Unsettled {
+                    file: held.file,
+                    at: held.at,
+                    gpa,
+                });
+            }
         }
-        Some(file)
+        Some(piece)
+    }
+
+    /// Address spaces that have read something of which it is to be looked how.
+    pub fn unsettled(&self) -> impl Iterator<Item = SpaceId> {
+        self.unsettled.keys().copied()
+    }
+
+    /// Where that lies in memory.
+    #[must_use]
+    pub fn unsettled_in(&self, space: SpaceId) -> HashSet<Gpa> {
+        let all = self.unsettled.get(&space).into_iter().flatten();
+        all.map(|one| one.gpa).collect()
+    }
+
+    /// It was looked: the address space has these mapped. `None`: there was nothing to look at.
+    pub fn settle(&mut self, space: SpaceId, mapped: Option<&HashSet<Gpa>>) {
+        let all = self.unsettled.remove(&space).unwrap_or_default();
+        self.unsettled_count = self.unsettled_count.saturating_sub(all.len());
+        let Some(mapped) = mapped else { return };
+        for one in all {
+            let how = if mapped.contains(&one.gpa) {
+                How::Mapped
+            } else {
+                How::Copied
+            };
+            let file = self.files.get_mut(one.file);
+            let reader = file.and_then(|file| file.readers.iter_mut().find(|reader| reader.space == space));
+            if let Some(piece) = reader.and_then(|reader| reader.pieces.get_mut(&one.at)) {
+                piece.how = how;
+            }
+        }
+    }
+
+    /// One of them.
+    #[must_use]
+    pub fn get(&self, file: FileId) -> Option<&FollowedFile> {
+        self.files.get(usize::try_from(file.0).ok()?)
+    }
+
+    /// Somebody has looked what a file is.
+    pub fn judged(&mut self, file: FileId, verdict: FileVerdict) {
+        if let Some(file) = usize::try_from(file.0).ok().and_then(|at| self.files.get_mut(at)) {
+            file.verdict = Some(Arc::new(verdict));
+        }
     }
 
     /// Those that were read.
@@ -216,12 +393,9 @@ mod tests {
         }
     }
 
-    fn read(gpa: u64, digest: u8) -> PageRead {
-        PageRead {
-            gpa: Gpa(gpa),
-            by: None,
-            write: false,
-            digest: [digest; 32],
+    impl Files {
+        fn read(&mut self, at_ns: u64, gpa: u64, digest: u8, space: Option<u32>) -> Option<PieceRead> {
+            self.accessed(at_ns, Gpa(gpa), Some([digest; 32]), space.map(SpaceId))
         }
     }
 
@@ -233,7 +407,7 @@ mod tests {
         files.held(&held(1, 4096, 0x9000, 2));
         assert_eq!(files.read_ones().count(), 0, "held, and not read");
         for (at, gpa, digest, space) in [(10, 0x5000, 1, 3), (20, 0x9000, 2, 3), (30, 0x5000, 1, 4)] {
-            assert!(files.read(at, &read(gpa, digest), Some(SpaceId(space))).is_some());
+            assert!(files.read(at, gpa, digest, Some(space)).is_some());
         }
         let [file] = files.read_ones().collect::<Vec<_>>()[..] else {
             panic!()
@@ -252,15 +426,11 @@ mod tests {
         let mut files = Files::default();
         files.seen(1, seen(12));
         files.held(&held(1, 0, 0x5000, 1));
-        assert!(files.read(1, &read(0x5000, 9), Some(SpaceId(3))).is_none());
-        assert!(files.read(2, &read(0x5000, 1), Some(SpaceId(3))).is_none());
+        assert!(files.read(1, 0x5000, 9, Some(3)).is_none());
+        assert!(files.read(2, 0x5000, 1, Some(3)).is_none());
         files.held(&held(1, 0, 0x5000, 1));
-        let write = PageRead {
-            write: true,
-            ..read(0x5000, 1)
-        };
-        assert!(files.read(3, &write, Some(SpaceId(3))).is_none());
-        assert!(files.read(4, &read(0x5000, 1), Some(SpaceId(3))).is_none());
+        assert!(files.accessed(3, Gpa(0x5000), None, Some(SpaceId(3))).is_none());
+        assert!(files.read(4, 0x5000, 1, Some(3)).is_none());
         assert_eq!(files.left_out().changed, 1);
     }
 
@@ -272,9 +442,76 @@ mod tests {
         files.seen(1, seen(99));
         files.seen(2, seen(12));
         files.held(&held(1, 0, 0x6000, 3));
-        assert_eq!(files.read(1, &read(0x5000, 1), None).unwrap().about.inode, 12);
-        assert_eq!(files.read(1, &read(0x6000, 3), None).unwrap().about.inode, 99);
+        let mut inode = |gpa, digest| {
+            let piece = files.read(1, gpa, digest, None).unwrap();
+            files.get(piece.file).unwrap().about.inode
+        };
+        assert_eq!((inode(0x5000, 1), inode(0x6000, 3)), (12, 99));
         assert_eq!(files.files.len(), 2);
+    }
+
+    #[test]
+    fn what_is_rewritten_or_cut_off_has_to_be_read_anew() {
+        let mut files = Files::default();
+        files.seen(1, seen(12));
+        for (at, gpa, digest) in [(0, 0x5000, 1), (4096, 0x6000, 2)] {
+            files.held(&held(1, at, gpa, digest));
+            files.read(1, gpa, digest, Some(3));
+        }
+        files.held(&held(1, 0, 0x5000, 1));
+        let now = |files: &Files| {
+            let file = files.get(FileId(0)).unwrap();
+            (file.pieces.keys().copied().collect::<Vec<_>>(), file.rewritten)
+        };
+        assert_eq!(now(&files), (vec![0, 4096], 0), "the same again");
+        files.held(&held(1, 0, 0x7000, 9));
+        assert_eq!(now(&files), (vec![4096], 1));
+        files.read(1, 0x7000, 9, Some(3));
+        assert_eq!(now(&files), (vec![0, 4096], 1));
+        files.seen(
+            1,
+            FileSeen {
+                bytes: 4096,
+                ..seen(12)
+            },
+        );
+        assert_eq!((now(&files), files.pieces), ((vec![0], 2), 3));
+    }
+
+    #[test]
+    fn what_a_reader_has_mapped_it_did_not_copy() {
+        let mut files = Files::default();
+        files.seen(1, seen(12));
+        for (at, gpa) in [(0, 0x5000), (4096, 0x6000)] {
+            files.held(&held(1, at, gpa, 1));
+            for space in [3, 4] {
+                files.read(1, gpa, 1, Some(space));
+            }
+        }
+        assert_eq!(files.unsettled().collect::<Vec<_>>(), [SpaceId(3), SpaceId(4)]);
+        assert_eq!(
+            files.unsettled_in(SpaceId(3)),
+            HashSet::from([Gpa(0x5000), Gpa(0x6000)])
+        );
+        files.settle(SpaceId(3), Some(&HashSet::from([Gpa(0x6000)])));
+        files.settle(SpaceId(4), None);
+        assert_eq!((files.unsettled().count(), files.unsettled_count), (0, 0));
+        let how = |reader: &Reader| reader.pieces.values().map(|piece| piece.how).collect::<Vec<_>>();
+        let file = files.get(FileId(0)).unwrap();
+        assert_eq!(how(&file.readers[0]), [How::Copied, How::Mapped]);
+        assert_eq!(how(&file.readers[1]), [How::NotKnown; 2]);
+    }
+
+    #[test]
+    fn max_unsettled_bounds_what_is_to_be_looked_at() {
+        let mut files = Files::default();
+        files.seen(1, seen(12));
+        files.held(&held(1, 0, 0x5000, 1));
+        for space in 0..u32::try_from(MAX_UNSETTLED).unwrap() + 9 {
+            files.files[0].readers.clear();
+            files.read(1, 0x5000, 1, Some(space));
+        }
+        assert_eq!(files.unsettled().count(), MAX_UNSETTLED);
     }
 
     #[test]
@@ -298,12 +535,12 @@ mod tests {
         }
         assert_eq!((files.held.len(), files.left_out().no_room), (MAX_HELD, 2));
         for space in 0..=u32::try_from(MAX_READERS).unwrap() {
-            files.read(0, &read(0, 1), Some(SpaceId(space)));
+            files.read(0, 0, 1, Some(space));
         }
         let readers = files.read_ones().next().unwrap().readers.len();
         assert_eq!((readers, files.left_out().no_room), (MAX_READERS, 3));
         files.pieces = MAX_PIECES;
-        assert!(files.read(0, &read(0x1000, 1), None).is_none());
+        assert!(files.read(0, 0x1000, 1, None).is_none());
         assert_eq!(files.left_out().no_room, 4);
     }
 }

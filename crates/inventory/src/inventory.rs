@@ -8,10 +8,10 @@ mod mapped;
 use std::collections::{BTreeMap, BTreeSet, HashMap, VecDeque};
 use std::sync::Arc;
 
-use nephoscope_guest::{Executed, Gpa, Gva, PageId, PageRead, Privilege, Root};
+use nephoscope_guest::{Executed, Gpa, Gva, PageAccessed, PageId, Privilege, Root};
 
 use crate::early::Early;
-use crate::files::Files;
+use crate::files::{FileId, Files, PieceRead};
 use crate::kept::{Touched, Touches};
 use crate::page::PageRecord;
 use crate::pages::Pages;
@@ -53,6 +53,11 @@ pub enum Change {
     Summarised {
         /// Which.
         space: SpaceId,
+    },
+    /// Something was read of a file, and somebody has looked what it is.
+    FileJudged {
+        /// Which.
+        file: FileId,
     },
 }
 
@@ -153,14 +158,21 @@ impl Inventory {
         self.run(space, executed.page, va, at_ns, changes);
     }
 
-    /// Memory that held a piece of a file was accessed.
-    pub fn read(&mut self, at_ns: u64, read: &PageRead, changes: &mut Vec<Change>) {
-        let by = read
+    /// Memory that held a piece of a file was accessed; `digest` is BLAKE3 of what it held, `None` if it was about to be written. What
+    /// was read, if something was.
+    pub fn accessed(
+        &mut self,
+        at_ns: u64,
+        access: &PageAccessed,
+        digest: Option<[u8; 32]>,
+        changes: &mut Vec<Change>,
+    ) -> Option<PieceRead> {
+        let by = access
             .by
             .filter(|(_, incarnation)| !self.summarised.contains((*incarnation).into()));
-        self.late += u64::from(by != read.by);
+        self.late += u64::from(by != access.by);
         let space = by.map(|(root, incarnation)| self.space_of(at_ns, root, incarnation, changes));
-        self.files.read(at_ns, read, space);
+        self.files.accessed(at_ns, access.gpa, digest, space)
     }
 
     /// A root sees a page at an address.

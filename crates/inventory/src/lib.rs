@@ -20,15 +20,19 @@ mod summary;
 mod verdict;
 
 pub use coverage::{CoverageInterval, CoverageLog};
-pub use files::{Files, FollowedFile, LeftOut, Reader};
+pub use files::{
+    FileId, FileVerdict, Files, FollowedFile, How, LeftOut, LineChanged, LinesChanged, ModifiedFile,
+    PieceRead, ReadPiece, Reader,
+};
 pub use inventory::{Change, Inventory};
 pub use kept::{KeptSpace, Record, Totals};
 pub use modules::{Module, ObjectFacts, Use, resolve};
 pub use page::PageRecord;
 pub use report::{
-    CandidateReport, CoverageReport, DifferenceReport, FileReport, KnownSpaces, ModifiedReport, ModuleReport,
-    Names, PageCounts, PagesReport, ProgramReport, ReaderReport, Report, SCHEMA, SpaceReport, SummaryReport,
-    UnknownReport, UsedReport, VmReport, build, modules_of, program_path,
+    CandidateReport, CoverageReport, DifferenceReport, FileDifferenceReport, FileReport, KnownSpaces,
+    LineReport, ModifiedReport, ModuleReport, Names, NearestFileReport, PageCounts, PagesReport,
+    ProgramReport, ReaderReport, Report, SCHEMA, SpaceReport, SummaryReport, UnknownReport, UsedReport,
+    VmReport, build, modules_of, program_path,
 };
 pub use space::{AddressSpace, MappedCode, SpaceId, SpaceKind};
 pub use summary::MAX_ENDED;

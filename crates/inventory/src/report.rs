@@ -61,10 +61,13 @@ pub struct FileReport {
     pub generation: u32,
     /// Bytes of it.
     pub bytes: u64,
-    /// `known` if all that was read of it is of a file in the catalog, `modified` if some is, else `unknown`.
+    /// `known` if all that was read of it is of a file in the catalog, `modified` if it is like one, else `unknown`.
     pub verdict: String,
-    /// What it may be of.
+    /// What it may be of; if it is modified, what it is like.
     pub candidates: Vec<CandidateReport>,
+    /// The file that it is like, if it is modified.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub nearest: Option<NearestFileReport>,
     /// Its pieces that were read, 4 KiB each or less.
     pub pieces_read: u64,
     /// Those of them that are of one of the candidates.
@@ -74,6 +77,40 @@ pub struct FileReport {
     /// Accesses of which it is not known whose they are.
     #[serde(default, skip_serializing_if = "is_zero")]
     pub unattributed: u64,
+}
+
+/// A file in the catalog that another one is like.
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+pub struct NearestFileReport {
+    /// Where the package has it.
+    pub path: String,
+    /// Which.
+    #[serde(flatten)]
+    pub package: CandidateReport,
+    /// In what they differ; `null` if it is not text, or not all of it was read.
+    pub difference: Option<FileDifferenceReport>,
+}
+
+/// In what two texts differ.
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+pub struct FileDifferenceReport {
+    /// Lines that the file in the catalog has not.
+    pub lines_added: u64,
+    /// Lines that only the file in the catalog has.
+    pub lines_removed: u64,
+    /// The first of them.
+    pub lines: Vec<LineReport>,
+}
+
+/// A line that only one of two texts has.
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+pub struct LineReport {
+    /// Counted from 1, in the text that has it.
+    pub number: u64,
+    /// The file in the catalog has it not.
+    pub added: bool,
+    /// Its beginning.
+    pub text: String,
 }
 
 /// Who read a file.
@@ -87,6 +124,8 @@ pub struct ReaderReport {
     pub first_ns: u64,
     /// How many bytes of it, each counted once.
     pub bytes: u64,
+    /// `copied` (`read(2)` and its like), `mapped` (`mmap(2)`) or `both`; `not known` if the reader was gone before it was looked.
+    pub how: String,
 }
 
 /// The VM.

@@ -45,7 +45,7 @@ impl Judge for ModifiedCode {
                     self.one(space, *page, inventory, names, out);
                 }
             }
-            Change::Ended { .. } => {}
+            Change::Ended { .. } | Change::FileJudged { .. } => {}
             Change::Summarised { space } => {
                 self.said.remove(space);
             }

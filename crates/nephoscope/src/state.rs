@@ -4,6 +4,7 @@ use std::fs::File;
 use std::io::{self, Read};
 use std::path::{Path, PathBuf};
 
+use nephoscope_judge::{FileRules, PatternError};
 use rustix::time::ClockId;
 use serde::{Deserialize, Serialize};
 
@@ -47,8 +48,27 @@ pub(crate) struct VmState {
     /// Its disks that are served, so that files are watched.
     #[serde(default)]
     pub(crate) disks: Vec<Disk>,
+    /// Which of the files that interpreters read are spoken of.
+    #[serde(default)]
+    pub(crate) files: FileLists,
     /// The VMM's process, if we started it.
     pub(crate) vmm_process: Option<Process>,
+}
+
+/// Lists of patterns for paths, as they were given.
+#[derive(Clone, PartialEq, Eq, Debug, Default, Serialize, Deserialize)]
+pub(crate) struct FileLists {
+    /// Programs that are interpreters; `None`: those that are known.
+    pub(crate) interpreters: Option<String>,
+    /// Files that are not spoken of.
+    pub(crate) allowed: String,
+}
+
+impl FileLists {
+    /// What they say.
+    pub(crate) fn rules(&self) -> Result<FileRules, PatternError> {
+        FileRules::new(self.interpreters.as_deref(), &self.allowed)
+    }
 }
 
 /// A process, told from a later one with the same number by when it was started.
@@ -165,6 +185,7 @@ mod tests {
             audit: false,
             guard: false,
             disks: Vec::new(),
+            files: FileLists::default(),
             vmm_process: Process::of(std::process::id()),
         };
         state.write(&dir).unwrap();

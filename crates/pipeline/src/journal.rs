@@ -140,6 +140,7 @@ impl Session {
                 Entry::Finding(finding) => {
                     self.judges.modified.remember(&finding);
                     self.judges.unknown.remember(&finding);
+                    self.judges.files.remember(&finding);
                     // Those that had to go then go again now; they are in what was counted.
                     self.told.restore(finding);
                 }

@@ -1,5 +1,6 @@
 //! One watch: *take an event, identify the page, record the change, judge it, emit findings*.
 
+mod files;
 mod looks;
 mod pages;
 mod speech;
@@ -17,7 +18,7 @@ use nephoscope_guest::{
 use nephoscope_inventory::{
     Change, CoverageLog, Inventory, KnownSpaces, Report, SpaceId, SpaceKind, VmReport, build,
 };
-use nephoscope_judge::{ModifiedCode, UnknownCode};
+use nephoscope_judge::{InterpretedFile, ModifiedCode, UnknownCode};
 
 use crate::counters::Counters;
 use crate::identify::Identifier;
@@ -25,7 +26,7 @@ use crate::journal::Written;
 use crate::kernels::Kernels;
 use crate::names::CatalogNames;
 use crate::narrow::Narrow;
-use crate::read_files;
+use crate::read_files::{self, ReadFiles};
 use crate::sites;
 use crate::told::Told;
 
@@ -59,6 +60,7 @@ pub struct Session {
     open: BTreeMap<PageId, PageBytes>,
     touched: BTreeSet<PageId>,
     placements: u64,
+    read_files: ReadFiles,
     kept: BTreeMap<PageId, PageBytes>,
     lacking: Option<Root>,
     kernel_text: Option<(Gva, Gpa)>,
@@ -74,6 +76,7 @@ pub struct Session {
 pub(crate) struct Judges {
     pub(crate) modified: ModifiedCode,
     pub(crate) unknown: UnknownCode,
+    pub(crate) files: InterpretedFile,
 }
 
 impl Session {
@@ -96,6 +99,7 @@ impl Session {
             open: BTreeMap::new(),
             touched: BTreeSet::new(),
             placements: 0,
+            read_files: ReadFiles::default(),
             kept: BTreeMap::new(),
             lacking: None,
             kernel_text: None,
@@ -136,7 +140,7 @@ impl Session {
             }
             Event::FileSeen(number, about) => self.inventory.files.seen(number, *about),
             Event::FileHeld(held) => self.inventory.files.held(&held),
-            Event::PageRead(read) => self.inventory.read(stamped.at_ns, &read, &mut changes),
+            Event::PageAccessed(access) => self.accessed(stamped.at_ns, *access, &mut changes),
             Event::CodeMapped(mapped) => {
                 let left_out = self.inventory.code_mapped(stamped.at_ns, mapped, &mut changes);
                 self.counters.add("mapped_pages_left_out", left_out);
@@ -173,7 +177,9 @@ impl Session {
             }
         }
         self.bound(&mut changes);
+        self.look_at_files(&mut changes);
         self.judge(&changes, sinks);
+        self.speak_of_files(sinks);
     }
 
     /// Keeps what is remembered within its bounds, and says what was not seen because of them.
@@ -298,6 +304,7 @@ impl Session {
     /// The report as of now.
     #[must_use]
     pub fn report(&mut self) -> Report {
+        self.look_at_all_files();
         let mut counters = self.counters.all();
         counters.insert("executions_dropped".into(), self.inventory.dropped());
         counters.insert("executions_late".into(), self.inventory.late());
@@ -324,16 +331,7 @@ impl Session {
             &mut self.reported,
         );
         report.confinement.clone_from(&self.confinement);
-        let (files, errors) = read_files::report(
-            &self.inventory,
-            &self.catalog,
-            &self.names,
-            &report.address_spaces,
-        );
-        report.files = files;
-        if errors > 0 {
-            *report.counters.entry("catalog_errors".into()).or_default() += errors;
-        }
+        report.files = read_files::report(&self.inventory, &self.names, &report.address_spaces);
         report
     }
 

@@ -1,8 +1,13 @@
-//! What interpreters read. Its recipe is its blocks, as the page cache holds them.
+//! What interpreters read. Its recipe is its blocks, as the page cache holds them, and the text of it: what is like it is
+//! found by that.
 
 use nephoscope_guest::{INTERPRETED_ENDS, PAGE_SIZE, is_script};
 
-use crate::object::{Facts, FilePage, Object, ObjectKind};
+use crate::object::{Facts, FilePage, Object, ObjectKind, Part, PartKind, Placement};
+use crate::site::Values;
+
+/// Texts that are kept to be compared with: nobody writes longer ones by hand.
+const MAX_SCRIPT_BYTES: usize = 1 << 20;
 
 /// Whether a file with this path and beginning is read by an interpreter.
 #[must_use]
@@ -32,7 +37,20 @@ pub(crate) fn recognise(file: &[u8], path: &str) -> Option<Object> {
         facts: Facts::default(),
         loads: Vec::new(),
         pages: pages.collect(),
-        parts: Vec::new(),
+        parts: text(file).into_iter().collect(),
+    })
+}
+
+fn text(file: &[u8]) -> Option<Part> {
+    let is_one = file.len() <= MAX_SCRIPT_BYTES && !file.contains(&0);
+    is_one.then(|| Part {
+        kind: PartKind::Script,
+        name: "text".to_owned(),
+        link: 0,
+        placement: Placement::Aligned(PAGE_SIZE as u64),
+        bytes: file.to_vec(),
+        sites: Vec::new(),
+        values: Values::default(),
     })
 }
 
@@ -49,6 +67,15 @@ mod tests {
         last.resize(PAGE_SIZE, 0);
         assert_eq!(object.pages[1].digest, *blake3::hash(&last).as_bytes());
         assert!(object.pages.iter().all(|page| !page.execute && page.va == 0));
+        assert_eq!((object.parts.len(), &object.parts[0].bytes), (1, &text));
+    }
+
+    #[test]
+    fn max_script_bytes_bounds_the_text_that_is_kept_and_what_is_not_text_is_not() {
+        let of = |bytes: &[u8]| recognise(bytes, "/a.js").unwrap().parts.len();
+        let long = vec![b'a'; MAX_SCRIPT_BYTES + 1];
+        assert_eq!((of(&long[1..]), of(&long)), (1, 0));
+        assert_eq!(of(b"PK\x03\x04\0"), 0);
     }
 
     #[test]

@@ -108,6 +108,8 @@ pub enum PartKind {
     BootCode,
     /// Firmware, an option ROM, or a piece unpacked from one.
     Firmware,
+    /// The text that an interpreter reads: no code of the processor, and found by windows that no code has.
+    Script,
 }
 
 /// Where a part can start in memory.

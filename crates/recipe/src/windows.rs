@@ -31,6 +31,16 @@ pub fn density(kind: PartKind) -> u64 {
         | PartKind::Vdso
         | PartKind::BootCode
         | PartKind::Firmware => 16,
+        PartKind::Script => 32,
+    }
+}
+
+/// Text and code have their windows in one table, and must not be taken for each other, nor crowd each other out: a hash is
+/// kept as the exclusive or of itself and this.
+const fn salt(kind: PartKind) -> u64 {
+    match kind {
+        PartKind::Script => 0x5c0f_1e57_a9b3_d64d,
+        _ => 0,
     }
 }
 
@@ -55,14 +65,23 @@ pub fn sample<'a>(
     })
 }
 
-/// The windows a page is looked for with, whatever it may be.
+/// The windows that are kept of a part of this kind.
+pub fn kept<'a>(
+    kind: PartKind,
+    bytes: &'a [u8],
+    skip: &'a [Range<u32>],
+) -> impl Iterator<Item = (u64, u32)> + 'a {
+    sample(bytes, density(kind), skip).map(move |(hash, offset)| (hash ^ salt(kind), offset))
+}
+
+/// The windows a page of code is looked for with, whatever it may be.
 pub fn probes(page: &[u8]) -> impl Iterator<Item = (u64, u32)> + '_ {
     sample(page, PROBES, &[])
 }
 
 /// Those of the probes that can point to a part of this kind: all that are kept of one.
 pub fn probes_for(kind: PartKind, page: &[u8]) -> impl Iterator<Item = (u64, u32)> + '_ {
-    sample(page, density(kind), &[])
+    kept(kind, page, &[])
 }
 
 const WINDOW_U32: u32 = 24;
@@ -215,6 +234,16 @@ mod tests {
             probes(&code).count(),
             probes_for(PartKind::Firmware, &code).count()
         );
+    }
+
+    #[test]
+    fn text_and_code_have_no_window_in_common() {
+        let bytes = noise(65_536, 6);
+        let text: Vec<u64> = kept(PartKind::Script, &bytes, &[])
+            .map(|(hash, _)| hash)
+            .collect();
+        assert!(text.len() > 1000);
+        assert!(probes(&bytes).all(|(hash, _)| !text.contains(&hash)));
     }
 
     #[test]

@@ -136,8 +136,8 @@ pub enum Frame<'a> {
     File(FileFrame, &'a [u8]),
     /// A piece of a file is in the guest's memory.
     FileHeld(FileHeld),
-    /// Memory with a piece of a file was accessed.
-    FrameAccessed(FrameAccessed),
+    /// Memory with a piece of a file was accessed, and what it held: nothing if it was about to be written.
+    FrameAccessed(FrameAccessed, Option<&'a [u8; PAGE_SIZE]>),
 }
 
 /// The fixed part of what is said of a file. Its path follows.
@@ -181,10 +181,6 @@ pub struct FrameAccessed {
     pub gpa: u64,
     /// The root that was loaded and its incarnation, if a vCPU accessed it and they are known.
     pub by: Option<(u64, u32)>,
-    /// It was about to be written.
-    pub write: bool,
-    /// BLAKE3 of the page as it was then.
-    pub digest: [u8; 32],
 }
 
 /// A frame that cannot be right. The ring it came from is given up: nothing after it can be trusted.
@@ -226,7 +222,7 @@ const FLAG_REPLAY: u8 = 4;
 const FLAG_CONTROLS: u8 = 16;
 /// Of [`FrameAccessed`].
 const FLAG_BY: u32 = 1;
-const FLAG_WRITE: u32 = 2;
+const FLAG_BYTES: u32 = 2;
 
 impl Frame<'_> {
     /// Appends the frame to `out`, which is cleared first.
@@ -258,7 +254,7 @@ impl Frame<'_> {
             Frame::Stopped => STOPPED,
             Frame::File(..) => FILE,
             Frame::FileHeld(_) => FILE_HELD,
-            Frame::FrameAccessed(_) => FRAME_ACCESSED,
+            Frame::FrameAccessed(..) => FRAME_ACCESSED,
         }
     }
 
@@ -335,15 +331,17 @@ impl Frame<'_> {
                 }
                 out.extend_from_slice(&held.digest);
             }
-            Frame::FrameAccessed(accessed) => {
+            Frame::FrameAccessed(accessed, page) => {
                 let (root, incarnation) = accessed.by.unwrap_or_default();
                 out.extend_from_slice(&accessed.gpa.to_le_bytes());
                 out.extend_from_slice(&root.to_le_bytes());
                 out.extend_from_slice(&incarnation.to_le_bytes());
                 let flag = |set: bool, bit: u32| if set { bit } else { 0 };
-                let flags = flag(accessed.by.is_some(), FLAG_BY) | flag(accessed.write, FLAG_WRITE);
+                let flags = flag(accessed.by.is_some(), FLAG_BY) | flag(page.is_some(), FLAG_BYTES);
                 out.extend_from_slice(&flags.to_le_bytes());
-                out.extend_from_slice(&accessed.digest);
+                if let Some(page) = page {
+                    out.extend_from_slice(*page);
+                }
             }
         }
     }
@@ -431,12 +429,13 @@ fn decode_body<'a>(kind: u16, f: &mut Fields<'a>, length: FrameError) -> Result<
         FRAME_ACCESSED => {
             let (gpa, root) = (f.u64().ok_or(length)?, f.u64().ok_or(length)?);
             let (incarnation, flags) = (f.u32().ok_or(length)?, f.u32().ok_or(length)?);
-            Frame::FrameAccessed(FrameAccessed {
-                gpa,
-                by: (flags & FLAG_BY != 0).then_some((root, incarnation)),
-                write: flags & FLAG_WRITE != 0,
-                digest: f.take().ok_or(length)?,
-            })
+            let by = (flags & FLAG_BY != 0).then_some((root, incarnation));
+            let page = if flags & FLAG_BYTES == 0 {
+                None
+            } else {
+                Some(f.page().ok_or(length)?)
+            };
+            Frame::FrameAccessed(FrameAccessed { gpa, by }, page)
         }
         other => return Err(FrameError::Kind(other)),
     })
@@ -452,8 +451,7 @@ fn decode_captured<'a>(f: &mut Fields<'a>, length: FrameError) -> Result<Frame<'
     let (start, end) = (f.u16().ok_or(length)?, f.u16().ok_or(length)?);
     let [flags, bits] = f.take().ok_or(length)?;
     let (efer, cr4) = (f.u16().ok_or(length)?, f.u32().ok_or(length)?);
-    let (page, rest) = f.rest.split_first_chunk::<PAGE_SIZE>().ok_or(length)?;
-    f.rest = rest;
+    let page = f.page().ok_or(length)?;
     check_range(start, end)?;
     if !va.is_multiple_of(PAGE_SIZE as u64) {
         return Err(FrameError::Field("va"));
@@ -528,7 +526,13 @@ struct Fields<'a> {
     rest: &'a [u8],
 }
 
-impl Fields<'_> {
+impl<'a> Fields<'a> {
+    fn page(&mut self) -> Option<&'a [u8; PAGE_SIZE]> {
+        let (page, rest) = self.rest.split_first_chunk::<PAGE_SIZE>()?;
+        self.rest = rest;
+        Some(page)
+    }
+
     fn take<const N: usize>(&mut self) -> Option<[u8; N]> {
         let (head, rest) = self.rest.split_first_chunk::<N>()?;
         self.rest = rest;
@@ -671,12 +675,20 @@ mod tests {
                 written: true,
                 digest: [7; 32],
             }),
-            Frame::FrameAccessed(FrameAccessed {
-                gpa: 0x1234_5000,
-                by: Some((0x5000, 3)),
-                write: false,
-                digest: [8; 32],
-            }),
+            Frame::FrameAccessed(
+                FrameAccessed {
+                    gpa: 0x1234_5000,
+                    by: Some((0x5000, 3)),
+                },
+                Some(page),
+            ),
+            Frame::FrameAccessed(
+                FrameAccessed {
+                    gpa: 0x1234_5000,
+                    by: None,
+                },
+                None,
+            ),
         ]
     }
 

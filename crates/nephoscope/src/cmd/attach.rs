@@ -12,7 +12,7 @@ use crate::keep;
 use crate::monitor;
 use crate::privilege::{self, Account, ReportFile};
 use crate::runtime::{self, VmDir};
-use crate::state::{Process, VmState};
+use crate::state::{FileLists, Process, VmState};
 use crate::text::print;
 
 /// Watch a VM that is already running: with the plugin, or under KVM by way of the kernel module.
@@ -165,6 +165,7 @@ fn state(args: &AttachArgs, dir: &VmDir, known: Option<VmState>) -> anyhow::Resu
         audit: false,
         guard: false,
         disks: Vec::new(),
+        files: FileLists::default(),
         vmm_process: None,
     };
     let other_vm = args.plugin.is_some() || args.pid.is_some();

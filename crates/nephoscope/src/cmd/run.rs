@@ -8,6 +8,7 @@ use anyhow::Context;
 use clap::Args;
 
 use nephoscope_drivers::KvmTrap;
+use nephoscope_judge::FileRules;
 
 use super::catalog_dir::CatalogDir;
 use crate::disks::{Disk, Rewritten, Servers, rewrite};
@@ -18,7 +19,7 @@ use crate::privilege::{self, Account, ReportFile};
 use crate::qemu::{Qemu, asks_for_kvm};
 use crate::runtime::VmDir;
 use crate::signals;
-use crate::state::{Process, VmState};
+use crate::state::{FileLists, Process, VmState};
 
 /// Start a VM and watch it from its first instruction.
 ///
@@ -28,7 +29,8 @@ use crate::state::{Process, VmState};
 #[derive(Debug, Args)]
 #[command(after_help = "Examples:\n  \
     nephoscope run --catalog ./cat -- qemu-system-x86_64 -m 1G -drive file=disk.img,if=virtio -nographic\n  \
-    nephoscope run --catalog ./cat --name web1 --report web1.json -- qemu-system-x86_64 …")]
+    nephoscope run --catalog ./cat --name web1 --report web1.json -- qemu-system-x86_64 …\n  \
+    nephoscope run --catalog ./cat --watch-files --allow-files '/srv/app/cache/**' -- qemu-system-x86_64 …")]
 pub(crate) struct RunArgs {
     #[command(flatten)]
     catalog: CatalogDir,
@@ -57,6 +59,14 @@ pub(crate) struct RunArgs {
     /// shared with that.
     #[arg(long)]
     watch_files: bool,
+    /// A list of the programs that are interpreters instead of the one that is known: patterns for paths as packages have them, one a
+    /// line, with comments after #. `*` is a name or part of one, `**` any folders.
+    #[arg(long, value_name = "FILE", requires = "watch_files")]
+    interpreters: Option<PathBuf>,
+    /// Files that interpreters may read without a finding, whatever they are: a pattern for paths in the guest, as in
+    /// --interpreters. May be given several times.
+    #[arg(long, value_name = "PATTERN", requires = "watch_files")]
+    allow_files: Vec<String>,
     /// The VM: QEMU and its arguments.
     #[arg(last = true, required = true, value_name = "QEMU")]
     command: Vec<OsString>,
@@ -91,6 +101,7 @@ pub(crate) fn run(args: RunArgs) -> anyhow::Result<ExitCode> {
             .unwrap_or_else(|| format!("vm-{}", std::process::id())),
     )?;
     privilege::check(args.user)?;
+    let lists = file_lists(&args)?;
     let files = rewritten(&args, arguments, kvm, &dir)?;
     let arguments = files.as_ref().map_or(arguments, |files| &files.arguments);
     let disks: &[Disk] = files.as_ref().map_or(&[], |files| &files.disks);
@@ -109,7 +120,13 @@ pub(crate) fn run(args: RunArgs) -> anyhow::Result<ExitCode> {
     signals::forward(rustix::process::Pid::from_child(&child))?;
     let guard = kvm && plugin.is_some();
     let kept = state(&args, &qemu, &dir, &child, kvm, guard, disks)
-        .and_then(|state| Ok(state.write(&dir)?))
+        .and_then(|state| {
+            let state = VmState {
+                files: lists,
+                ..state
+            };
+            Ok(state.write(&dir)?)
+        })
         .and_then(|()| Keeper::new(&dir, lock, servers).keep(Some(&mut child)));
     match kept {
         Ok(code) => finish(&mut child, code),
@@ -122,6 +139,28 @@ pub(crate) fn run(args: RunArgs) -> anyhow::Result<ExitCode> {
             Err(error)
         }
     }
+}
+
+/// Which files are spoken of: what is wrong with that is said before the VM starts.
+fn file_lists(args: &RunArgs) -> anyhow::Result<FileLists> {
+    let read = |path: &PathBuf| {
+        let text = std::fs::read_to_string(path);
+        text.map_err(|error| exit(Failure::Usage, format!("cannot read {}: {error}", path.display())))
+    };
+    let interpreters = args.interpreters.as_ref().map(read).transpose()?;
+    if let (Some(path), Some(text)) = (&args.interpreters, &interpreters) {
+        FileRules::new(Some(text), "")
+            .map_err(|error| exit(Failure::Usage, format!("{}: {error}", path.display())))?;
+    }
+    let allowed = args.allow_files.join("\n");
+    FileRules::new(None, &allowed).map_err(|error| {
+        let message = format!("--allow-files {:?} is no pattern: {}", error.pattern, error.why);
+        exit(Failure::Usage, message)
+    })?;
+    Ok(FileLists {
+        interpreters,
+        allowed,
+    })
 }
 
 /// QEMU's arguments with its disks served, if files are to be watched.
@@ -170,6 +209,7 @@ fn state(
         audit: args.audit,
         guard,
         disks: disks.to_vec(),
+        files: FileLists::default(),
         // Unless whoever started it wants to let it run.
         started_paused: kvm && !args.command.iter().any(|argument| argument == "-S"),
         vmm_process: Process::of(child.id()),

@@ -14,6 +14,7 @@ mod memory;
 mod paced;
 mod placing;
 mod pump;
+mod readers;
 mod report;
 mod resident;
 pub(crate) mod server;

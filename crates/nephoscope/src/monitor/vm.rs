@@ -80,6 +80,7 @@ pub(crate) fn watch_vm(
                 kept: &kept,
                 keep: &keep,
                 print_findings: state.watch,
+                file_rules: state.files.rules()?,
             };
             let mut watch = Watch::new(setup, driver)?;
             if watch.run()? == Ending::Lost {

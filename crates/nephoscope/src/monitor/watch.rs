@@ -15,6 +15,7 @@ use nephoscope_guest::{
 };
 use nephoscope_inventory::{Report, VmReport};
 use nephoscope_isa::Walker;
+use nephoscope_judge::FileRules;
 use nephoscope_pipeline::Session;
 
 use super::driver::{Driver, Origin};
@@ -27,6 +28,7 @@ use super::mapped::Mapped;
 use super::memory::Memory;
 use super::paced::Paced;
 use super::placing::Placing;
+use super::readers;
 use super::resident::Resident;
 use super::server::{Request, listen, serve};
 use super::sinks::Terminal;
@@ -102,6 +104,8 @@ pub(crate) struct Setup<'a> {
     pub(crate) keep: &'a Keep,
     /// Whether findings are printed.
     pub(crate) print_findings: bool,
+    /// Which of the files that interpreters read are spoken of.
+    pub(crate) file_rules: FileRules,
 }
 
 impl Watch {
@@ -142,6 +146,7 @@ impl Watch {
         let mut vm = setup.vm;
         vm.vcpus = began.vcpus;
         let mut session = Session::new(vm, setup.catalog);
+        session.set_file_rules(setup.file_rules);
         let mut left = Left::read(setup.kept).filter(|left| left.of == of);
         if let Some(left) = &mut left {
             session.restore(std::mem::take(&mut left.entries));
@@ -244,6 +249,8 @@ impl Watch {
                 self.look_in_kernel();
             }
             if let Some(began) = settle.begin() {
+                self.look_at_readers();
+                self.session.at(self.taken_until_ns());
                 self.session.settle(&mut sinks(&mut self.sinks));
                 settle.end(began);
             }
@@ -403,6 +410,18 @@ impl Watch {
         if let Some(ram) = memory.ram() {
             self.placing.look(&mut self.session, mode, ram);
             self.mapped.look(&mut self.session, &wanted, mode, ram);
+        }
+    }
+
+    /// Looks whether those who read files have them mapped.
+    fn look_at_readers(&mut self) {
+        if self.session.readers_to_look_at().is_empty() {
+            return;
+        }
+        let Some(memory) = &mut self.memory else { return };
+        let mode = memory.paging_mode(self.driver.mode());
+        if let Some((mode, ram)) = mode.zip(memory.ram()) {
+            readers::look(&mut self.session, mode, ram);
         }
     }
 

@@ -27,11 +27,27 @@ pub(crate) fn file_table(files: &[FileReport]) -> Table {
         table.push(vec![
             Cell::path(path),
             Cell::text(escape(&file.verdict)).toned(tone),
-            Cell::alternatives(alternatives(&file.candidates)),
+            Cell::alternatives(of(file)),
             Cell::alternatives(readers(file)),
         ]);
     }
     table
+}
+
+/// What it is of, or like.
+fn of(file: &FileReport) -> Vec<String> {
+    let mut of = alternatives(&file.candidates);
+    let difference = file
+        .nearest
+        .as_ref()
+        .and_then(|nearest| nearest.difference.as_ref());
+    if let (Some(difference), Some(first)) = (difference, of.first_mut()) {
+        first.push_str(&format!(
+            " +{} -{}",
+            difference.lines_added, difference.lines_removed
+        ));
+    }
+    of
 }
 
 /// The programs that read it, each once.
@@ -80,8 +96,10 @@ mod tests {
                     program: program.map(str::to_owned),
                     first_ns: 0,
                     bytes: 100,
+                    how: "copied".to_owned(),
                 })
                 .collect(),
+            nearest: None,
             unattributed: 0,
         }
     }

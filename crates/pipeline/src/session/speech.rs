@@ -44,13 +44,16 @@ impl Session {
             self.judges
                 .unknown
                 .judge(change, &self.inventory, &self.names, &mut drafts);
+            self.judges
+                .files
+                .judge(change, &self.inventory, &self.names, &mut drafts);
         }
         for draft in drafts {
             self.emit(draft, sinks);
         }
     }
 
-    fn emit(&mut self, draft: Draft, sinks: &mut [&mut dyn Sink]) {
+    pub(super) fn emit(&mut self, draft: Draft, sinks: &mut [&mut dyn Sink]) {
         let page = draft.evidence.get("page").and_then(serde_json::Value::as_u64);
         if page.is_some_and(|page| self.told.is_repeated(draft.rule, PageId(page))) {
             self.counters.count("findings_repeated");

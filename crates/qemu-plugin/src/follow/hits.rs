@@ -116,13 +116,9 @@ impl Plugin {
             return;
         };
         self.counters.add(Count::FileAccesses, 1);
-        let accessed = FrameAccessed {
-            gpa,
-            by,
-            write: fault.is_write,
-            digest: *blake3::hash(&bytes[..]).as_bytes(),
-        };
+        let accessed = FrameAccessed { gpa, by };
         let vcpu = vcpu.map_or(u16::MAX, |vcpu| vcpu.index);
-        self.tell_of_files(follow, vcpu, &Frame::FrameAccessed(accessed));
+        let held = (!fault.is_write).then_some(&*bytes);
+        self.tell_of_files(follow, vcpu, &Frame::FrameAccessed(accessed, held));
     }
 }

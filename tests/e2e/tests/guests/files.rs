@@ -1,5 +1,6 @@
 //! Which files interpreters read, on a disk that is served.
 
+use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::time::Duration;
@@ -55,12 +56,119 @@ fn readers<'a>(report: &'a Value, path: &str) -> Option<(&'a Value, Vec<&'a str>
     Some((file, programs.collect()))
 }
 
+/// Reads a file without a copy of it, and stays for a moment.
+const MAPS: &str = "import mmap, time; f = open('/root/mapped.py'); m = mmap.mmap(f.fileno(), 0, access=mmap.ACCESS_READ); m[0]; time.sleep(1)";
+
+/// What is like index.php and is not it: as it may have been before, with one line more; and what is like nothing.
+const COPIES: [(&str, &str, u64, u64); 3] = [
+    ("older", "sed -e 's/< 500/< 400/' -e '/^sort/d'", 1, 2),
+    ("added", "sed -e '/^sort/a @eval($_GET[\"c\"] ?? \"\");'", 1, 0),
+    ("never", "sed -e 's/.*/\\/\\/ &/' -e '1s/.*/<?php echo 8;/'", 0, 0),
+];
+
+/// Puts them there, has them read by one that is no interpreter, and then by one that is.
+fn changed_copies(guest: &mut Guest) {
+    for (name, how, ..) in COPIES {
+        let put = format!(
+            "{how} /var/www/html/index.php > /var/www/html/{name}.php; cp /var/www/html/{name}.php /root/{name}.php"
+        );
+        guest.run_ok(&put).unwrap();
+    }
+    guest
+        .run_ok("sync; sleep 1; md5sum /root/*.php /var/www/html/*.php")
+        .unwrap();
+    std::thread::sleep(Duration::from_secs(1));
+    for (name, ..) in COPIES {
+        let (status, body) = guest.http_get(&format!("/{name}.php")).unwrap();
+        assert_eq!(status, 200, "{name}: {body}");
+    }
+}
+
+/// Kills the process that serves the VM's disk.
+fn kill_server(name: &str) {
+    let mut killed = 0;
+    for entry in std::fs::read_dir("/proc").unwrap().flatten() {
+        let Some(pid) = entry
+            .file_name()
+            .to_str()
+            .and_then(|name| name.parse::<i32>().ok())
+        else {
+            continue;
+        };
+        let words = std::fs::read(entry.path().join("cmdline")).unwrap_or_default();
+        let has = |wanted: &str| {
+            words
+                .split(|byte| *byte == 0)
+                .any(|word| word == wanted.as_bytes())
+        };
+        if has("serve-disk") && has(name) {
+            let pid = rustix::process::Pid::from_raw(pid).unwrap();
+            rustix::process::kill_process(pid, rustix::process::Signal::KILL).unwrap();
+            killed += 1;
+        }
+    }
+    assert_eq!(killed, 1, "one disk, one server");
+}
+
+/// Each is found when PHP-FPM has read it, and soon, with what it is like; and nothing that only md5sum has read.
+fn judged(report: &Value) {
+    let findings = report["findings"].as_array().unwrap().iter();
+    let findings: Vec<&Value> = findings
+        .filter(|finding| finding["rule"] == "interpreted-file")
+        .collect();
+    for finding in &findings {
+        println!("{}: {}", finding["severity"], finding["summary"]);
+    }
+    let of = |path: &str| -> Vec<&&Value> {
+        findings
+            .iter()
+            .filter(|finding| finding["evidence"]["path"] == path)
+            .collect()
+    };
+    for (name, _, added, removed) in COPIES {
+        let path = format!("/var/www/html/{name}.php");
+        let [finding] = of(&path)[..] else {
+            panic!("{path}: {:?}", of(&path))
+        };
+        let evidence = &finding["evidence"];
+        assert!(
+            evidence["program"].as_str().unwrap().contains("php-fpm"),
+            "{finding}"
+        );
+        let late = finding["found_ns"].as_u64().unwrap() - finding["at_ns"].as_u64().unwrap();
+        println!("{path}: found {} ms after it was read first", late / 1_000_000);
+        assert!(late < 1_000_000_000, "{finding}");
+        if name == "never" {
+            assert!(evidence["nearest"].is_null(), "{finding}");
+        } else {
+            assert_eq!(
+                evidence["nearest"]["path"], "/var/www/html/index.php",
+                "{finding}"
+            );
+            let difference = &evidence["difference"];
+            assert_eq!(
+                (&difference["lines_added"], &difference["lines_removed"]),
+                (&added.into(), &removed.into()),
+                "{finding}"
+            );
+        }
+        assert!(of(&format!("/root/{name}.php")).is_empty(), "{finding}");
+        let (file, _) = readers(report, &format!("/root/{name}.php")).unwrap();
+        assert_ne!(file["verdict"], "known");
+    }
+    assert_eq!(of("/root/seen.py").len(), 0);
+    assert_eq!(of("/var/www/html/index.php").len(), 0);
+    assert_eq!(of("/var/www/html/new.php").len(), 1);
+}
+
 #[test]
 fn who_reads_a_file_is_told_and_who_only_could_is_not() {
     let image = Image::ensure().unwrap();
     let folder = tempfile::tempdir().unwrap();
     let report = folder.path().join("report.json");
-    let mut guest = Guest::boot_ready(&image, options(&image, folder.path(), &report)).unwrap();
+    let options = options(&image, folder.path(), &report);
+    let name = options.watched.as_ref().unwrap().name.clone();
+    let mut guest = Guest::boot_ready(&image, options).unwrap();
     assert_eq!(guest.http_get("/index.php").unwrap().0, 200);
     guest.run_ok("python3 /opt/nephoscope/work.py").unwrap();
     // Written, brought to the disk, and read by one that is not an interpreter, and one that is.
@@ -70,8 +178,18 @@ fn who_reads_a_file_is_told_and_who_only_could_is_not() {
         )
         .unwrap();
     guest.run_ok("md5sum /root/seen.py").unwrap();
+    guest
+        .run_ok(
+            "cp /root/seen.py /root/mapped.py; sync; sleep 1; python3 -c \"$MAPS\""
+                .replace("$MAPS", MAPS)
+                .as_str(),
+        )
+        .unwrap();
     let (status, body) = guest.http_get("/new.php").unwrap();
     assert!(status == 200 && body == "7", "{status} {body}");
+    // One that is started in its place goes on where it was.
+    kill_server(&name);
+    changed_copies(&mut guest);
     std::thread::sleep(Duration::from_secs(1));
     assert_eq!(guest.power_off().unwrap(), 0);
 
@@ -87,19 +205,39 @@ fn who_reads_a_file_is_told_and_who_only_could_is_not() {
     ] {
         println!("{path}: {:?}", readers(&report, path));
     }
-    let read_by = |path: &str, program: &str| {
-        let (file, programs) = readers(&report, path).unwrap_or_else(|| panic!("{path} was not read"));
-        assert!(
-            programs.iter().all(|reader| reader.contains(program)),
-            "{path}: {programs:?}"
-        );
-        assert!(!programs.is_empty(), "{file}");
+    let read_by = |path: &str, expected: &[&str]| {
+        let (_, programs) = readers(&report, path).unwrap_or_else(|| panic!("{path} was not read"));
+        let names = programs
+            .iter()
+            .map(|path| path.rsplit('/').next().unwrap_or(path));
+        let names: BTreeSet<&str> = names.collect();
+        assert_eq!(names, expected.iter().copied().collect(), "{path}");
     };
-    read_by("/var/www/html/index.php", "php-fpm");
-    read_by("/var/www/html/new.php", "php-fpm");
-    read_by("/opt/nephoscope/work.py", "python3");
-    read_by("/root/seen.py", "md5sum");
-    let known = files.iter().filter(|file| file["verdict"] == "known").count();
-    println!("{known} of them are known");
-    assert!(known * 10 > files.len() * 9, "nearly all are of packages");
+    read_by("/var/www/html/index.php", &["php-fpm8.2", "sed", "md5sum"]);
+    read_by("/var/www/html/new.php", &["php-fpm8.2", "md5sum"]);
+    read_by("/opt/nephoscope/work.py", &["python3.11"]);
+    read_by("/root/seen.py", &["md5sum", "cp"]);
+    let how = |path: &str| -> Vec<&str> {
+        let (file, _) = readers(&report, path).unwrap();
+        let readers = file["readers"].as_array().unwrap().iter();
+        readers.map(|reader| reader["how"].as_str().unwrap()).collect()
+    };
+    assert!(how("/var/www/html/index.php").contains(&"copied"));
+    assert_eq!(how("/root/mapped.py"), ["mapped"]);
+    judged(&report);
+    let unknown: BTreeSet<&str> = files
+        .iter()
+        .filter(|file| file["verdict"] != "known")
+        .map(|file| file["path"].as_str().unwrap())
+        .collect();
+    let ours = COPIES
+        .iter()
+        .flat_map(|(name, ..)| ["/root", "/var/www/html"].map(|folder| format!("{folder}/{name}.php")));
+    let written = ["/root/seen.py", "/root/mapped.py", "/var/www/html/new.php"].map(str::to_owned);
+    let expected: BTreeSet<String> = ours.chain(written).collect();
+    assert_eq!(
+        unknown,
+        expected.iter().map(String::as_str).collect(),
+        "all others are of packages"
+    );
 }
