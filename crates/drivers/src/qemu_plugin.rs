@@ -17,7 +17,7 @@ use nephoscope_guest::{
 use nephoscope_isa::{Mode, X86Controls};
 use nephoscope_wire::{
     COUNTER_NAMES, Captured, Consumer, Controls, Frame, Hello, NO_FRAME, RamRange, Request, RingMemory,
-    SocketError, Stamp, WIRE_VERSION, receive, send,
+    SocketError, Stamp, UNSEEN_NAMES, WIRE_VERSION, receive, send,
 };
 
 use crate::cpu_state::PHYSICAL_BITS;
@@ -242,6 +242,10 @@ pub(crate) fn event(stamp: Stamp, frame: &Frame<'_>, origin: u64) -> Event {
                 bytes: file.bytes,
                 path: path.to_vec(),
             }),
+        ),
+        Frame::FilesUnseen { disk, counts } => Event::FilesUnseen(
+            *disk,
+            UNSEEN_NAMES.into_iter().zip(counts.iter().copied()).collect(),
         ),
         Frame::FileHeld(held) => Event::FileHeld(Box::new(FileHeld {
             file: held.file,

@@ -45,6 +45,8 @@ pub enum Event {
     },
     /// A file of a disk that is followed has this number, before anything else is said of it.
     FileSeen(u32, Box<FileSeen>),
+    /// What of a disk is not seen since its server was started: why, and how many.
+    FilesUnseen(u16, Vec<(&'static str, u64)>),
     /// A piece of a file is in guest memory.
     FileHeld(Box<FileHeld>),
     /// Memory that held a piece of a file was accessed.

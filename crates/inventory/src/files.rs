@@ -162,6 +162,8 @@ pub struct Files {
     unsettled_count: usize,
     /// What is not told, and why.
     pub(crate) left_out: LeftOut,
+    /// What its server says is not seen of a disk, by disk and reason: the most that any of its servers said.
+    unseen: BTreeMap<(u16, &'static str), u64>,
 }
 
 /// What is not told of files.
@@ -360,6 +362,24 @@ impl Files {
         readers.map(|reader| reader.space).collect()
     }
 
+    /// A disk's server says what is not seen of it.
+    pub fn unseen(&mut self, disk: u16, counts: &[(&'static str, u64)]) {
+        for (why, count) in counts {
+            let most = self.unseen.entry((disk, why)).or_default();
+            *most = (*count).max(*most);
+        }
+    }
+
+    /// What is not seen of disks, by reason.
+    pub fn unseen_by_reason(&self) -> BTreeMap<&'static str, u64> {
+        let mut all = BTreeMap::new();
+        for ((_, why), count) in self.unseen.iter().filter(|(_, count)| **count > 0) {
+            let sum: &mut u64 = all.entry(*why).or_default();
+            *sum = sum.saturating_add(*count);
+        }
+        all
+    }
+
     /// What is not told.
     #[must_use]
     pub const fn left_out(&self) -> LeftOut {
@@ -512,6 +532,15 @@ mod tests {
             files.read(1, 0x5000, 1, Some(space));
         }
         assert_eq!(files.unsettled().count(), MAX_UNSETTLED);
+    }
+
+    #[test]
+    fn of_each_disk_the_most_counts_that_its_servers_said_was_not_seen() {
+        let mut files = Files::default();
+        files.unseen(0, &[("inodes", 4), ("volumes", 0)]);
+        files.unseen(1, &[("inodes", 2)]);
+        files.unseen(0, &[("inodes", 1), ("volumes", 0)]);
+        assert_eq!(files.unseen_by_reason(), BTreeMap::from([("inodes", 6)]));
     }
 
     #[test]

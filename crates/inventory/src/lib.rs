@@ -29,8 +29,8 @@ pub use kept::{KeptSpace, Record, Totals};
 pub use modules::{Module, ObjectFacts, Use, resolve};
 pub use page::PageRecord;
 pub use report::{
-    CandidateReport, CoverageReport, DifferenceReport, FileDifferenceReport, FileReport, KnownSpaces,
-    LineReport, ModifiedReport, ModuleReport, Names, NearestFileReport, PageCounts, PagesReport,
+    CandidateReport, CoverageReport, DifferenceReport, FileCoverage, FileDifferenceReport, FileReport,
+    KnownSpaces, LineReport, ModifiedReport, ModuleReport, Names, NearestFileReport, PageCounts, PagesReport,
     ProgramReport, ReaderReport, Report, SCHEMA, SpaceReport, SummaryReport, UnknownReport, UsedReport,
     VmReport, build, modules_of, program_path,
 };

@@ -152,6 +152,18 @@ pub struct CoverageReport {
     pub attribution: Attribution,
     /// Interval by interval.
     pub intervals: Vec<CoverageInterval>,
+    /// Of files that interpreters read; absent if they are not watched.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub files: Option<FileCoverage>,
+}
+
+/// What the watch of files can vouch for.
+#[derive(Clone, PartialEq, Eq, Debug, Default, Serialize, Deserialize)]
+pub struct FileCoverage {
+    /// Nothing is known to be missing.
+    pub complete: bool,
+    /// What is missing, and how much of it.
+    pub missing: BTreeMap<String, u64>,
 }
 
 /// Captured pages of one class by verdict.
@@ -406,6 +418,7 @@ pub fn build(
             code: overall.code,
             attribution: overall.attribution,
             intervals: coverage.intervals(now_ns),
+            files: None,
         },
         counters,
         confinement: BTreeMap::new(),

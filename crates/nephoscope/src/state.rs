@@ -48,6 +48,9 @@ pub(crate) struct VmState {
     /// Its disks that are served, so that files are watched.
     #[serde(default)]
     pub(crate) disks: Vec<Disk>,
+    /// Disks that are left alone although files are to be watched.
+    #[serde(default)]
+    pub(crate) disks_left: u64,
     /// Which of the files that interpreters read are spoken of.
     #[serde(default)]
     pub(crate) files: FileLists,
@@ -186,6 +189,7 @@ mod tests {
             guard: false,
             disks: Vec::new(),
             files: FileLists::default(),
+            disks_left: 0,
             vmm_process: Process::of(std::process::id()),
         };
         state.write(&dir).unwrap();

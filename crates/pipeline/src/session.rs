@@ -61,6 +61,10 @@ pub struct Session {
     touched: BTreeSet<PageId>,
     placements: u64,
     read_files: ReadFiles,
+    /// Files are watched, on all disks but so many.
+    files_but: Option<u64>,
+    /// It goes on where another watch was ended.
+    is_successor: bool,
     kept: BTreeMap<PageId, PageBytes>,
     lacking: Option<Root>,
     kernel_text: Option<(Gva, Gpa)>,
@@ -100,6 +104,8 @@ impl Session {
             touched: BTreeSet::new(),
             placements: 0,
             read_files: ReadFiles::default(),
+            files_but: None,
+            is_successor: false,
             kept: BTreeMap::new(),
             lacking: None,
             kernel_text: None,
@@ -139,6 +145,7 @@ impl Session {
                 }
             }
             Event::FileSeen(number, about) => self.inventory.files.seen(number, *about),
+            Event::FilesUnseen(disk, counts) => self.inventory.files.unseen(disk, &counts),
             Event::FileHeld(held) => self.inventory.files.held(&held),
             Event::PageAccessed(access) => self.accessed(stamped.at_ns, *access, &mut changes),
             Event::CodeMapped(mapped) => {
@@ -249,6 +256,7 @@ impl Session {
     /// Everything that was written down is here again.
     pub(crate) fn restored(&mut self) {
         self.inventory.restored();
+        self.is_successor = true;
         self.dropped_before = self.inventory.dropped();
         // Findings that were not kept had numbers too.
         let not_kept = self.counters.counted().get("findings_not_kept").copied();
@@ -331,6 +339,7 @@ impl Session {
             &mut self.reported,
         );
         report.confinement.clone_from(&self.confinement);
+        report.coverage.files = self.file_coverage(&report.counters);
         report.files = read_files::report(&self.inventory, &self.names, &report.address_spaces);
         report
     }

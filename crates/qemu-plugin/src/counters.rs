@@ -26,6 +26,7 @@ pub(crate) enum Count {
     FramesArmed,
     FileAccesses,
     FileFramesLost,
+    FileAccessesBlind,
 }
 
 /// All counters.

@@ -21,7 +21,7 @@ pub const MAX_FRAME_BYTES: usize = HEADER + CAPTURED_FIXED + PAGE_SIZE;
 pub const NO_FRAME: u64 = 0;
 
 /// The counters the plugin keeps, in the order in which a counter frame carries them.
-pub const COUNTER_NAMES: [&str; 18] = [
+pub const COUNTER_NAMES: [&str; 19] = [
     "translations",
     "captures",
     "recaptures",
@@ -40,6 +40,17 @@ pub const COUNTER_NAMES: [&str; 18] = [
     "frames_armed",
     "file_accesses",
     "file_frames_lost",
+    "file_accesses_blind",
+];
+
+/// Why files of a disk are not seen, in the order in which a frame says how many.
+pub const UNSEEN_NAMES: [&str; 6] = [
+    "volumes_not_understood",
+    "inodes_not_understood",
+    "files_without_room",
+    "pieces_apart",
+    "transactions_missed",
+    "transfers_unheard",
 ];
 
 /// When, where and about which page.
@@ -134,6 +145,13 @@ pub enum Frame<'a> {
     Stopped,
     /// A file of a disk that is followed, before anything else is said of it; again when that changes.
     File(FileFrame, &'a [u8]),
+    /// What of a disk is not seen since its server was started.
+    FilesUnseen {
+        /// The disk.
+        disk: u16,
+        /// How many, in the order of [`UNSEEN_NAMES`].
+        counts: [u64; UNSEEN_NAMES.len()],
+    },
     /// A piece of a file is in the guest's memory.
     FileHeld(FileHeld),
     /// Memory with a piece of a file was accessed, and what it held: nothing if it was about to be written.
@@ -212,6 +230,7 @@ const STOPPED: u16 = 7;
 const FILE: u16 = 8;
 const FILE_HELD: u16 = 9;
 const FRAME_ACCESSED: u16 = 10;
+const FILES_UNSEEN: u16 = 11;
 /// The longest path of a file (Linux, `PATH_MAX`).
 pub const MAX_PATH_BYTES: usize = 4096;
 
@@ -254,6 +273,7 @@ impl Frame<'_> {
             Frame::Stopped => STOPPED,
             Frame::File(..) => FILE,
             Frame::FileHeld(_) => FILE_HELD,
+            Frame::FilesUnseen { .. } => FILES_UNSEEN,
             Frame::FrameAccessed(..) => FRAME_ACCESSED,
         }
     }
@@ -321,6 +341,12 @@ impl Frame<'_> {
                     out.extend_from_slice(&number.to_le_bytes());
                 }
                 out.extend_from_slice(path);
+            }
+            Frame::FilesUnseen { disk, counts } => {
+                out.extend_from_slice(&u64::from(*disk).to_le_bytes());
+                for count in counts {
+                    out.extend_from_slice(&count.to_le_bytes());
+                }
             }
             Frame::FileHeld(held) => {
                 out.extend_from_slice(&held.gpa.to_le_bytes());
@@ -426,6 +452,15 @@ fn decode_body<'a>(kind: u16, f: &mut Fields<'a>, length: FrameError) -> Result<
         STOPPED => Frame::Stopped,
         FILE => decode_file(f, length)?,
         FILE_HELD => decode_held(f, length)?,
+        FILES_UNSEEN => {
+            let disk = f.u64().ok_or(length)?;
+            let disk = u16::try_from(disk).map_err(|_| FrameError::Field("disk"))?;
+            let mut counts = [0; UNSEEN_NAMES.len()];
+            for count in &mut counts {
+                *count = f.u64().ok_or(length)?;
+            }
+            Frame::FilesUnseen { disk, counts }
+        }
         FRAME_ACCESSED => {
             let (gpa, root) = (f.u64().ok_or(length)?, f.u64().ok_or(length)?);
             let (incarnation, flags) = (f.u32().ok_or(length)?, f.u32().ok_or(length)?);
@@ -667,6 +702,10 @@ mod tests {
                 },
                 b"/usr/share/php/a.php",
             ),
+            Frame::FilesUnseen {
+                disk: 3,
+                counts: std::array::from_fn(|i| i as u64 + 5),
+            },
             Frame::FileHeld(FileHeld {
                 file: 9,
                 at: 3 << 12,

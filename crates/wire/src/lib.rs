@@ -21,7 +21,7 @@ pub use control::{Guarded, Hello, RamRange, Request, WIRE_VERSION};
 pub use disk::{DiskMessage, LandedPart, MAX_DISK_MESSAGE, Region};
 pub use frame::{
     COUNTER_NAMES, Captured, Controls, FileFrame, FileHeld, Frame, FrameAccessed, FrameError,
-    MAX_FRAME_BYTES, MAX_PATH_BYTES, NO_FRAME, Stamp,
+    MAX_FRAME_BYTES, MAX_PATH_BYTES, NO_FRAME, Stamp, UNSEEN_NAMES,
 };
 pub use ring::{Consumer, Producer, PushError, RING_HEAD_BYTES, RingError, RingMemory};
 pub use shm::{DeviceWords, ShmError};

@@ -16,7 +16,7 @@ mod table;
 use std::fmt;
 use std::sync::{Arc, Mutex, PoisonError};
 
-use nephoscope_wire::{DiskMessage, FileHeld, Frame, LandedPart, Region, Stamp};
+use nephoscope_wire::{DiskMessage, FileHeld, Frame, LandedPart, Region, Stamp, UNSEEN_NAMES};
 
 pub use kinds::Kinds;
 pub use link::Link;
@@ -35,6 +35,8 @@ pub struct Follower {
     disk: u16,
     table: Mutex<Table>,
     link: Arc<Link>,
+    /// What was said of what is not seen.
+    said: Mutex<[u64; UNSEEN_NAMES.len()]>,
 }
 
 impl fmt::Debug for Follower {
@@ -53,6 +55,7 @@ impl Follower {
             disk,
             table: Mutex::new(Table::read(disk, kinds, image)),
             link,
+            said: Mutex::default(),
         }
     }
 
@@ -92,7 +95,27 @@ impl Follower {
             }));
             parts.push(part(held.gpa, held.len.into(), true));
         });
+        let unseen = self.unseen(table.skipped());
+        let mut said = self.said.lock().unwrap_or_else(PoisonError::into_inner);
+        if *said != unseen {
+            *said = unseen;
+            let (disk, counts) = (self.disk, unseen);
+            Frame::FilesUnseen { disk, counts }.encode(Stamp::default(), &mut frame);
+            frames.extend_from_slice(&frame);
+        }
         DiskMessage::Landed { parts, frames }
+    }
+
+    /// In the order of [`UNSEEN_NAMES`].
+    fn unseen(&self, skipped: Skipped) -> [u64; UNSEEN_NAMES.len()] {
+        let Skipped {
+            volumes,
+            inodes,
+            files,
+            pieces,
+            transactions,
+        } = skipped;
+        [volumes, inodes, files, pieces, transactions, self.link.unheard()]
     }
 }
 
@@ -117,7 +140,8 @@ impl Transfers for Follower {
 
     fn moved(&self, transfer: Transfer<'_>) {
         let message = self.told(&transfer);
-        if matches!(&message, DiskMessage::Landed { parts, .. } if !parts.is_empty()) {
+        if matches!(&message, DiskMessage::Landed { parts, frames } if !parts.is_empty() || !frames.is_empty())
+        {
             self.link.ask(&message);
         }
     }

@@ -166,6 +166,7 @@ fn state(args: &AttachArgs, dir: &VmDir, known: Option<VmState>) -> anyhow::Resu
         guard: false,
         disks: Vec::new(),
         files: FileLists::default(),
+        disks_left: 0,
         vmm_process: None,
     };
     let other_vm = args.plugin.is_some() || args.pid.is_some();

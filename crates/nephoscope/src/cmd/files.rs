@@ -42,7 +42,9 @@ const POLL: Duration = Duration::from_millis(500);
 /// Runs it.
 pub(crate) fn run(args: &FilesArgs) -> anyhow::Result<()> {
     if let Some(path) = &args.source.report {
-        return show(&chosen(&read_report(path)?, args), args, true);
+        let report = read_report(path)?;
+        show(&chosen(&report, args), args, true)?;
+        return missing(&report, args);
     }
     let (vm, mut client) = args.source.asking.connect(args.source.vm.as_deref())?;
     let mut said = BTreeSet::new();
@@ -62,7 +64,7 @@ pub(crate) fn run(args: &FilesArgs) -> anyhow::Result<()> {
         files.retain(|file| said.insert((file.disk, file.partition, file.inode, file.generation)));
         show(&files, args, !args.follow)?;
         if !args.follow {
-            return Ok(());
+            return missing(&report, args);
         }
         std::thread::sleep(POLL);
     }
@@ -75,6 +77,16 @@ fn chosen(report: &Report, args: &FilesArgs) -> Vec<FileReport> {
         programs.any(|program| program.contains(wanted.as_str()))
     };
     report.files.iter().filter(is_by).cloned().collect()
+}
+
+/// Says what is missing in the list.
+fn missing(report: &Report, args: &FilesArgs) -> anyhow::Result<()> {
+    match &report.coverage.files {
+        Some(coverage) if !coverage.complete && !args.json => {
+            print(&view::files_missing(coverage, output_width(), Paint::stdout()))
+        }
+        _ => Ok(()),
+    }
 }
 
 /// Prints them. `say_none`: an empty list is said to be one.

@@ -103,6 +103,7 @@ pub(crate) fn run(args: RunArgs) -> anyhow::Result<ExitCode> {
     privilege::check(args.user)?;
     let lists = file_lists(&args)?;
     let files = rewritten(&args, arguments, kvm, &dir)?;
+    let disks_left = files.as_ref().map_or(0, |files| files.left.len() as u64);
     let arguments = files.as_ref().map_or(arguments, |files| &files.arguments);
     let disks: &[Disk] = files.as_ref().map_or(&[], |files| &files.disks);
     let lock = dir.create()?;
@@ -123,6 +124,7 @@ pub(crate) fn run(args: RunArgs) -> anyhow::Result<ExitCode> {
         .and_then(|state| {
             let state = VmState {
                 files: lists,
+                disks_left,
                 ..state
             };
             Ok(state.write(&dir)?)
@@ -210,6 +212,7 @@ fn state(
         guard,
         disks: disks.to_vec(),
         files: FileLists::default(),
+        disks_left: 0,
         // Unless whoever started it wants to let it run.
         started_paused: kvm && !args.command.iter().any(|argument| argument == "-S"),
         vmm_process: Process::of(child.id()),

@@ -81,6 +81,7 @@ pub(crate) fn watch_vm(
                 keep: &keep,
                 print_findings: state.watch,
                 file_rules: state.files.rules()?,
+                files_but: (!state.disks.is_empty()).then_some(state.disks_left),
             };
             let mut watch = Watch::new(setup, driver)?;
             if watch.run()? == Ending::Lost {

@@ -106,6 +106,8 @@ pub(crate) struct Setup<'a> {
     pub(crate) print_findings: bool,
     /// Which of the files that interpreters read are spoken of.
     pub(crate) file_rules: FileRules,
+    /// Files are watched, on all disks but so many.
+    pub(crate) files_but: Option<u64>,
 }
 
 impl Watch {
@@ -147,6 +149,9 @@ impl Watch {
         vm.vcpus = began.vcpus;
         let mut session = Session::new(vm, setup.catalog);
         session.set_file_rules(setup.file_rules);
+        if let Some(but) = setup.files_but {
+            session.watches_files(but);
+        }
         let mut left = Left::read(setup.kept).filter(|left| left.of == of);
         if let Some(left) = &mut left {
             session.restore(std::mem::take(&mut left.entries));
@@ -250,7 +255,10 @@ impl Watch {
             }
             if let Some(began) = settle.begin() {
                 self.look_at_readers();
-                self.session.at(self.taken_until_ns());
+                // While something waits, time goes on with it: what it brings may be what is waited for.
+                if self.queue.is_empty() {
+                    self.session.at(self.taken_until_ns());
+                }
                 self.session.settle(&mut sinks(&mut self.sinks));
                 settle.end(began);
             }

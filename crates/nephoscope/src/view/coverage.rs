@@ -154,6 +154,7 @@ mod tests {
                     "ring_full, x\x07",
                 ),
             ],
+            files: None,
         };
         let (tone, line) = headline(&coverage);
         assert_eq!(tone, Tone::Bad);
@@ -178,6 +179,7 @@ mod tests {
             code: CodeCoverage::Complete,
             attribution: Attribution::Complete,
             intervals: vec![interval(0, 5, CodeCoverage::Complete, "")],
+            files: None,
         };
         let (tone, line) = headline(&coverage);
         assert!(

@@ -1,9 +1,9 @@
 //! Files that were read, as a table.
 
-use nephoscope_inventory::FileReport;
+use nephoscope_inventory::{FileCoverage, FileReport};
 
 use super::candidates::alternatives;
-use crate::text::{Cell, Column, Table, Tone, escape};
+use crate::text::{Cell, Column, Paint, Table, Tone, escape, wrap};
 
 /// One line for each file: its verdict, what it is of, who read it.
 #[must_use]
@@ -32,6 +32,21 @@ pub(crate) fn file_table(files: &[FileReport]) -> Table {
         ]);
     }
     table
+}
+
+/// What of files was not seen, in a sentence.
+#[must_use]
+pub(crate) fn files_missing(coverage: &FileCoverage, columns: usize, paint: Paint) -> String {
+    let missing: Vec<String> = coverage
+        .missing
+        .iter()
+        .map(|(why, count)| format!("{count} {}", escape(&why.replace('_', " "))))
+        .collect();
+    let lines = wrap(&format!("not all was seen: {}", missing.join(", ")), columns);
+    lines
+        .into_iter()
+        .map(|line| format!("{}\n", paint.paint(Tone::Warn, &line)))
+        .collect()
 }
 
 /// What it is of, or like.
@@ -102,6 +117,30 @@ mod tests {
             nearest: None,
             unattributed: 0,
         }
+    }
+
+    #[test]
+    fn what_was_not_seen_is_said_in_lines_that_fit() {
+        let missing = [
+            "volumes_not_understood",
+            "transfers_unheard",
+            "disks_left_alone",
+            "x\u{1b}[2J",
+        ];
+        let coverage = FileCoverage {
+            complete: false,
+            missing: missing.map(|why| (why.to_owned(), 12)).into(),
+        };
+        let text = files_missing(&coverage, 60, Paint::OFF);
+        assert!(
+            text.starts_with("not all was seen: 12 disks left alone, "),
+            "{text}"
+        );
+        assert!(
+            text.contains("12 volumes not") && !text.contains('\u{1b}'),
+            "{text}"
+        );
+        assert!(text.lines().all(|line| crate::text::width(line) <= 60), "{text}");
     }
 
     #[test]

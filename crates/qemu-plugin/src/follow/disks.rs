@@ -58,6 +58,7 @@ impl Plugin {
             && let Err(why) = follow.register(self, &new)
             && !follow.blind.swap(true, Ordering::Relaxed)
         {
+            self.counters.add(Count::FileAccessesBlind, 1);
             eprintln!("nephoscope plugin: who reads files is not seen: {why}");
         }
     }
