@@ -284,19 +284,23 @@ mod tests {
 
     const PHP: Program = Program("/usr/bin/php8.2");
 
-    /// A guest in which the program runs that [`Program`] knows: it is the address space 1.
-    fn guest() -> Inventory {
-        let mut inventory = Inventory::default();
+    /// A page of the program that [`Program`] knows.
+    fn identified() -> Verdict {
         let place = Place {
             object: ObjectId(1),
             part: None,
             link: 0,
         };
-        let verdict = Verdict::Identified(Identified {
+        Verdict::Identified(Identified {
             places: vec![place],
             ..Identified::default()
-        });
-        run(&mut inventory, 1, Privilege::User, verdict);
+        })
+    }
+
+    /// A guest in which the program runs that [`Program`] knows: it is the address space 1.
+    fn guest() -> Inventory {
+        let mut inventory = Inventory::default();
+        run(&mut inventory, 1, Privilege::User, identified());
         inventory
     }
 
@@ -427,17 +431,8 @@ mod tests {
         let mut out = Vec::new();
         rule.later(WAIT_NS, &inventory, &PHP, &mut out);
         assert_eq!((out.len(), rule.waiting.len()), (0, 1));
-        let place = Place {
-            object: ObjectId(1),
-            part: None,
-            link: 0,
-        };
-        let verdict = Verdict::Identified(Identified {
-            places: vec![place],
-            ..Identified::default()
-        });
         let mut changes = Vec::new();
-        inventory.judged(PageId(1), std::sync::Arc::new(verdict), &mut changes);
+        inventory.judged(PageId(1), std::sync::Arc::new(identified()), &mut changes);
         rule.later(WAIT_NS, &inventory, &PHP, &mut out);
         assert_eq!((out.len(), rule.waiting.len()), (1, 0));
         let mut inventory = Inventory::default();

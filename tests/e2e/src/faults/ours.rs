@@ -16,6 +16,8 @@ pub enum Role {
     Keep,
     /// Watches.
     Watch,
+    /// Serves a disk.
+    ServeDisk,
 }
 
 /// The living processes whose command line is so, oldest first.
@@ -46,6 +48,7 @@ pub fn of(vm: &str, role: Role) -> Vec<Pid> {
         (Role::Keep, [_, "keep", "--name", name]) => *name == vm,
         // Also the one that ends with `attach`.
         (Role::Watch, [_, "watch", "--name", name, ..]) => *name == vm,
+        (Role::ServeDisk, [_, "serve-disk", "--name", name, ..]) => *name == vm,
         _ => false,
     })
 }

@@ -5,6 +5,7 @@ use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::time::Duration;
 
+use nephoscope_e2e::faults::ours;
 use nephoscope_e2e::{Catalog, Guest, Image, Kernel, Options, Watched, vm_name};
 use serde_json::Value;
 
@@ -82,32 +83,6 @@ fn changed_copies(guest: &mut Guest) {
         let (status, body) = guest.http_get(&format!("/{name}.php")).unwrap();
         assert_eq!(status, 200, "{name}: {body}");
     }
-}
-
-/// Kills the process that serves the VM's disk.
-fn kill_server(name: &str) {
-    let mut killed = 0;
-    for entry in std::fs::read_dir("/proc").unwrap().flatten() {
-        let Some(pid) = entry
-            .file_name()
-            .to_str()
-            .and_then(|name| name.parse::<i32>().ok())
-        else {
-            continue;
-        };
-        let words = std::fs::read(entry.path().join("cmdline")).unwrap_or_default();
-        let has = |wanted: &str| {
-            words
-                .split(|byte| *byte == 0)
-                .any(|word| word == wanted.as_bytes())
-        };
-        if has("serve-disk") && has(name) {
-            let pid = rustix::process::Pid::from_raw(pid).unwrap();
-            rustix::process::kill_process(pid, rustix::process::Signal::KILL).unwrap();
-            killed += 1;
-        }
-    }
-    assert_eq!(killed, 1, "one disk, one server");
 }
 
 /// Each is found when PHP-FPM has read it, and soon, with what it is like; and nothing that only md5sum has read.
@@ -188,7 +163,11 @@ fn who_reads_a_file_is_told_and_who_only_could_is_not() {
     let (status, body) = guest.http_get("/new.php").unwrap();
     assert!(status == 200 && body == "7", "{status} {body}");
     // One that is started in its place goes on where it was.
-    kill_server(&name);
+    assert_eq!(
+        ours::kill(&name, ours::Role::ServeDisk),
+        1,
+        "one disk, one server"
+    );
     changed_copies(&mut guest);
     std::thread::sleep(Duration::from_secs(1));
     assert_eq!(guest.power_off().unwrap(), 0);
