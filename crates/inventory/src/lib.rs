@@ -5,6 +5,7 @@
 
 mod coverage;
 mod early;
+mod file_report;
 mod files;
 #[cfg(test)]
 mod fixture;
@@ -20,6 +21,9 @@ mod summary;
 mod verdict;
 
 pub use coverage::{CoverageInterval, CoverageLog};
+pub use file_report::{
+    FileCoverage, FileDifferenceReport, FileReport, LineReport, NearestFileReport, ReaderReport,
+};
 pub use files::{
     FileId, FileVerdict, Files, FollowedFile, How, LeftOut, LineChanged, LinesChanged, ModifiedFile,
     PieceRead, ReadPiece, Reader,
@@ -29,10 +33,9 @@ pub use kept::{KeptSpace, Record, Totals};
 pub use modules::{Module, ObjectFacts, Use, resolve};
 pub use page::PageRecord;
 pub use report::{
-    CandidateReport, CoverageReport, DifferenceReport, FileCoverage, FileDifferenceReport, FileReport,
-    KnownSpaces, LineReport, ModifiedReport, ModuleReport, Names, NearestFileReport, PageCounts, PagesReport,
-    ProgramReport, ReaderReport, Report, SCHEMA, SpaceReport, SummaryReport, UnknownReport, UsedReport,
-    VmReport, build, modules_of, program_path,
+    CandidateReport, CoverageReport, DifferenceReport, KnownSpaces, ModifiedReport, ModuleReport, Names,
+    PageCounts, PagesReport, ProgramReport, Report, SCHEMA, SpaceReport, SummaryReport, UnknownReport,
+    UsedReport, VmReport, build, modules_of, program_path,
 };
 pub use space::{AddressSpace, MappedCode, SpaceId, SpaceKind};
 pub use summary::MAX_ENDED;
