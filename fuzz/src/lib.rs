@@ -11,6 +11,8 @@
 #[cfg(fuzzing)]
 pub mod catalog;
 pub mod compare;
+#[cfg(fuzzing)]
+pub mod disk;
 pub mod dump;
 pub mod frame;
 pub mod heap;
@@ -36,6 +38,8 @@ pub mod terminal;
 #[allow(dead_code, reason = "of tests, which use more of it")]
 #[path = "../../crates/isa/tests/common/twin.rs"]
 mod twin;
+#[cfg(fuzzing)]
+pub mod virtqueue;
 pub mod walk;
 pub mod windows;
 

@@ -5,6 +5,7 @@ mod bench;
 mod build;
 mod demo;
 mod faults;
+mod files_proof;
 mod fuzz;
 mod limits;
 mod lint;
@@ -52,6 +53,7 @@ enum Task {
     Demo(demo::DemoArgs),
     Nested(nested::NestedArgs),
     NestedProof(nested_proof::NestedProofArgs),
+    FilesProof(files_proof::FilesProofArgs),
     Attacks(attacks::AttacksArgs),
     Faults(faults::FaultsArgs),
     Soak(soak::SoakArgs),
@@ -80,6 +82,7 @@ fn run(task: Task) -> anyhow::Result<()> {
         Task::Demo(arguments) => demo::run(&arguments),
         Task::Nested(arguments) => std::process::exit(nested::run(&arguments)?),
         Task::NestedProof(arguments) => nested_proof::run(&arguments),
+        Task::FilesProof(arguments) => files_proof::run(&arguments),
         Task::Attacks(arguments) => attacks::run(&arguments),
         Task::Faults(arguments) => faults::run(&arguments),
         Task::Soak(arguments) => soak::run(&arguments),

@@ -9,7 +9,7 @@ use nephoscope_e2e::command::{output_of, privileged, run_logged};
 use nephoscope_e2e::{Step, cache, qemu};
 
 /// Packages of the machine's own suites.
-const PACKAGES: [&str; 16] = [
+const PACKAGES: [&str; 17] = [
     "busybox-static",
     "ca-certificates",
     "debian-archive-keyring",
@@ -25,6 +25,7 @@ const PACKAGES: [&str; 16] = [
     "qemu-utils",
     "seabios",
     "systemd-boot-efi",
+    "xfsprogs",
     "xz-utils",
 ];
 

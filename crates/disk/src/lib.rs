@@ -15,6 +15,8 @@ mod device;
 #[cfg(test)]
 mod fixture;
 mod follow;
+#[cfg(fuzzing)]
+pub mod fuzzing;
 mod image;
 pub mod layout;
 mod request;

@@ -5,6 +5,7 @@
 //! then: a server that ended between an answer and its signal has not sent it.
 
 use std::io;
+use std::ops::Deref;
 use std::os::fd::{AsFd, OwnedFd};
 use std::os::unix::fs::MetadataExt;
 use std::os::unix::net::UnixListener;
@@ -14,10 +15,10 @@ use std::sync::{Arc, Mutex, PoisonError, RwLock};
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use vhost::vhost_user::{Listener, VhostUserProtocolFeatures, VhostUserVirtioFeatures};
 use vhost_user_backend::{VhostUserBackend, VhostUserDaemon, VringMutex, VringT};
-use virtio_queue::{Error as QueueError, QueueOwnedT, QueueT};
+use virtio_queue::{DescriptorChain, Error as QueueError, QueueOwnedT, QueueT};
 use vm_memory::{
-    Bytes, GuestAddressSpace, GuestMemoryAtomic, GuestMemoryBackend, GuestMemoryMmap, GuestMemoryRegion,
-    GuestRegionMmap,
+    Bytes, GuestAddressSpace, GuestMemory, GuestMemoryAtomic, GuestMemoryBackend, GuestMemoryMmap,
+    GuestMemoryRegion, GuestRegionMmap,
 };
 use vmm_sys_util::epoll::EventSet;
 use vmm_sys_util::event::{EventConsumer, EventFlag, EventNotifier, new_event_consumer_and_notifier};
@@ -178,23 +179,14 @@ impl Backend {
         loop {
             vring.disable_notification()?;
             while vring.get_ref().get_queue().ready() {
-                let guest = memory.memory();
                 let taken = {
                     let mut state = vring.get_mut();
-                    let mut requests = state.get_queue_mut().iter(guest.clone())?;
+                    let mut requests = state.get_queue_mut().iter(memory.memory())?;
                     requests.next()
                 };
                 let Some(chain) = taken else { break };
                 let head = chain.head_index();
-                let len = match Request::of(chain) {
-                    Ok(request) => {
-                        let (status, len) = self.device.execute(&*guest, &request);
-                        let told = guest.write_obj(status, request.status).is_ok();
-                        len.saturating_add(u32::from(told))
-                    }
-                    // It goes back as it came, so that the order holds.
-                    Err(_) => 0,
-                };
+                let len = answer(&self.device, chain);
                 vring.add_used(head, len)?;
                 if vring.needs_notification()? {
                     let _ = vring.signal_used_queue();
@@ -204,6 +196,24 @@ impl Backend {
                 return Ok(());
             }
         }
+    }
+}
+
+/// Does what a request says and tells its status: how many bytes of the guest's memory were written.
+pub(crate) fn answer<M>(device: &Device, chain: DescriptorChain<M>) -> u32
+where
+    M: Deref + Clone,
+    M::Target: GuestMemory,
+{
+    let guest = chain.clone();
+    match Request::of(chain) {
+        Ok(request) => {
+            let (status, len) = device.execute(guest.memory(), &request);
+            let told = guest.memory().write_obj(status, request.status).is_ok();
+            len.saturating_add(u32::from(told))
+        }
+        // It goes back as it came, so that the order holds.
+        Err(_) => 0,
     }
 }
 

@@ -28,6 +28,7 @@ mod program;
 pub mod progress;
 pub mod qemu;
 pub mod qmp;
+pub mod reads;
 pub mod report;
 pub mod truth;
 

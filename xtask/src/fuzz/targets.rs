@@ -21,7 +21,7 @@ const fn target(name: &'static str, reads: &'static str, longest: usize) -> Targ
 }
 
 /// All of them, the quick ones first.
-pub(crate) const TARGETS: [Target; 27] = [
+pub(crate) const TARGETS: [Target; 33] = [
     target("frame", "frames of the ring", 256),
     target("walk", "page tables, one address at a time, against a twin", 600),
     target(
@@ -59,6 +59,16 @@ pub(crate) const TARGETS: [Target; 27] = [
     target("qmp", "QMP answers and events", 1024),
     target("ram-map", "QEMU's tables of its memory", 1024),
     target("dump", "dumps of memory: ELF cores, LiME images", 1024),
+    target("partitions", "partition tables of a disk", 1024),
+    target("ext4", "ext4, read once", 1024),
+    target(
+        "ext4-current",
+        "ext4 and its journal, while they are written to",
+        1024,
+    ),
+    target("xfs", "XFS, read once", 1024),
+    target("xfs-current", "XFS and its log, while they are written to", 2048),
+    target("virtqueue", "a disk's virtqueue and its requests", 1024),
     target("escape", "text on its way to a terminal", 192),
     target("server", "questions to a watch", 512),
     target("client", "a watch's answers", 1024),

@@ -12,8 +12,7 @@ use super::kinds::Kinds;
 use super::place;
 use crate::device::Transfer;
 use crate::image::{Image, SECTOR};
-use crate::layout::ext4::{Current, InodeKind};
-use crate::layout::{Blocks, Partition, partitions};
+use crate::layout::{Blocks, FileSystem, Partition, partitions};
 
 /// Inodes that are remembered, some 200 bytes each; then their names are looked up anew.
 const MAX_KNOWN: usize = 1 << 20;
@@ -63,9 +62,9 @@ struct Volume {
     /// Its first byte.
     at: u64,
     bytes: u64,
-    current: Current,
+    files: FileSystem,
     /// By inode.
-    known: HashMap<u32, Known>,
+    known: HashMap<u64, Known>,
     nobodys: Nobodys,
 }
 
@@ -189,15 +188,13 @@ impl Table {
             at: part.at,
             bytes: part.bytes,
         };
-        match Current::read(&of) {
-            Ok(current) => {
-                let skipped = current.files().skipped();
-                self.skipped.inodes += skipped.groups + skipped.inodes + skipped.left_out;
+        match FileSystem::read(&of) {
+            Ok(files) => {
                 self.volumes.push(Volume {
                     partition: u16::try_from(part.number).unwrap_or(u16::MAX),
                     at: part.at,
                     bytes: part.bytes,
-                    current,
+                    files,
                     known: HashMap::new(),
                     nobodys: Nobodys::default(),
                 });
@@ -208,9 +205,11 @@ impl Table {
 
     /// What is not followed, and what was missed.
     pub(super) fn skipped(&self) -> Skipped {
-        let missed = self.volumes.iter().map(|volume| volume.current.missed());
-        missed.fold(self.skipped, |mut all, missed| {
-            all.transactions += missed.transactions + u64::from(missed.journal);
+        let unseen = self.volumes.iter().map(|volume| volume.files.unseen());
+        unseen.fold(self.skipped, |mut all, unseen| {
+            all.inodes += unseen.inodes;
+            all.pieces += unseen.shared;
+            all.transactions += unseen.transactions;
             all
         })
     }
@@ -234,7 +233,7 @@ impl Table {
                 at: volume.at,
                 bytes: volume.bytes,
             };
-            let each = volume.current.files().superblock().block_len();
+            let each = volume.files.block_bytes() as usize;
             let mut run: Option<(u64, usize, usize)> = None;
             for (block, from) in blocks(volume.at, volume.bytes, each, begin, end) {
                 let Some(piece) = transfer.bytes.get(from..from + each) else {
@@ -243,7 +242,7 @@ impl Table {
                 run = Some(run.map_or((block, from, from + each), |(first, begin, _)| {
                     (first, begin, from + each)
                 }));
-                let is_owned = volume.current.files().owner(block).is_some();
+                let is_owned = volume.files.owner(block).is_some();
                 // What is zeroed is in no memory.
                 if transfer.frames.is_empty() || !is_owned && !transfer.is_write {
                     continue;
@@ -265,7 +264,7 @@ impl Table {
             if let Some((first, bytes)) =
                 written.and_then(|(first, from, to)| Some((first, transfer.bytes.get(from..to)?)))
             {
-                let touched = volume.current.written(first, bytes, &of);
+                let touched = volume.files.written(first, bytes, &of);
                 volume.touched(&touched, &of, &mut say);
             }
         }
@@ -303,25 +302,24 @@ impl Volume {
         of: &Part<'_>,
         say: &mut Saying<'_, G>,
     ) -> bool {
-        let files = self.current.files();
-        let Some((inode, file_block)) = files.owner(block) else {
+        let Some((inode, file_block)) = self.files.owner(block) else {
             return true;
         };
-        let Some(node) = files.node(inode).filter(|node| node.kind == InodeKind::File) else {
+        let Some(about) = self.files.file(inode) else {
             return true;
         };
         let is_new = self
             .known
             .get(&inode)
-            .is_none_or(|known| known.generation != node.generation);
+            .is_none_or(|known| known.generation != about.generation);
         if is_new {
-            let path = self.current.path(inode, of).ok().flatten();
-            if path.is_none() && inode != files.superblock().journal_inode {
+            let path = self.files.path(inode, of).ok().flatten();
+            if path.is_none() && !self.files.is_own(inode) {
                 return false;
             }
             let path = path.unwrap_or_default();
             let known = Known {
-                generation: node.generation,
+                generation: about.generation,
                 is_kind: say.kinds.has(&path),
                 path,
                 followed: None,
@@ -345,17 +343,17 @@ impl Volume {
         let Some((file, said)) = &mut known.followed else {
             return true;
         };
-        let about = FileFrame {
+        let frame = FileFrame {
             file: *file,
             disk: say.disk,
             partition: self.partition,
-            inode: inode.into(),
+            inode,
             generation: known.generation,
-            bytes: node.bytes,
+            bytes: about.bytes,
         };
-        let block_bytes = u64::from(files.superblock().block_bytes);
+        let block_bytes = u64::from(self.files.block_bytes());
         (say.give)(&Piece {
-            news: (!std::mem::replace(said, true)).then_some((about, known.path.as_slice())),
+            news: (!std::mem::replace(said, true)).then_some((frame, known.path.as_slice())),
             file: *file,
             at: u64::from(file_block) * block_bytes,
             held,
@@ -364,14 +362,14 @@ impl Volume {
     }
 
     /// These inodes are others now, or have another name.
-    fn touched<G: FnMut(&Piece<'_>)>(&mut self, inodes: &[u32], of: &Part<'_>, say: &mut Saying<'_, G>) {
+    fn touched<G: FnMut(&Piece<'_>)>(&mut self, inodes: &[u64], of: &Part<'_>, say: &mut Saying<'_, G>) {
         if inodes.is_empty() {
             return;
         }
         for inode in inodes {
             self.known.remove(inode);
         }
-        let files = self.current.files();
+        let files = &self.files;
         let owned: Vec<u64> = self
             .nobodys
             .blocks
@@ -396,7 +394,7 @@ fn looked_at(parts: &[Partition]) -> (&[Partition], u64) {
 }
 
 /// If there is no room, all others are looked up anew.
-fn remember(all: &mut HashMap<u32, Known>, inode: u32, known: Known) {
+fn remember(all: &mut HashMap<u64, Known>, inode: u64, known: Known) {
     if all.len() >= MAX_KNOWN {
         all.clear();
     }
@@ -466,7 +464,7 @@ mod tests {
     #[test]
     fn max_known_bounds_what_is_remembered_of_inodes() {
         let mut all = HashMap::new();
-        for inode in 0..=u32::try_from(MAX_KNOWN).unwrap() {
+        for inode in 0..=MAX_KNOWN as u64 {
             let known = Known {
                 generation: 0,
                 path: Vec::new(),

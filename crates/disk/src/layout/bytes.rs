@@ -13,6 +13,10 @@ macro_rules! number {
 
 number!(u16_le, u16, from_le_bytes);
 number!(u32_le, u32, from_le_bytes);
+number!(u64_le, u64, from_le_bytes);
+number!(u16_be, u16, from_be_bytes);
+number!(u32_be, u32, from_be_bytes);
+number!(u64_be, u64, from_be_bytes);
 
 /// Two halves of a number that are apart.
 pub(super) fn joined(low: u32, high: u32) -> u64 {

@@ -6,11 +6,14 @@
 
 mod bytes;
 pub mod ext4;
+mod file_system;
 mod owners;
 mod partitions;
+pub mod xfs;
 
 use std::io;
 
+pub use file_system::{About, FileSystem, Unseen};
 pub use owners::{Owner, Owners};
 pub use partitions::{Partition, partitions};
 

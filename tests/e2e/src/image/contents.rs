@@ -128,5 +128,52 @@ pub(super) const LATE_FILES: [GuestFile; 16] = [
     ),
 ];
 
+/// What a guest has beyond that.
+#[derive(Debug)]
+pub(super) struct Further {
+    pub(super) packages: &'static [&'static str],
+    pub(super) files: &'static [GuestFile],
+}
+
+/// The plain guest.
+pub(super) const NOTHING: Further = Further {
+    packages: &[],
+    files: &[],
+};
+
+/// Applications of some size for each interpreter.
+pub(super) const SCRIPTS: Further = Further {
+    packages: &[
+        "ant",
+        "dokuwiki",
+        "openjdk-17-jre-headless",
+        "python3-jinja2",
+        "python3-yaml",
+        "strace",
+    ],
+    files: &[
+        (
+            "etc/nginx/sites-enabled/wiki",
+            0o644,
+            include_bytes!("../../guest-files/scripts/nginx-wiki"),
+        ),
+        (
+            "opt/scripts/build.xml",
+            0o644,
+            include_bytes!("../../guest-files/scripts/build.xml"),
+        ),
+        (
+            "opt/scripts/job.py",
+            0o644,
+            include_bytes!("../../guest-files/scripts/job.py"),
+        ),
+        (
+            "opt/scripts/job.sh",
+            0o755,
+            include_bytes!("../../guest-files/scripts/job.sh"),
+        ),
+    ],
+};
+
 /// The script that is run in the root last.
 pub(super) const CONFIGURE: &[u8] = include_bytes!("../../guest-files/configure");

@@ -11,6 +11,7 @@ mod tools;
 
 use std::fs;
 use std::path::{Path, PathBuf};
+use std::process::Command;
 
 use anyhow::{Context, Result, bail};
 
@@ -18,7 +19,9 @@ use crate::cache;
 use crate::command::privileged;
 use crate::guest::Kernel;
 use crate::progress::Step;
-use contents::{BUILDER_VERSION, CONFIGURE, EARLY_FILES, LATE_FILES, LEFT_OUT, PACKAGES};
+use contents::{
+    BUILDER_VERSION, CONFIGURE, EARLY_FILES, Further, LATE_FILES, LEFT_OUT, NOTHING, PACKAGES, SCRIPTS,
+};
 pub use plants::Plants;
 pub use tools::Tools;
 
@@ -35,8 +38,22 @@ impl Image {
     /// # Errors
     /// When a tool is missing or fails; the message names it and the log.
     pub fn ensure() -> Result<Self> {
-        let folder = cache::build_once(&format!("guest-{}", key()?), build)?;
-        cache::prune("guest-", 2)?;
+        Self::with("guest", &NOTHING)
+    }
+
+    /// The same with applications that interpreters run: one of some hundred PHP files, one of jars, one of Python's modules, and shell
+    /// scripts; and with `strace`, to be told what they read.
+    ///
+    /// # Errors
+    /// As [`Image::ensure`].
+    pub fn with_scripts() -> Result<Self> {
+        Self::with("scripts", &SCRIPTS)
+    }
+
+    fn with(name: &str, further: &Further) -> Result<Self> {
+        let prefix = format!("{name}-");
+        let folder = cache::build_once(&format!("{prefix}{}", key(further)?), |work| build(work, further))?;
+        cache::prune(&prefix, 2)?;
         Ok(Image {
             folder,
             plants: Plants::ensure()?,
@@ -60,6 +77,29 @@ impl Image {
     /// The guest's disk: raw, one ext4 file system, no partitions.
     pub fn disk(&self) -> PathBuf {
         self.folder.join("disk.img")
+    }
+
+    /// A copy of the disk in this folder, for one guest to write to. It has a journal, as guests' disks have; the image's has none.
+    ///
+    /// # Errors
+    /// When it cannot be copied, or `tune2fs` says so.
+    pub fn writable_disk(&self, folder: &Path) -> Result<PathBuf> {
+        let disk = folder.join("root.raw");
+        let copied = Command::new("cp")
+            .arg("--sparse=always")
+            .args([&self.disk(), &disk])
+            .status()?;
+        anyhow::ensure!(copied.success(), "cannot copy {}", self.disk().display());
+        let journal = Command::new("/usr/sbin/tune2fs")
+            .args(["-O", "has_journal"])
+            .arg(&disk)
+            .output()?;
+        anyhow::ensure!(
+            journal.status.success(),
+            "tune2fs: {}",
+            String::from_utf8_lossy(&journal.stderr)
+        );
+        Ok(disk)
     }
 
     /// A kernel image for QEMU's `-kernel`.
@@ -97,15 +137,17 @@ impl Image {
 
 /// What the guest is made of and by which rules. The second kernel's suite is not asked: what is in the cache stays
 /// until the machine's own lists change, and starting needs no network.
-fn key() -> Result<String> {
+fn key(further: &Further) -> Result<String> {
     let mut parts: Vec<Vec<u8>> = vec![BUILDER_VERSION.to_vec(), CONFIGURE.to_vec()];
     parts.extend(
         PACKAGES
             .iter()
             .chain(LEFT_OUT.iter())
+            .chain(further.packages)
             .map(|text| text.as_bytes().to_vec()),
     );
-    for (path, mode, content) in EARLY_FILES.iter().chain(LATE_FILES.iter()) {
+    let files = EARLY_FILES.iter().chain(LATE_FILES.iter());
+    for (path, mode, content) in files.chain(further.files) {
         parts.push([path.as_bytes(), &mode.to_le_bytes(), content].concat());
     }
     for suite in root::suites()? {
@@ -121,10 +163,10 @@ fn key() -> Result<String> {
     Ok(cache::key(&parts))
 }
 
-fn build(work: &Path) -> Result<()> {
+fn build(work: &Path, further: &Further) -> Result<()> {
     let log = cache::folder()?.join("guest-build.log");
     fs::write(&log, "")?;
-    let root = root::build(work, &log)?;
+    let root = root::build(work, further, &log)?;
     let mut step = Step::begin("Making the guest's disk");
     disk::build(&mut step, &root, &work.join("disk.img"), "guest", 512, &log)?;
     step.done("");

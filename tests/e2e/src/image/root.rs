@@ -7,7 +7,7 @@ use std::path::{Path, PathBuf};
 use anyhow::{Context, Result, ensure};
 
 use super::contents::{
-    CONFIGURE, EARLY_FILES, GuestFile, LATE_FILES, LEFT_OUT, PACKAGES, SECOND_KERNEL_SUITE, SUITES,
+    CONFIGURE, EARLY_FILES, Further, GuestFile, LATE_FILES, LEFT_OUT, PACKAGES, SECOND_KERNEL_SUITE, SUITES,
 };
 use crate::apt::{self, PrivateApt, Suite};
 use crate::command::{find_program, privileged, run_logged, write_file};
@@ -27,12 +27,13 @@ pub(super) fn suites() -> Result<Vec<Suite>> {
 }
 
 /// Builds the tree at `work/root`. Everything else that is put into `work` is only needed for that.
-pub(super) fn build(work: &Path, log: &Path) -> Result<PathBuf> {
+pub(super) fn build(work: &Path, further: &Further, log: &Path) -> Result<PathBuf> {
     let parts = work.join("parts");
     fs::create_dir(&parts)?;
     let kernels = second_kernel(&parts, log)?;
     stage(&parts.join("early"), &EARLY_FILES)?;
     stage(&parts.join("late"), &LATE_FILES)?;
+    stage(&parts.join("late"), further.files)?;
     write_file(&parts.join("configure"), CONFIGURE)?;
     let sources: String = suites()?.iter().map(|suite| suite.line() + "\n").collect();
     write_file(&parts.join("sources.list"), sources)?;
@@ -44,7 +45,10 @@ pub(super) fn build(work: &Path, log: &Path) -> Result<PathBuf> {
     let mut command = privileged("env");
     command.args(["LC_ALL=C", "TMPDIR=/var/tmp"]).arg(mmdebstrap);
     command.args(["--variant=minbase", "--skip=cleanup/reproducible"]);
-    command.arg(format!("--include={}", PACKAGES.join(",")));
+    command.arg(format!(
+        "--include={}",
+        [&PACKAGES[..], further.packages].concat().join(",")
+    ));
     command.args(LEFT_OUT.map(|pattern| format!("--dpkgopt=path-exclude={pattern}")));
     command.arg("--dpkgopt=force-unsafe-io");
     command.args(

@@ -2,7 +2,6 @@
 
 use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
-use std::process::Command;
 use std::time::Duration;
 
 use nephoscope_e2e::faults::ours;
@@ -11,24 +10,6 @@ use serde_json::Value;
 
 fn program() -> PathBuf {
     nephoscope_e2e::program().unwrap()
-}
-
-/// A disk of the guest's own, which it may write to. It has a journal, as guests' disks have; the image has none.
-fn disk(image: &Image, folder: &Path) -> PathBuf {
-    let disk = folder.join("root.raw");
-    let copied = Command::new("cp")
-        .arg("--sparse=always")
-        .args([image.disk(), disk.clone()])
-        .status()
-        .unwrap();
-    assert!(copied.success());
-    let journal = Command::new("/usr/sbin/tune2fs")
-        .args(["-O", "has_journal"])
-        .arg(&disk)
-        .output()
-        .unwrap();
-    assert!(journal.status.success(), "{journal:?}");
-    disk
 }
 
 fn options(image: &Image, folder: &Path, report: &Path) -> Options {
@@ -42,7 +23,7 @@ fn options(image: &Image, folder: &Path, report: &Path) -> Options {
     Options {
         kernel: Kernel::K6_1,
         plants: false,
-        disk: Some(disk(image, folder)),
+        disk: Some(image.writable_disk(folder).unwrap()),
         watched: Some(watched),
         ..Options::default()
     }

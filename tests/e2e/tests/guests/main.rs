@@ -12,6 +12,7 @@ mod confined;
 mod faults;
 mod files;
 mod firmware;
+mod layouts;
 mod nested;
 mod nested_inner;
 mod nested_refusals;

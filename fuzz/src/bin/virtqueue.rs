@@ -1,0 +1,4 @@
+//! See `virtqueue`.
+#![no_main]
+
+nephoscope_fuzz::target!(nephoscope_fuzz::virtqueue::run, 64);

@@ -1,0 +1,289 @@
+//! File systems that a guest's kernel writes to, followed by what gets to the disk alone.
+//!
+//! QEMU writes down all writes in their order (`blklogwrites`); they are done again here, one after the other, and each time that the guest
+//! said what it has, that has to be known.
+
+use std::collections::BTreeMap;
+use std::fs::File;
+use std::io;
+use std::os::unix::fs::FileExt;
+use std::path::Path;
+use std::process::Command;
+
+use nephoscope_disk::layout::{Blocks, FileSystem};
+use nephoscope_e2e::{Guest, Image, Options};
+use serde_json::Value;
+
+/// Of the disk; the file system has less, and behind it are marks.
+const DISK: u64 = 512 << 20;
+const FILE_SYSTEM: u64 = 500 << 20;
+const MARKS: u64 = 511 << 20;
+const SECTOR: u64 = 512;
+const BLOCK: u64 = 4096;
+/// Extents that were not written yet, and those that many files have (`linux/fiemap.h`).
+const UNWRITTEN: u64 = 0x800;
+const SHARED: u64 = 0x2000;
+
+/// What the guest does; after each of them it says what there is.
+const ROUNDS: [(&str, &str); 6] = [
+    (
+        "files and folders",
+        "mkdir -p a/b c; for i in $(seq 50); do echo \"<?php echo $i;\" >a/b/f$i.php; done; head -c 3000000 /dev/urandom >c/large",
+    ),
+    (
+        "other names, other contents, no contents",
+        "mv a/b c/b; mv c/b/f1.php c/b/f2.php; for i in $(seq 10 20); do echo more >>c/b/f$i.php; done; rm c/b/f3?.php; \
+         for i in $(seq 300); do echo $i >a/g$i.py; done; ln c/b/f5.php a/five.php; rm c/b/f5.php",
+    ),
+    (
+        "thousands of files",
+        "mkdir many; for i in $(seq 3000); do echo $i >many/a-name-that-is-longer-$i.php; done",
+    ),
+    (
+        "files in pieces",
+        "python3 -c \"
+import os
+for name in ['one', 'two']:
+    with open(name + '.py', 'wb') as file:
+        for piece in range(600):
+            file.seek(piece * 12288)
+            file.write(bytes([piece % 251]) * 4096)
+            if piece % 50 == 0:
+                file.flush()
+                os.fsync(file.fileno())
+\"",
+    ),
+    (
+        "nothing left of thousands, and others in their place",
+        "rm -r many; sync; head -c 30000000 /dev/urandom >c/large; mkdir many; for i in $(seq 200); do echo new $i >many/n$i.sh; done; \
+         truncate -s 100000 one.py; fallocate -l 1M c/reserved",
+    ),
+    (
+        "copies that share their blocks, where there are such",
+        "cp --reflink=auto two.py three.py; mv c d; mkdir c; mv d/b c/; echo last >c/b/last.php",
+    ),
+];
+
+struct Disk(File, u64);
+
+impl Blocks for Disk {
+    fn read(&self, at: u64, into: &mut [u8]) -> io::Result<()> {
+        self.0.read_exact_at(into, at)
+    }
+
+    fn len(&self) -> u64 {
+        self.1
+    }
+}
+
+/// What was written: where in bytes, and what.
+fn writes(log: &File, mut each: impl FnMut(u64, &[u8])) {
+    let number = |at: u64| {
+        let mut bytes = [0; 8];
+        log.read_exact_at(&mut bytes, at).unwrap();
+        u64::from_le_bytes(bytes)
+    };
+    // What is discarded has no bytes there (`block/blklogwrites.c`).
+    const DISCARD: u64 = 4;
+    // Behind a sector that says how many there were when that was written last.
+    let (mut at, end) = (SECTOR, log.metadata().unwrap().len());
+    while at < end {
+        let (sector, sectors, flags) = (number(at), number(at + 8), number(at + 16));
+        at += SECTOR;
+        let mut bytes = vec![0; usize::try_from(sectors * SECTOR).unwrap()];
+        if flags & DISCARD == 0 {
+            log.read_exact_at(&mut bytes, at).unwrap();
+            at += sectors * SECTOR;
+        }
+        each(sector * SECTOR, &bytes);
+    }
+}
+
+type Owned = BTreeMap<u64, (u64, u64)>;
+
+/// What is known is what the guest said: every name, and every block of every file.
+fn compare(what: &str, said: &str, files: &FileSystem, disk: &Disk) {
+    let (mut expected, mut names) = (Owned::new(), 0);
+    for line in said.lines() {
+        let value: Value = serde_json::from_str(line).unwrap();
+        let (inode, path) = (value[0].as_u64().unwrap(), value[1].as_str().unwrap());
+        let path = if path == "/." { "/" } else { path };
+        let found = files
+            .path(inode, disk)
+            .unwrap()
+            .map(|path| String::from_utf8(path).unwrap());
+        assert_eq!(found.as_deref(), Some(path), "{what}: inode {inode}");
+        names += 1;
+        if value[2] == true {
+            let about = files.file(inode).unwrap();
+            assert_eq!(about.bytes, value[3].as_u64().unwrap(), "{what}: {path}");
+        }
+        for extent in value[4].as_array().unwrap() {
+            let [logical, physical, len, flags] = [0, 1, 2, 3].map(|at| extent[at].as_u64().unwrap());
+            if flags & SHARED != 0 {
+                continue;
+            }
+            assert_eq!(flags & !(1 | UNWRITTEN), 0, "{what}: {path}: {extent}");
+            for block in 0..len / BLOCK {
+                expected.insert(physical / BLOCK + block, (inode, logical / BLOCK + block));
+            }
+        }
+    }
+    let mut found = Owned::new();
+    for block in 0..FILE_SYSTEM / BLOCK {
+        if let Some((inode, file_block)) = files.owner(block)
+            && files.file(inode).is_some()
+            && !files.is_own(inode)
+        {
+            found.insert(block, (inode, u64::from(file_block)));
+        }
+    }
+    let wrong: Vec<_> = expected
+        .iter()
+        .filter(|(block, owner)| found.get(block) != Some(owner))
+        .map(|(block, owner)| (*block, *owner, found.get(block).copied()))
+        .collect();
+    assert!(
+        wrong.is_empty(),
+        "{what}: {} blocks, the first: {:?}",
+        wrong.len(),
+        &wrong[..wrong.len().min(5)]
+    );
+    let more: Vec<_> = found
+        .iter()
+        .filter(|(block, _)| !expected.contains_key(block))
+        .collect();
+    assert!(
+        more.is_empty(),
+        "{what}: {} blocks more: {:?}",
+        more.len(),
+        &more[..more.len().min(5)]
+    );
+    println!("{what}: {names} names, {} blocks", expected.len());
+}
+
+fn followed(kind: &str, program: &str, options: &[&str], size: &[&str]) {
+    let image = Image::ensure().unwrap();
+    let folder = tempfile::tempdir().unwrap();
+    let at = |name: &str| folder.path().join(name);
+    let (disk, log) = (at("disk"), at("log"));
+    File::create(&disk).unwrap().set_len(DISK).unwrap();
+    File::create(&log).unwrap();
+    let made = Command::new(program)
+        .args(options)
+        .arg(&disk)
+        .args(size)
+        .output()
+        .unwrap();
+    assert!(made.status.success(), "{}", String::from_utf8_lossy(&made.stderr));
+    let copy = at("copy");
+    assert!(
+        Command::new("cp")
+            .arg("--sparse=always")
+            .args([&disk, &copy])
+            .status()
+            .unwrap()
+            .success()
+    );
+
+    let said = work(&image, kind, &disk, &log);
+    let disk = Disk(File::options().read(true).write(true).open(&copy).unwrap(), DISK);
+    let mut files = FileSystem::read(&disk).unwrap();
+    let mut compared = 0;
+    writes(&File::open(&log).unwrap(), |at, bytes| {
+        disk.0.write_all_at(bytes, at).unwrap();
+        if at >= MARKS {
+            let round = usize::try_from((at - MARKS) / SECTOR).unwrap();
+            compare(
+                &format!("{kind}, {}", ROUNDS[round].0),
+                &said[round],
+                &files,
+                &disk,
+            );
+            compared += 1;
+            return;
+        }
+        // Whole blocks, as file systems write them, but for the superblock.
+        let first = at / BLOCK;
+        let whole = (at + bytes.len() as u64).div_ceil(BLOCK) - first;
+        let mut blocks = vec![0; usize::try_from(whole * BLOCK).unwrap()];
+        disk.read(first * BLOCK, &mut blocks).unwrap();
+        files.written(first, &blocks, &disk);
+    });
+    assert_eq!(compared, ROUNDS.len());
+    assert_eq!(files.unseen().transactions, 0);
+    assert_eq!(files.unseen().inodes, 0);
+}
+
+/// Has the guest work on the disk. What it said after each round.
+fn work(image: &Image, kind: &str, disk: &Path, log: &Path) -> Vec<String> {
+    let node = |text: String| ["-blockdev".to_owned(), text];
+    let extra = [
+        node(format!(
+            "driver=file,node-name=disk-file,filename={}",
+            disk.display()
+        )),
+        node("driver=raw,node-name=disk,file=disk-file".into()),
+        node(format!("driver=file,node-name=log,filename={}", log.display())),
+        node("driver=blklogwrites,node-name=logged,file=disk,log=log,log-sector-size=512".into()),
+        [
+            "-device".to_owned(),
+            "virtio-blk-pci,drive=logged,serial=layouts".to_owned(),
+        ],
+    ];
+    let options = Options {
+        plants: false,
+        extra: extra.concat(),
+        ..Options::default()
+    };
+    let mut guest = Guest::boot_ready(image, options).unwrap();
+    let extents = include_bytes!("../../guest-files/extents.py");
+    guest.put("/run/extents.py", extents).unwrap();
+    guest
+        .run_ok(&format!(
+            "udevadm settle; ln -s $(readlink -f /dev/disk/by-id/virtio-layouts) /run/disk; mount -t {kind} /run/disk /mnt"
+        ))
+        .unwrap();
+    let said = ROUNDS.iter().enumerate().map(|(round, (_, script))| {
+        let at = MARKS / SECTOR + round as u64;
+        let script = format!(
+            "set -e; cd /mnt; {script}; sync; python3 /run/extents.py /mnt; \
+             dd if=/dev/zero of=/run/disk bs=512 count=1 seek={at} oflag=direct conv=notrunc status=none"
+        );
+        guest.run_ok(&script).unwrap()
+    });
+    let said = said.collect();
+    guest.run_ok("umount /mnt").unwrap();
+    assert_eq!(guest.power_off().unwrap(), 0);
+    said
+}
+
+#[test]
+fn xfs_is_known_as_its_log_says_it() {
+    followed(
+        "xfs",
+        "/usr/sbin/mkfs.xfs",
+        &["-q", "-f", "-d", &format!("size={FILE_SYSTEM}")],
+        &[],
+    );
+}
+
+#[test]
+fn ext4_is_known_as_its_journal_says_it() {
+    let options = [
+        "-q",
+        "-F",
+        "-t",
+        "ext4",
+        "-b",
+        "4096",
+        "-E",
+        "lazy_itable_init=0,lazy_journal_init=0",
+    ];
+    followed(
+        "ext4",
+        "/usr/sbin/mke2fs",
+        &options,
+        &[&(FILE_SYSTEM / BLOCK).to_string()],
+    );
+}
