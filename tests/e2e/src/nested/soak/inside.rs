@@ -152,8 +152,9 @@ impl Soak {
                 self.running.len()
             ));
             self.wave(wave, say)?;
-            self.running.retain(Running::runs);
-            self.module.unload(self.running.len())?;
+            // One that has ended by itself stays here too: it is told with those of the next wave.
+            let running = self.running.iter().filter(|vm| vm.runs()).count();
+            self.module.unload(running)?;
             // Who runs on does so for a moment without it.
             std::thread::sleep(Duration::from_millis(self.random.below(3000)));
         }
