@@ -2,6 +2,7 @@
 //! command and the date.
 
 mod cpu;
+mod disk;
 mod identify;
 mod ingest;
 mod jobs;
@@ -32,6 +33,7 @@ pub(crate) enum Bench {
     Memory(memory::MemoryArgs),
     Scan(scan::ScanArgs),
     Kvm(kvm::KvmArgs),
+    Disk(disk::DiskArgs),
     Plot(plot::PlotArgs),
 }
 
@@ -45,6 +47,7 @@ pub(crate) fn run(bench: &Bench) -> Result<()> {
         Bench::Latency(arguments) => latency::run(arguments),
         Bench::Memory(arguments) => memory::run(arguments),
         Bench::Scan(arguments) => scan::run(arguments),
+        Bench::Disk(arguments) => disk::run(arguments),
         Bench::Kvm(arguments) => kvm::run(arguments),
         Bench::Plot(arguments) => plot::run(arguments),
     }

@@ -146,6 +146,7 @@ pub(super) const SCRIPTS: Further = Further {
     packages: &[
         "ant",
         "dokuwiki",
+        "fio",
         "openjdk-17-jre-headless",
         "python3-jinja2",
         "python3-yaml",

@@ -7,7 +7,7 @@ use std::collections::BTreeMap;
 use std::fs::File;
 use std::io;
 use std::os::unix::fs::FileExt;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::process::Command;
 
 use nephoscope_disk::layout::{Blocks, FileSystem};
@@ -162,128 +162,149 @@ fn compare(what: &str, said: &str, files: &FileSystem, disk: &Disk) {
     println!("{what}: {names} names, {} blocks", expected.len());
 }
 
-fn followed(kind: &str, program: &str, options: &[&str], size: &[&str]) {
-    let image = Image::ensure().unwrap();
-    let folder = tempfile::tempdir().unwrap();
-    let at = |name: &str| folder.path().join(name);
-    let (disk, log) = (at("disk"), at("log"));
-    File::create(&disk).unwrap().set_len(DISK).unwrap();
-    File::create(&log).unwrap();
-    let made = Command::new(program)
-        .args(options)
-        .arg(&disk)
-        .args(size)
-        .output()
-        .unwrap();
-    assert!(made.status.success(), "{}", String::from_utf8_lossy(&made.stderr));
-    let copy = at("copy");
-    assert!(
-        Command::new("cp")
+/// A disk with a file system, and what QEMU writes down of it.
+struct Logged {
+    kind: &'static str,
+    disk: PathBuf,
+    /// As it was made.
+    copy: PathBuf,
+    log: PathBuf,
+}
+
+impl Logged {
+    fn make(kind: &'static str, folder: &Path, program: &str, options: &[&str], size: &[&str]) -> Self {
+        let at = |name: &str| folder.join(format!("{kind}-{name}"));
+        let (disk, log, copy) = (at("disk"), at("log"), at("copy"));
+        File::create(&disk).unwrap().set_len(DISK).unwrap();
+        File::create(&log).unwrap();
+        let made = Command::new(program)
+            .args(options)
+            .arg(&disk)
+            .args(size)
+            .output()
+            .unwrap();
+        assert!(made.status.success(), "{}", String::from_utf8_lossy(&made.stderr));
+        let copied = Command::new("cp")
             .arg("--sparse=always")
             .args([&disk, &copy])
             .status()
-            .unwrap()
-            .success()
-    );
-
-    let said = work(&image, kind, &disk, &log);
-    let disk = Disk(File::options().read(true).write(true).open(&copy).unwrap(), DISK);
-    let mut files = FileSystem::read(&disk).unwrap();
-    let mut compared = 0;
-    writes(&File::open(&log).unwrap(), |at, bytes| {
-        disk.0.write_all_at(bytes, at).unwrap();
-        if at >= MARKS {
-            let round = usize::try_from((at - MARKS) / SECTOR).unwrap();
-            compare(
-                &format!("{kind}, {}", ROUNDS[round].0),
-                &said[round],
-                &files,
-                &disk,
-            );
-            compared += 1;
-            return;
+            .unwrap();
+        assert!(copied.success());
+        Self {
+            kind,
+            disk,
+            copy,
+            log,
         }
-        // Whole blocks, as file systems write them, but for the superblock.
-        let first = at / BLOCK;
-        let whole = (at + bytes.len() as u64).div_ceil(BLOCK) - first;
-        let mut blocks = vec![0; usize::try_from(whole * BLOCK).unwrap()];
-        disk.read(first * BLOCK, &mut blocks).unwrap();
-        files.written(first, &blocks, &disk);
-    });
-    assert_eq!(compared, ROUNDS.len());
-    assert_eq!(files.unseen().transactions, 0);
-    assert_eq!(files.unseen().inodes, 0);
-}
+    }
 
-/// Has the guest work on the disk. What it said after each round.
-fn work(image: &Image, kind: &str, disk: &Path, log: &Path) -> Vec<String> {
-    let node = |text: String| ["-blockdev".to_owned(), text];
-    let extra = [
-        node(format!(
-            "driver=file,node-name=disk-file,filename={}",
-            disk.display()
-        )),
-        node("driver=raw,node-name=disk,file=disk-file".into()),
-        node(format!("driver=file,node-name=log,filename={}", log.display())),
-        node("driver=blklogwrites,node-name=logged,file=disk,log=log,log-sector-size=512".into()),
+    fn options(&self) -> Vec<String> {
+        let (kind, disk, log) = (self.kind, self.disk.display(), self.log.display());
+        let node = |text: String| ["-blockdev".to_owned(), text];
         [
-            "-device".to_owned(),
-            "virtio-blk-pci,drive=logged,serial=layouts".to_owned(),
-        ],
-    ];
-    let options = Options {
-        plants: false,
-        extra: extra.concat(),
-        ..Options::default()
-    };
-    let mut guest = Guest::boot_ready(image, options).unwrap();
-    let extents = include_bytes!("../../guest-files/extents.py");
-    guest.put("/run/extents.py", extents).unwrap();
-    guest
-        .run_ok(&format!(
-            "udevadm settle; ln -s $(readlink -f /dev/disk/by-id/virtio-layouts) /run/disk; mount -t {kind} /run/disk /mnt"
-        ))
-        .unwrap();
-    let said = ROUNDS.iter().enumerate().map(|(round, (_, script))| {
-        let at = MARKS / SECTOR + round as u64;
-        let script = format!(
-            "set -e; cd /mnt; {script}; sync; python3 /run/extents.py /mnt; \
-             dd if=/dev/zero of=/run/disk bs=512 count=1 seek={at} oflag=direct conv=notrunc status=none"
-        );
-        guest.run_ok(&script).unwrap()
-    });
-    let said = said.collect();
-    guest.run_ok("umount /mnt").unwrap();
-    assert_eq!(guest.power_off().unwrap(), 0);
-    said
+            node(format!("driver=file,node-name={kind}-file,filename={disk}")),
+            node(format!("driver=raw,node-name={kind}-disk,file={kind}-file")),
+            node(format!("driver=file,node-name={kind}-log,filename={log}")),
+            node(format!(
+                "driver=blklogwrites,node-name={kind},file={kind}-disk,log={kind}-log,log-sector-size=512"
+            )),
+            [
+                "-device".to_owned(),
+                format!("virtio-blk-pci,drive={kind},serial={kind}"),
+            ],
+        ]
+        .concat()
+    }
+
+    /// Has the guest work on it. What it said after each round.
+    fn work(&self, guest: &mut Guest) -> Vec<String> {
+        let kind = self.kind;
+        guest
+            .run_ok(&format!(
+                "udevadm settle; mkdir /run/{kind}; mount -t {kind} /dev/disk/by-id/virtio-{kind} /run/{kind}"
+            ))
+            .unwrap();
+        let said = ROUNDS.iter().enumerate().map(|(round, (_, script))| {
+            let at = MARKS / SECTOR + round as u64;
+            let script = format!(
+                "set -e; cd /run/{kind}; {script}; sync; python3 /run/extents.py /run/{kind}; \
+                 dd if=/dev/zero of=/dev/disk/by-id/virtio-{kind} bs=512 count=1 seek={at} oflag=direct conv=notrunc status=none"
+            );
+            guest.run_ok(&script).unwrap()
+        });
+        let said = said.collect();
+        guest.run_ok(&format!("umount /run/{kind}")).unwrap();
+        said
+    }
+
+    /// Does what was written again, and compares at each mark.
+    fn follow(&self, said: &[String]) {
+        let file = File::options().read(true).write(true).open(&self.copy).unwrap();
+        let disk = Disk(file, DISK);
+        let mut files = FileSystem::read(&disk).unwrap();
+        let mut compared = 0;
+        writes(&File::open(&self.log).unwrap(), |at, bytes| {
+            disk.0.write_all_at(bytes, at).unwrap();
+            if at >= MARKS {
+                let round = usize::try_from((at - MARKS) / SECTOR).unwrap();
+                let what = format!("{}, {}", self.kind, ROUNDS[round].0);
+                compare(&what, &said[round], &files, &disk);
+                compared += 1;
+                return;
+            }
+            // Whole blocks, as file systems write them, but for the superblock.
+            let first = at / BLOCK;
+            let whole = (at + bytes.len() as u64).div_ceil(BLOCK) - first;
+            let mut blocks = vec![0; usize::try_from(whole * BLOCK).unwrap()];
+            disk.read(first * BLOCK, &mut blocks).unwrap();
+            files.written(first, &blocks, &disk);
+        });
+        assert_eq!(compared, ROUNDS.len(), "{}", self.kind);
+        let unseen = files.unseen();
+        assert_eq!((unseen.transactions, unseen.inodes), (0, 0), "{}", self.kind);
+    }
 }
 
 #[test]
-fn xfs_is_known_as_its_log_says_it() {
-    followed(
+fn file_systems_are_known_as_their_journals_say() {
+    let image = Image::ensure().unwrap();
+    let folder = tempfile::tempdir().unwrap();
+    let size = format!("size={FILE_SYSTEM}");
+    let xfs = Logged::make(
         "xfs",
+        folder.path(),
         "/usr/sbin/mkfs.xfs",
-        &["-q", "-f", "-d", &format!("size={FILE_SYSTEM}")],
+        &["-q", "-f", "-d", &size],
         &[],
     );
-}
-
-#[test]
-fn ext4_is_known_as_its_journal_says_it() {
-    let options = [
-        "-q",
-        "-F",
-        "-t",
+    let ext4 = Logged::make(
         "ext4",
-        "-b",
-        "4096",
-        "-E",
-        "lazy_itable_init=0,lazy_journal_init=0",
-    ];
-    followed(
-        "ext4",
+        folder.path(),
         "/usr/sbin/mke2fs",
-        &options,
+        &[
+            "-q",
+            "-F",
+            "-t",
+            "ext4",
+            "-b",
+            "4096",
+            "-E",
+            "lazy_itable_init=0,lazy_journal_init=0",
+        ],
         &[&(FILE_SYSTEM / BLOCK).to_string()],
     );
+    let disks = [xfs, ext4];
+    let options = Options {
+        plants: false,
+        extra: disks.iter().flat_map(Logged::options).collect(),
+        ..Options::default()
+    };
+    let mut guest = Guest::boot_ready(&image, options).unwrap();
+    let extents = include_bytes!("../../guest-files/extents.py");
+    guest.put("/run/extents.py", extents).unwrap();
+    let said = disks.each_ref().map(|disk| disk.work(&mut guest));
+    assert_eq!(guest.power_off().unwrap(), 0);
+    for (disk, said) in disks.iter().zip(&said) {
+        disk.follow(said);
+    }
 }
