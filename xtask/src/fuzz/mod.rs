@@ -14,9 +14,12 @@ mod table;
 mod tally;
 mod targets;
 
+use std::num::NonZero;
 use std::path::PathBuf;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::thread::available_parallelism;
 
-use anyhow::{Result, ensure};
+use anyhow::{Result, anyhow, ensure};
 use clap::Args;
 use nephoscope_e2e::Step;
 
@@ -116,15 +119,36 @@ pub(crate) fn run(arguments: &FuzzArgs) -> Result<()> {
 /// Every target over its committed inputs, and a fixed number of executions beyond.
 pub(crate) fn check() -> Result<()> {
     let engine = engine::build(Steering::Comparisons, Profile::Quick)?;
-    let mut outcomes = Vec::new();
-    for target in TARGETS {
-        let effort = Effort {
-            seconds: 2,
-            executions: Some(5_000),
-            fixed: true,
-        };
-        outcomes.push(campaign::run(&engine, target, effort)?);
-    }
+    let effort = Effort {
+        seconds: 2,
+        executions: Some(5_000),
+        fixed: true,
+    };
+    // Each takes one CPU, and half of its time to begin.
+    let (next, cpus) = (
+        AtomicUsize::new(0),
+        available_parallelism().map_or(1, NonZero::get),
+    );
+    let work = || -> Result<Vec<(usize, Outcome)>> {
+        let mut outcomes = Vec::new();
+        loop {
+            let number = next.fetch_add(1, Ordering::Relaxed);
+            let Some(target) = TARGETS.get(number) else {
+                return Ok(outcomes);
+            };
+            outcomes.push((number, campaign::run(&engine, *target, effort)?));
+        }
+    };
+    let mut outcomes = std::thread::scope(|scope| {
+        let workers: Vec<_> = (0..cpus).map(|_| scope.spawn(work)).collect();
+        let ended = workers.into_iter().map(|worker| worker.join());
+        let outcomes: Result<Vec<_>> = ended
+            .map(|outcomes| outcomes.map_err(|_| anyhow!("a campaign ended in a panic"))?)
+            .collect();
+        outcomes.map(|outcomes| outcomes.concat())
+    })?;
+    outcomes.sort_by_key(|(number, _)| *number);
+    let outcomes: Vec<Outcome> = outcomes.into_iter().map(|(_, outcome)| outcome).collect();
     let step = Step::begin("Fuzzing");
     table::print(&outcomes);
     fail_on_findings(&outcomes)?;

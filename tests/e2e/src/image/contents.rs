@@ -132,12 +132,15 @@ pub(super) const LATE_FILES: [GuestFile; 16] = [
 #[derive(Debug)]
 pub(super) struct Further {
     pub(super) packages: &'static [&'static str],
+    /// There before packages are configured.
+    pub(super) early: &'static [GuestFile],
     pub(super) files: &'static [GuestFile],
 }
 
 /// The plain guest.
 pub(super) const NOTHING: Further = Further {
     packages: &[],
+    early: &[],
     files: &[],
 };
 
@@ -152,6 +155,8 @@ pub(super) const SCRIPTS: Further = Further {
         "python3-yaml",
         "strace",
     ],
+    // Java's alternatives have manuals, which are left out; their folder has to be there.
+    early: &[("usr/share/man/man1/.keep", 0o644, b"")],
     files: &[
         (
             "etc/nginx/sites-enabled/wiki",

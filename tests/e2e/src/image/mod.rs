@@ -147,7 +147,7 @@ fn key(further: &Further) -> Result<String> {
             .map(|text| text.as_bytes().to_vec()),
     );
     let files = EARLY_FILES.iter().chain(LATE_FILES.iter());
-    for (path, mode, content) in files.chain(further.files) {
+    for (path, mode, content) in files.chain(further.early).chain(further.files) {
         parts.push([path.as_bytes(), &mode.to_le_bytes(), content].concat());
     }
     for suite in root::suites()? {

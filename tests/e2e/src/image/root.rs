@@ -32,6 +32,7 @@ pub(super) fn build(work: &Path, further: &Further, log: &Path) -> Result<PathBu
     fs::create_dir(&parts)?;
     let kernels = second_kernel(&parts, log)?;
     stage(&parts.join("early"), &EARLY_FILES)?;
+    stage(&parts.join("early"), further.early)?;
     stage(&parts.join("late"), &LATE_FILES)?;
     stage(&parts.join("late"), further.files)?;
     write_file(&parts.join("configure"), CONFIGURE)?;
