@@ -28,15 +28,15 @@ impl Blocks for Disk {
 }
 
 impl Disk {
-    /// Puts bytes there, as far as the disk goes. The blocks that they are in.
-    fn put(&self, at: usize, bytes: &[u8]) -> std::ops::Range<usize> {
+    /// Puts bytes there, as far as the disk goes. How many those were.
+    fn put(&self, at: usize, bytes: &[u8]) -> usize {
         let mut all = self.0.borrow_mut();
         let end = at.saturating_add(bytes.len()).min(all.len());
         let Some(to) = all.get_mut(at..end) else {
-            return 0..0;
+            return 0;
         };
         to.copy_from_slice(&bytes[..to.len()]);
-        at / BLOCK..end.div_ceil(BLOCK)
+        to.len()
     }
 
     fn block(&self, number: usize) -> Vec<u8> {
@@ -80,8 +80,12 @@ fn changed<'a>(disk: &Disk, mut input: &'a [u8]) -> &'a [u8] {
     while let Some((step, rest)) = step(input) {
         input = rest;
         match step {
-            Step::Put(at, bytes) => drop(disk.put(at, bytes)),
-            Step::Copy { from, to } => drop(disk.put(to * BLOCK, &disk.block(from))),
+            Step::Put(at, bytes) => {
+                disk.put(at, bytes);
+            }
+            Step::Copy { from, to } => {
+                disk.put(to * BLOCK, &disk.block(from));
+            }
             Step::Begin => break,
         }
     }
@@ -161,21 +165,16 @@ fn current(disk: Vec<u8>, input: &[u8]) {
     let Ok(mut files) = FileSystem::read(&disk) else {
         return;
     };
-    let each = files.block_bytes() as usize;
     while let Some((step, rest)) = step(input) {
         input = rest;
-        let blocks = match step {
-            Step::Put(at, bytes) => disk.put(at, bytes),
-            Step::Copy { from, to } => disk.put(to * BLOCK, &disk.block(from)),
+        let (at, bytes) = match step {
+            Step::Put(at, bytes) => (at, bytes.to_vec()),
+            Step::Copy { from, to } => (to * BLOCK, disk.block(from)),
             Step::Begin => continue,
         };
-        // Whole blocks of the file system, which may be greater than ours.
-        let (from, to) = (blocks.start * BLOCK / each, (blocks.end * BLOCK).div_ceil(each));
-        let bytes = disk.0.borrow().get(from * each..to * each).map(<[u8]>::to_vec);
-        if let Some(bytes) = bytes {
-            for inode in files.written(from as u64, &bytes, &disk) {
-                let _ = files.path(inode, &disk);
-            }
+        let written = disk.put(at, &bytes);
+        for inode in files.written(at as u64, &bytes[..written], &disk) {
+            let _ = files.path(inode, &disk);
         }
     }
     check(&files, &disk);

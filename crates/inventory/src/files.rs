@@ -160,6 +160,8 @@ pub struct Files {
     /// By address space: pieces of which it is to be looked how they were read.
     unsettled: BTreeMap<SpaceId, Vec<Unsettled>>,
     unsettled_count: usize,
+    /// Address spaces that read something, each with its program, if it is only counted by now.
+    spaces: HashMap<SpaceId, Option<Arc<str>>>,
     /// What is not told, and why.
     pub(crate) left_out: LeftOut,
     /// What its server says is not seen of a disk, by disk and reason: the most that any of its servers said.
@@ -281,6 +283,7 @@ impl Files {
                 return Some(piece);
             }
             None => {
+                self.spaces.entry(space).or_default();
                 file.readers.push(Reader {
                     space,
                     first_ns: at_ns,
@@ -354,6 +357,19 @@ impl Files {
     /// Those that were read.
     pub fn read_ones(&self) -> impl Iterator<Item = &FollowedFile> {
         self.files.iter().filter(|file| !file.pieces.is_empty())
+    }
+
+    /// An address space is only counted from now on, and its program was this.
+    pub(crate) fn gone(&mut self, space: SpaceId, program: Option<&str>) {
+        if let (Some(known), Some(program)) = (self.spaces.get_mut(&space), program) {
+            *known = Some(program.into());
+        }
+    }
+
+    /// The program of an address space that read something and is only counted by now.
+    #[must_use]
+    pub fn program_of_gone(&self, space: SpaceId) -> Option<&str> {
+        self.spaces.get(&space)?.as_deref()
     }
 
     /// Address spaces that read files.
@@ -550,6 +566,18 @@ mod tests {
         files.seen(1, seen(12));
         files.held(&held(1, 0, 0x5200, 1));
         assert_eq!((files.left_out().of_no_file, files.left_out().in_part), (1, 1));
+    }
+
+    #[test]
+    fn who_read_something_is_known_by_its_program_when_it_is_only_counted() {
+        let mut files = Files::default();
+        files.seen(1, seen(1));
+        files.held(&held(1, 0, 0x1000, 3));
+        files.read(5, 0x1000, 3, Some(9));
+        files.gone(SpaceId(9), Some("/usr/bin/tar"));
+        files.gone(SpaceId(8), Some("/usr/bin/cat"));
+        assert_eq!(files.program_of_gone(SpaceId(9)), Some("/usr/bin/tar"));
+        assert_eq!(files.program_of_gone(SpaceId(8)), None, "it has read nothing");
     }
 
     #[test]

@@ -234,14 +234,10 @@ impl Table {
                 bytes: volume.bytes,
             };
             let each = volume.files.block_bytes() as usize;
-            let mut run: Option<(u64, usize, usize)> = None;
             for (block, from) in blocks(volume.at, volume.bytes, each, begin, end) {
                 let Some(piece) = transfer.bytes.get(from..from + each) else {
                     continue;
                 };
-                run = Some(run.map_or((block, from, from + each), |(first, begin, _)| {
-                    (first, begin, from + each)
-                }));
                 let is_owned = volume.files.owner(block).is_some();
                 // What is zeroed is in no memory.
                 if transfer.frames.is_empty() || !is_owned && !transfer.is_write {
@@ -260,11 +256,11 @@ impl Table {
                     None => say.skipped.pieces += 1,
                 }
             }
-            let written = run.filter(|_| transfer.is_write);
-            if let Some((first, bytes)) =
-                written.and_then(|(first, from, to)| Some((first, transfer.bytes.get(from..to)?)))
+            let within = within(volume.at, volume.bytes, begin, end).filter(|_| transfer.is_write);
+            if let Some((at, bytes)) =
+                within.and_then(|(at, from, to)| Some((at, transfer.bytes.get(from..to)?)))
             {
-                let touched = volume.files.written(first, bytes, &of);
+                let touched = volume.files.written(at, bytes, &of);
                 volume.touched(&touched, &of, &mut say);
             }
         }
@@ -425,9 +421,25 @@ fn blocks(
     })
 }
 
+/// Which bytes between two of the disk are a volume's: where the first is in it, and where they are behind the first of those.
+fn within(at: u64, bytes: u64, begin: u64, end: u64) -> Option<(u64, usize, usize)> {
+    let (from, to) = (begin.max(at), end.min(at.checked_add(bytes)?));
+    let place = |of: u64| usize::try_from(of.checked_sub(begin)?).ok();
+    (from < to).then_some((from - at, place(from)?, place(to)?))
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn what_is_written_of_a_volume_need_not_be_whole_blocks() {
+        let of = |begin, end| within(1 << 20, 1 << 16, begin, end);
+        assert_eq!(of(0, 1 << 20), None);
+        assert_eq!(of((1 << 20) - 512, (1 << 20) + 1024), Some((0, 512, 1536)));
+        assert_eq!(of((1 << 20) + 512, (1 << 20) + 1024), Some((512, 0, 512)));
+        assert_eq!(of((1 << 20) + 0xfe00, 1 << 30), Some((0xfe00, 0, 512)));
+    }
 
     #[test]
     fn only_whole_blocks_of_a_volume_are_in_a_transfer() {

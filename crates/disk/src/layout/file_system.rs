@@ -1,5 +1,6 @@
 //! A file system, whichever it is.
 
+use super::bytes::index;
 use super::{Blocks, LayoutError, ext4, xfs};
 
 /// A file system that is kept current.
@@ -109,14 +110,18 @@ impl FileSystem {
         }
     }
 
-    /// Blocks were written, one after the other from this one on. The inodes are given that are others now, or have another name.
-    pub fn written(&mut self, first: u64, bytes: &[u8], disk: &impl Blocks) -> Vec<u64> {
+    /// Bytes were written from this one on, which `disk` reads already. The inodes are given that are others now, or have another name.
+    pub fn written(&mut self, at: u64, bytes: &[u8], disk: &impl Blocks) -> Vec<u64> {
         match self {
             Self::Ext4(current) => {
-                let touched = current.written(first, bytes, disk);
+                // But for the superblock, it is written in whole blocks.
+                let each = u64::from(current.files().superblock().block_bytes).max(1);
+                let before = index(at.next_multiple_of(each) - at);
+                let whole = bytes.get(before..).unwrap_or_default();
+                let touched = current.written(at.div_ceil(each), whole, disk);
                 touched.into_iter().map(u64::from).collect()
             }
-            Self::Xfs(current) => current.written(first, bytes, disk),
+            Self::Xfs(current) => current.written(at, bytes, disk),
         }
     }
 

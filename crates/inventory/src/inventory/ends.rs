@@ -107,7 +107,10 @@ impl Inventory {
         for page in space.all_pages().filter_map(|page| self.pages.get(page)) {
             counts.count(&page.verdict);
         }
-        self.summaries.add(&space_report(&space, self, names), counts);
+        let report = space_report(&space, self, names);
+        let program = report.program.as_ref().map(|program| program.path.as_str());
+        self.files.gone(space.id, program);
+        self.summaries.add(&report, counts);
         for page in space.all_pages() {
             self.pages.leave(page);
         }

@@ -174,6 +174,11 @@ fn max_ended_bounds_what_is_told_one_by_one_and_all_are_counted() {
     inventory.ended(SpaceId(1), 2, &mut changes);
     changes.clear();
     inventory.summarise(0, &NoNames, &mut changes);
+    assert_eq!(
+        inventory.files.program_of_gone(SpaceId(2)),
+        None,
+        "it has read nothing"
+    );
     // The last one lives.
     assert_eq!(
         inventory.spaces().filter(|s| !s.is_living()).count(),

@@ -108,7 +108,12 @@ pub(crate) fn report(inventory: &Inventory, names: &CatalogNames, spaces: &[Spac
     let mut files: Vec<FileReport> = inventory
         .files
         .read_ones()
-        .map(|file| one(file, names, &programs))
+        .map(|file| {
+            one(file, names, |space| {
+                let program = programs.get(&space).copied();
+                program.or_else(|| inventory.files.program_of_gone(space))
+            })
+        })
         .collect();
     files.sort_by(|a, b| {
         (&a.path, a.disk, a.partition, a.inode).cmp(&(&b.path, b.disk, b.partition, b.inode))
@@ -116,7 +121,11 @@ pub(crate) fn report(inventory: &Inventory, names: &CatalogNames, spaces: &[Spac
     files
 }
 
-fn one(file: &FollowedFile, names: &CatalogNames, programs: &HashMap<SpaceId, &str>) -> FileReport {
+fn one<'a>(
+    file: &FollowedFile,
+    names: &CatalogNames,
+    program: impl Fn(SpaceId) -> Option<&'a str>,
+) -> FileReport {
     let (verdict, objects, known, modified) = match file.verdict.as_deref() {
         Some(FileVerdict::Known(objects)) => ("known", objects.as_slice(), file.pieces.len(), None),
         Some(FileVerdict::Modified(modified)) => (
@@ -129,7 +138,7 @@ fn one(file: &FollowedFile, names: &CatalogNames, programs: &HashMap<SpaceId, &s
     };
     let readers = file.readers.iter().map(|reader| ReaderReport {
         address_space: reader.space,
-        program: programs.get(&reader.space).map(|path| (*path).to_owned()),
+        program: program(reader.space).map(str::to_owned),
         first_ns: reader.first_ns,
         bytes: reader
             .pieces

@@ -40,7 +40,7 @@ pub(super) enum End {
 pub(super) enum Limit {
     /// Until then.
     Until(Instant),
-    /// So much work of its CPUs: beside others, work takes longer. Not later than then, if it does not work.
+    /// So much work of its CPUs since it said something: beside others, work takes longer. Not later than then, if it does not work.
     Work(Duration, Instant),
 }
 
@@ -56,12 +56,13 @@ impl Limit {
         }
     }
 
-    /// How much time is left at least; nothing if it is late.
-    fn left(self, process: u32) -> Duration {
+    /// How much time is left at least; nothing if it is late. `before` is the work until it said something last.
+    fn left(self, process: u32, before: Duration) -> Duration {
         match self {
             Self::Until(deadline) => deadline.saturating_duration_since(Instant::now()),
             Self::Work(most, deadline) => {
-                let left = most.saturating_sub(worked(process).unwrap_or(most));
+                let since = worked(process).map(|worked| worked.saturating_sub(before));
+                let left = most.saturating_sub(since.unwrap_or(most));
                 left.min(deadline.saturating_duration_since(Instant::now()))
             }
         }
@@ -102,14 +103,15 @@ pub(super) fn attend(command: &mut Command, limit: Limit, line: &mut dyn FnMut(&
     });
     let (mut last, mut is_up) = (Vec::new(), false);
     let (mut is_begun, mut nothing, beginning) = (false, 0, limit.at_first(BEGINNING));
+    let mut before = Duration::ZERO;
     loop {
         // Who waits for work looks again after a while.
         let to_begin = if is_up {
             Duration::MAX
         } else {
-            beginning.left(child.id())
+            beginning.left(child.id(), Duration::ZERO)
         };
-        let left = limit.left(child.id()).min(to_begin);
+        let left = limit.left(child.id(), before).min(to_begin);
         let end = match lines.recv_timeout(left) {
             Ok(text) if text.contains(UP) => {
                 is_up = true;
@@ -119,6 +121,7 @@ pub(super) fn attend(command: &mut Command, limit: Limit, line: &mut dyn FnMut(&
             Ok(text) if !is_begun && nothing >= MAX_NOTHING && text.contains(NOTHING_GOES_ON) => End::Stalled,
             Ok(text) => {
                 line(&text);
+                before = worked(child.id()).unwrap_or(before);
                 // What the machine is there for does not speak as the kernel does.
                 let by_kernel = text.trim_start().starts_with('[');
                 is_begun |= is_up && !by_kernel;
@@ -130,8 +133,12 @@ pub(super) fn attend(command: &mut Command, limit: Limit, line: &mut dyn FnMut(&
                 continue;
             }
             Err(RecvTimeoutError::Disconnected) => return Ok(End::Exited(child.wait()?, last)),
-            Err(RecvTimeoutError::Timeout) if !is_up && beginning.left(child.id()).is_zero() => End::Stalled,
-            Err(RecvTimeoutError::Timeout) if !limit.left(child.id()).is_zero() => continue,
+            Err(RecvTimeoutError::Timeout)
+                if !is_up && beginning.left(child.id(), Duration::ZERO).is_zero() =>
+            {
+                End::Stalled
+            }
+            Err(RecvTimeoutError::Timeout) if !limit.left(child.id(), before).is_zero() => continue,
             Err(RecvTimeoutError::Timeout) => End::Late(last),
         };
         child.kill()?;
@@ -175,6 +182,12 @@ mod tests {
         assert!(matches!(idle, End::Exited(..)), "{idle:?}");
         let busy = attended("while :; do :; done");
         assert!(matches!(busy, End::Late(_)), "{busy:?}");
+        let work = "i=0; while [ $i -lt 20000 ]; do i=$((i + 1)); done; echo $i";
+        let speaks = attended(&format!("for n in $(seq 30); do {work}; done"));
+        assert!(
+            matches!(speaks, End::Exited(..)),
+            "more work, and said meanwhile: {speaks:?}"
+        );
     }
 
     #[test]
@@ -184,9 +197,10 @@ mod tests {
         let by_work = Limit::Work(much, Instant::now() + much).at_first(soon);
         let by_clock = Limit::Until(Instant::now() + much).at_first(soon);
         std::thread::sleep(soon);
-        assert!(by_clock.left(idle.id()).is_zero() && !by_work.left(idle.id()).is_zero());
+        let left = |limit: Limit, process: u32| limit.left(process, Duration::ZERO);
+        assert!(left(by_clock, idle.id()).is_zero() && !left(by_work, idle.id()).is_zero());
         std::thread::sleep(soon * BESIDE);
-        assert!(by_work.left(idle.id()).is_zero(), "nothing goes on for ever");
+        assert!(left(by_work, idle.id()).is_zero(), "nothing goes on for ever");
         idle.kill().unwrap();
         idle.wait().unwrap();
     }

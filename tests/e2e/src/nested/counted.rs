@@ -59,8 +59,8 @@ const MEMORY_MIB: u32 = 8192;
 const WAYS: [&str; 3] = ["plain", "unguarded", "guard"];
 
 /// A guest that the emulator has delivered an interrupt to twice waits for ever for a lock that it holds itself (see
-/// `examples/inside.rs`; it happens now and then). Nothing else takes so long, and then another one is booted. It is time of its CPU, which others do not make longer.
-const STANDS_STILL: Duration = Duration::from_secs(450);
+/// `examples/inside.rs`; it happens now and then). Nothing else goes on for so long without a word, and then another one is booted. It is time of its CPU, which others make longer by half at most.
+const STANDS_STILL: Duration = Duration::from_secs(240);
 const TRIES: usize = 8;
 
 /// Jobs in so many guests of each way, so many times in a row in each. `program` is `nephoscope`, with `examples/inside` beside it.

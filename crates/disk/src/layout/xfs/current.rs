@@ -172,18 +172,41 @@ impl Current {
         }
     }
 
-    /// Blocks were written, one after the other from this one on. The inodes are given that are others now, or have another name.
-    pub fn written(&mut self, first: u64, bytes: &[u8], disk: &impl Blocks) -> Vec<u64> {
+    /// Bytes were written from this one on, which `disk` reads already. The inodes are given that are others now, or have another name.
+    ///
+    /// The log is written in pieces of 512 bytes, the headers of groups in sectors: that need not be whole blocks.
+    pub fn written(&mut self, at: u64, bytes: &[u8], disk: &impl Blocks) -> Vec<u64> {
         let of = self.files.superblock().clone();
-        let mut touched = Vec::new();
-        for (block, piece) in (first..).zip(bytes.chunks_exact(of.block_len())) {
-            if self.log.as_ref().is_some_and(|log| log.has(of.at(block))) {
+        let each = u64::from(of.block_bytes);
+        let end = at.saturating_add(bytes.len() as u64);
+        let (mut touched, mut whole) = (Vec::new(), vec![0; of.block_len()]);
+        for block in at / each..end.div_ceil(each) {
+            if self.log.as_ref().is_some_and(|log| log.has(of.at(block))) || block >= of.blocks {
                 continue;
             }
-            let before = self.over.blocks.remove(&block);
-            let was_fresh = self.over.fresh.remove(&block);
-            self.settle_inodes(block, piece, &of);
-            let is_other = was_fresh || before.is_none_or(|before| before != piece);
+            let is_whole = of.at(block) >= at && of.at(block + 1) <= end;
+            let is_other = if is_whole {
+                let from = index(of.at(block) - at);
+                let Some(piece) = bytes.get(from..from + of.block_len()) else {
+                    continue;
+                };
+                let before = self.over.blocks.remove(&block);
+                let was_fresh = self.over.fresh.remove(&block);
+                self.settle_inodes(block, piece, &of);
+                was_fresh || before.is_none_or(|before| before != piece)
+            } else {
+                // The rest of the block may be something else that is not in its place.
+                if let Some(over) = self.over.blocks.get_mut(&block) {
+                    let (from, to) = (at.max(of.at(block)), end.min(of.at(block + 1)));
+                    if let Some(piece) = bytes.get(index(from - at)..index(to - at)) {
+                        put(over, 0, index(from - of.at(block)), piece);
+                    }
+                }
+                if disk.read(of.at(block), &mut whole).is_ok() {
+                    self.settle_inodes(block, &whole, &of);
+                }
+                true
+            };
             // What gets to its place at last was looked at already.
             if is_other && self.files.is_metadata(block) {
                 self.look(block, disk, &mut touched);
@@ -191,8 +214,8 @@ impl Current {
         }
         self.name(disk, &mut touched);
         if let Some(mut log) = self.log.take() {
-            if log.has(of.at(first)) {
-                for transaction in log.written(of.at(first), bytes, &of, disk) {
+            if log.has(at) {
+                for transaction in log.written(at, bytes, &of, disk) {
                     self.commit(&transaction, disk, &mut touched);
                 }
             }

@@ -212,16 +212,17 @@ impl Log {
     /// Whether records are written elsewhere than where the next is waited for, and that is where they are waited for from now on: a kernel
     /// that recovers the log goes on where it thinks right.
     fn is_elsewhere(&mut self, at: u64, bytes: &[u8]) -> bool {
-        let Some(here) = at.checked_sub(self.at).map(|at| at / BASIC) else {
-            return false;
-        };
-        let lsn = u64_be(bytes, 16).unwrap_or(0);
-        let (turn, basic) = (lsn >> 32, lsn & u64::from(u32::MAX));
-        let is_header = u32_be(bytes, 0) == Some(MAGIC) && basic == here;
-        // What is written over with headers that have nothing is no record.
-        if !is_header || u32_be(bytes, 40).unwrap_or(0) == 0 || here >= self.basics {
-            return false;
-        }
+        let first = at.saturating_sub(self.at) / BASIC;
+        let header = (first..self.basics)
+            .zip(bytes.chunks_exact(index(BASIC)))
+            .find_map(|(here, bytes)| {
+                let lsn = u64_be(bytes, 16)?;
+                // What is written over with headers that have nothing is no record.
+                let is_record = u32_be(bytes, 0)? == MAGIC && u32_be(bytes, 40)? != 0;
+                (is_record && lsn & u64::from(u32::MAX) == here).then_some((here, lsn))
+            });
+        let Some((here, lsn)) = header else { return false };
+        let turn = lsn >> 32;
         let expected = u64::from(self.turn) << 32 | self.head;
         self.ahead += u32::from(lsn > expected);
         let goes_there = lsn < expected || self.ahead > AHEAD;
