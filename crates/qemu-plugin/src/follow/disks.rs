@@ -3,6 +3,7 @@
 use std::io::Write;
 use std::os::unix::net::UnixStream;
 use std::path::Path;
+use std::sync::PoisonError;
 use std::sync::atomic::Ordering;
 use std::time::Duration;
 
@@ -34,12 +35,11 @@ fn run(plugin: &'static Plugin, path: &Path) {
     let Some(follow) = &plugin.follow else { return };
     while !plugin.exiting.load(Ordering::Relaxed) {
         if let Ok(mut stream) = UnixStream::connect(path) {
-            let mut qtest = None;
             while let Ok(message) = DiskMessage::receive(&mut stream) {
                 match message {
                     DiskMessage::Regions(regions) => plugin.take_regions(follow, &regions),
                     DiskMessage::Landed { parts, frames } => {
-                        plugin.landed(follow, &parts, &frames, &mut qtest)
+                        plugin.landed(follow, &parts, &frames);
                     }
                 }
                 if stream.write_all(&[0]).is_err() {
@@ -63,7 +63,7 @@ impl Plugin {
         }
     }
 
-    fn landed(&self, follow: &Follow, parts: &[LandedPart], frames: &[u8], qtest: &mut Option<Qtest>) {
+    fn landed(&self, follow: &Follow, parts: &[LandedPart], frames: &[u8]) {
         for part in parts.iter().filter(|part| !part.follow) {
             for (gpa, len) in pages(part) {
                 let Some(hva) = follow.regions.hva(gpa) else {
@@ -72,7 +72,7 @@ impl Plugin {
                 let page = hva & !(PAGE - 1);
                 follow.disarm(page);
                 if self.frames.take_translated(page) {
-                    self.invalidate(follow, page, gpa, len, qtest);
+                    self.invalidate(follow, page, gpa, len);
                 }
             }
         }
@@ -94,7 +94,7 @@ impl Plugin {
     }
 
     /// Has QEMU throw away what it translated of a page.
-    fn invalidate(&self, follow: &Follow, page: u64, gpa: u64, len: u64, qtest: &mut Option<Qtest>) {
+    fn invalidate(&self, follow: &Follow, page: u64, gpa: u64, len: u64) {
         let Some((_, bytes)) = follow.regions.page(page) else {
             return;
         };
@@ -103,6 +103,7 @@ impl Plugin {
             .saturating_add(usize::try_from(len).unwrap_or(0))
             .min(PAGE_SIZE);
         let Some(bytes) = bytes.get(from..to) else { return };
+        let mut qtest = follow.qtest.lock().unwrap_or_else(PoisonError::into_inner);
         if qtest.is_none() {
             *qtest = self
                 .config
@@ -110,13 +111,16 @@ impl Plugin {
                 .as_deref()
                 .and_then(|path| Qtest::connect(path).ok());
         }
-        let done = qtest
-            .as_mut()
-            .is_some_and(|qtest| qtest.write(gpa, bytes).is_ok());
-        if done {
+        let done = qtest.as_mut().map(|qtest| qtest.write(gpa, bytes));
+        if done
+            .as_ref()
+            .is_some_and(|done| done.as_ref().is_err_and(Qtest::is_over))
+        {
+            *qtest = None;
+        }
+        if matches!(done, Some(Ok(()))) {
             self.counters.add(Count::CodeInvalidated, 1);
         } else {
-            *qtest = None;
             eprintln!(
                 "nephoscope plugin: QEMU does not drop what it translated at {gpa:#x}: stale code may run there"
             );

@@ -25,6 +25,7 @@ use crate::plugin::{Plugin, now_ns};
 use crate::uffd::Uffd;
 use armed::Armed;
 pub(crate) use disks::start;
+use qtest::Qtest;
 use regions::Regions;
 
 /// What there is of it.
@@ -41,6 +42,8 @@ pub(crate) struct Follow {
     uffd: OnceLock<Uffd>,
     /// Nobody's accesses are told, and that was said.
     blind: AtomicBool,
+    /// To QEMU's test protocol, when somebody has needed it: one for all disks.
+    qtest: Mutex<Option<Qtest>>,
 }
 
 impl Follow {
@@ -53,6 +56,7 @@ impl Follow {
             open: AtomicUsize::new(0),
             uffd: OnceLock::new(),
             blind: AtomicBool::new(false),
+            qtest: Mutex::default(),
         }
     }
 }

@@ -2,6 +2,7 @@
 
 use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
+use std::process::Command;
 use std::time::Duration;
 
 use nephoscope_e2e::faults::ours;
@@ -10,6 +11,19 @@ use serde_json::Value;
 
 fn program() -> PathBuf {
     nephoscope_e2e::program().unwrap()
+}
+
+/// A second disk, with XFS on it.
+fn xfs(folder: &Path) -> PathBuf {
+    let disk = folder.join("xfs.raw");
+    std::fs::File::create(&disk).unwrap().set_len(400 << 20).unwrap();
+    let made = Command::new("/usr/sbin/mkfs.xfs")
+        .arg("-q")
+        .arg(&disk)
+        .output()
+        .unwrap();
+    assert!(made.status.success(), "{made:?}");
+    disk
 }
 
 fn options(image: &Image, folder: &Path, report: &Path) -> Options {
@@ -25,6 +39,14 @@ fn options(image: &Image, folder: &Path, report: &Path) -> Options {
         plants: false,
         disk: Some(image.writable_disk(folder).unwrap()),
         watched: Some(watched),
+        extra: [
+            "-drive",
+            &format!("if=none,id=xfs,format=raw,file={}", xfs(folder).display()),
+            "-device",
+            "virtio-blk-pci,drive=xfs",
+        ]
+        .map(str::to_owned)
+        .to_vec(),
         ..Options::default()
     }
 }
@@ -143,11 +165,16 @@ fn who_reads_a_file_is_told_and_who_only_could_is_not() {
         .unwrap();
     let (status, body) = guest.http_get("/new.php").unwrap();
     assert!(status == 200 && body == "7", "{status} {body}");
+    // On the other disk it is in the log alone, for half a minute.
+    guest
+        .run_ok("mount /dev/vdb /mnt; mkdir /mnt/jobs; echo 'print(8)' >/mnt/jobs/job.py; sync; sleep 1; echo 3 >/proc/sys/vm/drop_caches")
+        .unwrap();
+    guest.run_ok("python3 /mnt/jobs/job.py").unwrap();
     // One that is started in its place goes on where it was.
     assert_eq!(
         ours::kill(&name, ours::Role::ServeDisk),
-        1,
-        "one disk, one server"
+        2,
+        "two disks, a server each"
     );
     changed_copies(&mut guest);
     std::thread::sleep(Duration::from_secs(1));
@@ -158,6 +185,9 @@ fn who_reads_a_file_is_told_and_who_only_could_is_not() {
     let files = report["files"].as_array().unwrap();
     println!("{} files, {}", files.len(), report["counters"]);
     println!("missing: {}", report["coverage"]["files"]);
+    for file in files.iter().filter(|file| file["disk"] == 1) {
+        println!("on the other disk: {file}");
+    }
     for path in [
         "/var/www/html/index.php",
         "/opt/nephoscope/work.py",
@@ -178,6 +208,8 @@ fn who_reads_a_file_is_told_and_who_only_could_is_not() {
     read_by("/var/www/html/new.php", &["php-fpm8.2", "md5sum"]);
     read_by("/opt/nephoscope/work.py", &["python3.11"]);
     read_by("/root/seen.py", &["md5sum", "cp"]);
+    read_by("/jobs/job.py", &["python3.11"]);
+    assert_eq!(readers(&report, "/jobs/job.py").unwrap().0["disk"], 1);
     let how = |path: &str| -> Vec<&str> {
         let (file, _) = readers(&report, path).unwrap();
         let readers = file["readers"].as_array().unwrap().iter();
@@ -194,7 +226,13 @@ fn who_reads_a_file_is_told_and_who_only_could_is_not() {
     let ours = COPIES
         .iter()
         .flat_map(|(name, ..)| ["/root", "/var/www/html"].map(|folder| format!("{folder}/{name}.php")));
-    let written = ["/root/seen.py", "/root/mapped.py", "/var/www/html/new.php"].map(str::to_owned);
+    let written = [
+        "/root/seen.py",
+        "/root/mapped.py",
+        "/var/www/html/new.php",
+        "/jobs/job.py",
+    ]
+    .map(str::to_owned);
     let expected: BTreeSet<String> = ours.chain(written).collect();
     assert_eq!(
         unknown,
