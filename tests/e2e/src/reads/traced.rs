@@ -71,7 +71,12 @@ impl Programs {
         for _ in 0..5 {
             program = self.interpreters.get(program).map_or(program, String::as_str);
         }
-        self.real.get(program).map_or(program, String::as_str).to_owned()
+        self.real(program).to_owned()
+    }
+
+    /// A path without links.
+    fn real<'a>(&'a self, path: &'a str) -> &'a str {
+        self.real.get(path).map_or(path, String::as_str)
     }
 }
 
@@ -167,7 +172,7 @@ impl Traced {
                 let path = rest.strip_prefix('"').and_then(|rest| rest.split_once('"'));
                 if let Some((path, _)) = path.filter(|_| result.starts_with('0')) {
                     // The kernel reads a script's first line for whoever wants to be it.
-                    self.reads.insert(read(&program, path));
+                    self.reads.insert(read(&program, known.real(path)));
                     program = known.executed(path);
                 }
                 continue;
@@ -199,12 +204,12 @@ fn read(program: &str, path: &str) -> Read {
     }
 }
 
-/// The process that a line made.
+/// The process or thread that a line made.
 fn child(line: &str) -> Option<u32> {
     let (call, _) = line.split_once('(')?;
     let (_, result) = line.rsplit_once(" = ")?;
-    // A thread is no process.
-    if !FORK.contains(&call) || line.contains("CLONE_THREAD") {
+    // A thread has a file of its own too.
+    if !FORK.contains(&call) {
         return None;
     }
     result.trim().parse().ok()
@@ -232,6 +237,9 @@ mod tests {
         pread64(5</usr/share/java/a.jar>, \"\"..., 22, 100) = 22\n\
         mmap(NULL, 4096, PROT_READ, MAP_SHARED, 5</usr/share/java/b.jar>, 0) = 0x7f12\n\
         read(6<pipe:[123]>, \"\"..., 22) = 22\n\
+        clone3({flags=CLONE_VM|CLONE_THREAD, stack=0x7f}, 88) = 11\n\
+        @trace 11\n\
+        read(7</usr/share/java/c.jar>, \"\"..., 22) = 22\n\
         @trace 7\n\
         sendfile(4<socket:[1]>, 9</srv/a.js>, NULL, 100) = 100\n\
         read(8</srv/none.php>, 0x7ffe, 100) = -1 EAGAIN (Resource temporarily unavailable)\n\
@@ -251,6 +259,7 @@ mod tests {
             ("dash", "/usr/lib/jvm/bin/java"),
             ("dash", "/usr/share/ant/lib.sh"),
             ("java", "/usr/share/java/a.jar"),
+            ("java", "/usr/share/java/c.jar"),
             ("nginx", "/srv/a.js"),
         ];
         assert_eq!(reads(&traced.reads), expected);
