@@ -33,6 +33,31 @@ pub trait Blocks {
     }
 }
 
+/// What has an inode.
+#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
+pub enum InodeKind {
+    /// A file with contents.
+    File,
+    /// A directory.
+    Directory,
+    /// A symbolic link.
+    Link,
+    /// A device, a socket, a pipe: without blocks.
+    Other,
+}
+
+impl InodeKind {
+    /// By its mode (`S_IFMT` of `inode(7)`).
+    fn of_mode(mode: u16) -> Self {
+        match mode >> 12 {
+            0x8 => Self::File,
+            0x4 => Self::Directory,
+            0xa => Self::Link,
+            _ => Self::Other,
+        }
+    }
+}
+
 /// A structure that cannot be right.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, thiserror::Error)]
 #[error("{what} at byte {at}")]

@@ -5,11 +5,12 @@
 
 use std::collections::{HashMap, HashSet};
 
+use super::super::InodeKind;
 use super::super::{Blocks, LayoutError, Owner, Owners};
 use super::directory::Names;
 use super::extents::Extents;
 use super::group::Group;
-use super::inode::{Contents, Inode, InodeKind};
+use super::inode::{Contents, Inode};
 use super::superblock::{self, Superblock};
 
 /// The root directory.

@@ -1,5 +1,6 @@
 //! What an inode says: what it is, and how its blocks are found.
 
+use super::super::InodeKind;
 use super::super::bytes::{joined, u16_le, u32_le};
 
 const EXTENTS: u32 = 0x8_0000;
@@ -8,19 +9,6 @@ const ENCRYPTED: u32 = 0x800;
 
 /// Bytes of the map in an inode.
 pub(crate) const MAP: usize = 60;
-
-/// What has this inode.
-#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
-pub enum InodeKind {
-    /// A file with contents.
-    File,
-    /// A directory.
-    Directory,
-    /// A symbolic link.
-    Link,
-    /// A device, a socket, a pipe: without blocks.
-    Other,
-}
 
 /// How its blocks are found.
 #[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
@@ -60,12 +48,7 @@ impl Inode {
         if mode == 0 || (links == 0 && deleted != 0) {
             return None;
         }
-        let kind = match mode >> 12 {
-            0x8 => InodeKind::File,
-            0x4 => InodeKind::Directory,
-            0xa => InodeKind::Link,
-            _ => InodeKind::Other,
-        };
+        let kind = InodeKind::of_mode(mode);
         let flags = u32_le(bytes, 0x20)?;
         let mut map = [0; MAP];
         map.copy_from_slice(bytes.get(0x28..0x28 + MAP)?);

@@ -13,11 +13,12 @@ mod inode;
 mod journal;
 mod superblock;
 
+pub use super::InodeKind;
 pub use current::{Current, Missed};
 pub use directory::{Name, Names};
 pub use extents::{Extent, Extents};
 pub use files::{Files, Node, Skipped};
 pub use group::Group;
-pub use inode::{Contents, Inode, InodeKind};
+pub use inode::{Contents, Inode};
 pub use journal::{JournalBlock, JournalSuperblock, Tag};
 pub use superblock::Superblock;

@@ -1,5 +1,6 @@
 //! What an inode says (`struct xfs_dinode`): what it is, and how its blocks are found.
 
+use super::super::InodeKind;
 use super::super::bytes::{index, u16_be, u32_be, u64_be};
 use super::Superblock;
 
@@ -11,19 +12,6 @@ const CORE_2: usize = 100;
 const REALTIME: u16 = 1;
 /// It counts its extents with more bits (`di_flags2`).
 const MANY_EXTENTS: u64 = 1 << 4;
-
-/// What has this inode.
-#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
-pub enum InodeKind {
-    /// A file with contents.
-    File,
-    /// A directory.
-    Directory,
-    /// A symbolic link.
-    Link,
-    /// A device, a socket, a pipe: without blocks.
-    Other,
-}
 
 /// How the blocks of its contents are found.
 #[derive(Clone, PartialEq, Eq, Hash, Debug)]
@@ -63,12 +51,7 @@ impl Inode {
         if of.has_checksums && (version != 3 || u64_be(bytes, 152)? != number) {
             return None;
         }
-        let kind = match mode >> 12 {
-            0x8 => InodeKind::File,
-            0x4 => InodeKind::Directory,
-            0xa => InodeKind::Link,
-            _ => InodeKind::Other,
-        };
+        let kind = InodeKind::of_mode(mode);
         let core = if version == 3 { CORE } else { CORE_2 };
         // Behind the fork of its contents is that of its attributes.
         let fork = match usize::from(*bytes.get(82)?).checked_mul(8)? {

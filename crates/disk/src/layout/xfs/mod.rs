@@ -17,9 +17,10 @@ mod log;
 mod superblock;
 mod tree;
 
+pub use super::InodeKind;
 pub use current::{Current, Missed};
 pub use directory::{DirectoryBlock, Name, Names, ShortForm};
 pub use extents::{Extent, Extents};
 pub use files::{Files, Node, Skipped};
-pub use inode::{Fork, Inode, InodeKind};
+pub use inode::{Fork, Inode};
 pub use superblock::Superblock;
