@@ -9,6 +9,7 @@ pub mod ext4;
 mod file_system;
 mod owners;
 mod partitions;
+mod paths;
 pub mod xfs;
 
 use std::io;

@@ -5,8 +5,7 @@
 
 use std::collections::{HashMap, HashSet};
 
-use super::super::InodeKind;
-use super::super::{Blocks, LayoutError, Owner, Owners};
+use super::super::{Blocks, InodeKind, LayoutError, Owner, Owners, paths};
 use super::directory::Names;
 use super::extents::Extents;
 use super::group::Group;
@@ -19,8 +18,6 @@ const ROOT: u32 = 2;
 const CHUNK: usize = 1 << 20;
 /// Inodes that are kept: some 64 bytes each. It stops a disk that is full of empty files; what is beyond has no name here.
 const MAX_INODES: usize = 8 << 20;
-/// Directories above a file, and bytes of its path (Linux: `PATH_MAX`).
-const MAX_PATH: usize = 4096;
 /// Blocks of one directory that are read: a quarter of a million names in each thousand of them.
 const MAX_DIRECTORY_BLOCKS: usize = 1 << 18;
 
@@ -145,33 +142,18 @@ impl Files {
         let Some(node) = self.nodes.get(&inode) else {
             return Ok(None);
         };
-        let mut parts: Vec<Vec<u8>> = Vec::new();
+        let mut name = None;
         if node.kind == InodeKind::Directory {
-            parts.push(node.name.to_vec());
+            name = Some(node.name.to_vec());
         } else {
-            let mut found = None;
-            self.names_in(node.parent, disk, |name| {
-                if name.inode == inode && found.is_none() {
-                    found = Some(name.name.to_vec());
+            self.names_in(node.parent, disk, |found| {
+                if found.inode == inode && name.is_none() {
+                    name = Some(found.name.to_vec());
                 }
             })?;
-            let Some(name) = found else { return Ok(None) };
-            parts.push(name);
         }
-        let (mut at, mut len) = (node.parent, 0);
-        while at != ROOT {
-            let Some(above) = self.nodes.get(&at) else {
-                return Ok(None);
-            };
-            len += above.name.len() + 1;
-            if above.name.is_empty() || len > MAX_PATH {
-                return Ok(None);
-            }
-            parts.push(above.name.to_vec());
-            at = above.parent;
-        }
-        let path = parts.iter().rev().flat_map(|part| [b"/", &part[..]].concat());
-        Ok(Some(path.collect()))
+        let above = |at| self.nodes.get(&at).map(|node| (&*node.name, node.parent));
+        Ok(name.and_then(|name| paths::path(name, node.parent, ROOT, above)))
     }
 
     /// Gives all names in a directory.
@@ -538,6 +520,7 @@ fn each_block(
 mod tests {
     use std::io;
 
+    use super::super::super::paths::MAX_PATH;
     use super::super::superblock::tests::bytes;
     use super::*;
 

@@ -7,7 +7,7 @@ use std::collections::{HashMap, HashSet};
 use std::hash::{DefaultHasher, Hash, Hasher};
 
 use super::super::bytes::index;
-use super::super::{Blocks, InodeKind, LayoutError, Owner, Owners};
+use super::super::{Blocks, InodeKind, LayoutError, Owner, Owners, paths};
 use super::chunks::{CHUNK, Chunk, chunks, header_at};
 use super::directory::{DirectoryBlock, HASHES_AT, Name, ShortForm};
 use super::extents::Extents;
@@ -16,8 +16,6 @@ use super::superblock::{self, Superblock};
 
 /// Inodes that are kept: some 100 bytes each. It stops a disk that is full of empty files; what is beyond has no name here.
 const MAX_INODES: usize = 8 << 20;
-/// Bytes of a path (Linux: `PATH_MAX`).
-const MAX_PATH: usize = 4096;
 /// Blocks of one directory that are read.
 const MAX_DIRECTORY_BLOCKS: usize = 1 << 18;
 /// Chunks of one group that are read: a group of 1 TiB with nothing but inodes has as many. What is beyond is counted.
@@ -175,33 +173,18 @@ impl Files {
         let Some(node) = self.node(inode) else {
             return Ok(None);
         };
-        let mut parts: Vec<Vec<u8>> = Vec::new();
+        let mut name = None;
         if node.kind == InodeKind::Directory {
-            parts.push(node.name.to_vec());
+            name = Some(node.name.to_vec());
         } else {
-            let mut found = None;
-            self.names_in(node.parent, disk, |name| {
-                if name.inode == inode && found.is_none() {
-                    found = Some(name.name.to_vec());
+            self.names_in(node.parent, disk, |found| {
+                if found.inode == inode && name.is_none() {
+                    name = Some(found.name.to_vec());
                 }
             })?;
-            let Some(name) = found else { return Ok(None) };
-            parts.push(name);
         }
-        let (mut at, mut len) = (node.parent, 0);
-        while at != self.superblock.root {
-            let Some(above) = self.node(at) else {
-                return Ok(None);
-            };
-            len += above.name.len() + 1;
-            if above.name.is_empty() || len > MAX_PATH {
-                return Ok(None);
-            }
-            parts.push(above.name.to_vec());
-            at = above.parent;
-        }
-        let path = parts.iter().rev().flat_map(|part| [b"/", &part[..]].concat());
-        Ok(Some(path.collect()))
+        let above = |at| self.node(at).map(|node| (&*node.name, node.parent));
+        Ok(name.and_then(|name| paths::path(name, node.parent, self.superblock.root, above)))
     }
 
     /// Gives all names in a directory, but itself and the one above.
