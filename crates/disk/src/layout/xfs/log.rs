@@ -115,6 +115,8 @@ pub(super) struct Log {
 /// A record.
 struct Record {
     data: Vec<u8>,
+    /// What is behind so many is whatever was in the writer's memory, up to a whole block.
+    operations: u32,
     next: u64,
     turn: u32,
     lsn: u64,
@@ -285,6 +287,7 @@ impl Log {
         let over = next >= self.basics;
         Some(Record {
             data,
+            operations: u32_be(head, 40)?,
             next: if over { next - self.basics } else { next },
             turn: self.turn.wrapping_add(u32::from(over)),
             lsn,
@@ -293,7 +296,10 @@ impl Log {
 
     fn operations(&mut self, record: &Record, of: &Superblock, complete: &mut Vec<Transaction>) {
         let mut rest = record.data.as_slice();
-        while let Some((header, behind)) = rest.split_first_chunk::<12>() {
+        for _ in 0..record.operations {
+            let Some((header, behind)) = rest.split_first_chunk::<12>() else {
+                return;
+            };
             let id = u32_be(header, 0).unwrap_or(0);
             let len = index(u32_be(header, 4).unwrap_or(0).into());
             let flags = header[9];

@@ -53,7 +53,7 @@ fn record(disk: &mut Disk, of: &Superblock, at: usize, turn: u32, operations: &[
         (4, turn),
         (8, 2),
         (12, len),
-        (40, 1),
+        (40, u32::try_from(operations.len()).unwrap()),
         (300, LITTLE),
         (320, 32 << 10),
     ] {
@@ -238,4 +238,22 @@ fn a_buffer_has_what_its_bits_say() {
         buffer(&about, Vec::new()),
         Some(Item::Cancelled(16 * 512, 8 * 512))
     );
+}
+
+#[test]
+fn what_fills_a_record_up_is_no_operation() {
+    let of = superblock();
+    let mut disk = Disk(vec![0; LOG + BASICS * 512]);
+    let first = record(&mut disk, &of, 0, 1, &[operation(9, 0x20, &[0; 8])]);
+    let mut log = Log::open(&of, &disk).unwrap();
+    // Linux fills up with what its memory had: here a transaction, and the end of one that nobody began.
+    let mut last = operation(5, flag::COMMIT, &[]);
+    last.extend(transaction(6, &[8; 16]).concat());
+    last.extend(operation(0, flag::COMMIT, &[]));
+    let mut operations = transaction(5, &[7; 176]);
+    operations.pop();
+    operations.push(last);
+    record(&mut disk, &of, first, 1, &operations);
+    assert_eq!(told(&mut log, &of, &disk, first), [vec![7; 176]]);
+    assert_eq!(log.missed(), 0);
 }
