@@ -7,7 +7,7 @@ use nephoscope_guest::Stamped;
 use nephoscope_isa::Mode;
 use nephoscope_wire::RamRange;
 
-use super::pump::Pump;
+use super::pump::{Pump, Pumped as _};
 
 /// What there is to watch a VM with.
 #[derive(Debug)]
@@ -60,26 +60,29 @@ impl Driver {
     /// How the guest's CPUs translate, as far as it is told with what runs.
     pub(crate) fn mode(&self) -> Told {
         match self {
-            Self::Plugin(plugin) => match plugin.mode() {
-                // Whoever watched from the beginning would have seen it.
-                None if plugin.hello().blind_since_ns.is_some() => Told::Unknown,
-                mode => Told::Known(mode),
-            },
-            Self::KvmTrap { trap, .. } => Told::Known(trap.mode()),
-            Self::Pumped { pump, .. } => Told::Known(pump.mode()),
+            Self::Plugin(plugin) => plugin.told(),
+            Self::KvmTrap { trap, .. } => trap.told(),
+            Self::Pumped { pump, .. } => pump.told(),
         }
     }
 
-    /// Starts the thread that a driver needs which looks into guest memory as events come. Not before privileges are dropped.
+    /// Starts the thread that empties the rings. Not before privileges are dropped.
     pub(crate) fn run_beside(self) -> anyhow::Result<Self> {
         let origin = self.origin();
-        Ok(match self {
-            Self::KvmTrap { trap, .. } => Self::Pumped {
-                pump: Pump::start(*trap)?,
-                origin,
-            },
-            other => other,
-        })
+        let pump = match self {
+            Self::Plugin(plugin) => Pump::start(*plugin)?,
+            Self::KvmTrap { trap, .. } => Pump::start(*trap)?,
+            Self::Pumped { pump, .. } => pump,
+        };
+        Ok(Self::Pumped { pump, origin })
+    }
+
+    /// Whether more has come than was given out.
+    pub(crate) fn holds_more(&self) -> bool {
+        match self {
+            Self::Plugin(_) | Self::KvmTrap { .. } => false,
+            Self::Pumped { pump, .. } => pump.holds_more(),
+        }
     }
 
     /// How the watch began.

@@ -56,12 +56,13 @@ impl Machine {
         }
         if let Some(stopped_ns) = self.stopped_ns
             && self.away_ns.is_none()
-            && now_ns >= self.ask_ns
         {
-            // The longer it stands still, the less often.
-            self.ask_ns = now_ns + now_ns.saturating_sub(stopped_ns).min(PATIENCE_NS);
-            if memory.status().as_deref() == Some("postmigrate") {
+            if memory.status(stopped_ns) == Some("postmigrate") {
                 self.away_ns = Some(stopped_ns);
+            } else if now_ns >= self.ask_ns {
+                // The longer it stands still, the less often.
+                self.ask_ns = now_ns + now_ns.saturating_sub(stopped_ns).min(PATIENCE_NS);
+                memory.ask_status(stopped_ns);
             }
         }
         turns.extend(self.away_until(now_ns));

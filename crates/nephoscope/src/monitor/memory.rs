@@ -3,11 +3,12 @@
 use std::path::PathBuf;
 use std::time::{Duration, Instant};
 
-use nephoscope_drivers::{Hva, KvmSlots, MemoryKind, ProcessRam, Qmp, QmpEvent, RamMap, paging_mode};
+use nephoscope_drivers::{Hva, KvmSlots, MemoryKind, ProcessRam, Qmp, QmpEvent, RamMap};
 use nephoscope_guest::Gpa;
 use nephoscope_isa::Mode;
 use nephoscope_wire::RamRange;
 
+use super::asking::{Asker, Question, Said};
 use super::driver::Told;
 
 /// How long QEMU may take to answer.
@@ -15,59 +16,106 @@ const TIMEOUT: Duration = Duration::from_secs(5);
 /// How often QEMU is asked again: for the memory map when a frame is not in it, and for its registers.
 const AGAIN: Duration = Duration::from_millis(250);
 
+/// What QEMU said that nobody looked at yet, about: until it is looked at no more is heard.
+const MAX_EVENTS: usize = 1024;
+
+/// QEMU's machine protocol.
+#[derive(Debug)]
+enum Qemu {
+    /// There is no socket for us.
+    Nobody,
+    /// It is not asked any more before the watch begins.
+    Connected(Box<Qmp>),
+    /// By the thread that asks.
+    Asked(Asker),
+}
+
 /// Guest memory through the VMM's process.
 #[derive(Debug)]
 pub(super) struct Memory {
-    /// QEMU, if there is a socket for us.
-    qmp: Option<Qmp>,
+    qemu: Qemu,
     /// Under KVM, what knows where the memory is.
     slots: Option<KvmSlots>,
-    pid: u32,
     ram: Option<ProcessRam>,
     read_at: Instant,
-    /// When QEMU was asked for the mode, and what it said.
-    mode: Option<(Instant, Option<Mode>)>,
+    /// When QEMU was asked for the mode.
+    asked_mode: Option<Instant>,
+    /// What it said.
+    mode: Option<Mode>,
+    /// Why the guest stands still, and since when.
+    status: Option<(u64, String)>,
+    events: Vec<QmpEvent>,
 }
 
 impl Memory {
     /// Connects. `None` with a reason: addresses and ends of address spaces will not be known.
     pub(super) fn open(socket: Option<PathBuf>, pid: u32, slots: Option<KvmSlots>) -> Result<Self, String> {
-        let qmp = match socket {
+        let mut qmp = match socket {
             Some(socket) => {
                 Some(Qmp::connect_when_ready(&socket, TIMEOUT).map_err(|error| error.to_string())?)
             }
             None if slots.is_some() => None,
             None => return Err("no QMP socket".into()),
         };
-        let mut memory = Self {
-            qmp,
-            slots,
-            pid,
-            ram: None,
-            read_at: Instant::now(),
-            mode: None,
+        let map = match (&slots, &mut qmp) {
+            (Some(slots), _) => Some(slots.map().map_err(|error| error.to_string())?),
+            (None, Some(qmp)) => Some(RamMap::read(qmp).map_err(|error| error.to_string())?),
+            (None, None) => None,
         };
-        memory.read_map().map_err(|error| error.to_string())?;
-        Ok(memory)
+        let ram = map.map(|map| ProcessRam::open(pid, map)).transpose();
+        Ok(Self {
+            qemu: qmp.map_or(Qemu::Nobody, |qmp| Qemu::Connected(Box::new(qmp))),
+            slots,
+            ram: ram.map_err(|error| error.to_string())?,
+            read_at: Instant::now(),
+            asked_mode: None,
+            mode: None,
+            status: None,
+            events: Vec::new(),
+        })
+    }
+
+    /// Starts the thread that asks QEMU. Not before privileges are dropped.
+    pub(super) fn run_beside(&mut self) -> std::io::Result<()> {
+        self.qemu = match std::mem::replace(&mut self.qemu, Qemu::Nobody) {
+            Qemu::Connected(qmp) => Qemu::Asked(Asker::start(*qmp)?),
+            other => other,
+        };
+        Ok(())
     }
 
     /// Whether QEMU says what happens to the machine: that it is reset, or goes elsewhere.
     pub(super) fn is_told_of_the_machine(&self) -> bool {
-        self.qmp.is_some()
+        !matches!(self.qemu, Qemu::Nobody)
     }
 
-    fn read_map(&mut self) -> Result<(), Box<dyn std::error::Error>> {
-        self.read_at = Instant::now();
-        let map = match (&self.slots, &mut self.qmp) {
-            (Some(slots), _) => slots.map()?,
-            (None, Some(qmp)) => RamMap::read(qmp)?,
-            (None, None) => return Ok(()),
-        };
-        match &mut self.ram {
-            Some(ram) => ram.set_map(map),
-            None => self.ram = Some(ProcessRam::open(self.pid, map)?),
+    fn ask(&mut self, question: Question) {
+        if let Qemu::Asked(asker) = &mut self.qemu {
+            asker.ask(question);
         }
-        Ok(())
+    }
+
+    /// Takes what QEMU said since the last time.
+    pub(super) fn hear(&mut self) {
+        let Qemu::Asked(asker) = &mut self.qemu else {
+            return;
+        };
+        if self.events.len() >= MAX_EVENTS {
+            return;
+        }
+        for said in asker.hear() {
+            match said {
+                Said::Map(map) => {
+                    if let Some(ram) = &mut self.ram {
+                        ram.set_map(map);
+                    }
+                }
+                Said::Mode(mode) => self.mode = mode,
+                Said::Status(since, status) => self.status = Some((since, status)),
+                Said::Event(event) => self.events.push(event),
+                Said::Nothing => {}
+            }
+        }
     }
 
     /// Guest-physical memory.
@@ -76,7 +124,7 @@ impl Memory {
     }
 
     /// How the guest's CPUs translate, if paging is on and it is told: by the driver, or by QEMU, which is asked only if the
-    /// driver does not say and only now and then.
+    /// driver does not say and only now and then. What it said last counts until it says something else.
     ///
     /// A question stops the guest's CPU for a moment. And a QEMU that ends just when it has one is stuck for ever
     /// (`docs/design.md`, "Questions to QEMU").
@@ -84,14 +132,11 @@ impl Memory {
         if let Told::Known(mode) = told {
             return mode;
         }
-        match self.mode {
-            Some((asked, mode)) if asked.elapsed() < AGAIN => mode,
-            _ => {
-                let mode = self.qmp.as_mut().and_then(|qmp| paging_mode(qmp).ok().flatten());
-                self.mode = Some((Instant::now(), mode));
-                mode
-            }
+        if self.asked_mode.is_none_or(|asked| asked.elapsed() >= AGAIN) {
+            self.asked_mode = Some(Instant::now());
+            self.ask(Question::Mode);
         }
+        self.mode
     }
 
     /// RAM that stays mapped as long as the machine, for the plugin.
@@ -114,26 +159,73 @@ impl Memory {
         self.ram.as_ref()?.gpa_of(Hva(frame))
     }
 
-    /// Reads the map again if that is due: firmware moves ROM and RAM about.
-    pub(super) fn refresh(&mut self) -> bool {
-        self.read_at.elapsed() >= AGAIN && self.read_map().is_ok()
-    }
-
-    /// What QEMU says that the machine does: `running`, `paused`, `postmigrate`, …
-    pub(super) fn status(&mut self) -> Option<String> {
-        let status = self.qmp.as_mut()?.execute("query-status", None).ok()?;
-        Some(status.get("status")?.as_str()?.to_owned())
-    }
-
-    /// What QEMU said since the last time.
-    pub(super) fn events(&mut self) -> Vec<QmpEvent> {
-        let Some(qmp) = &mut self.qmp else {
-            return Vec::new();
-        };
-        match qmp.events_so_far() {
-            Ok(events) => events,
-            // That QEMU is gone is seen elsewhere; what it said before still counts.
-            Err(_) => qmp.take_events(),
+    /// Has the map read again if that is due: firmware moves ROM and RAM about.
+    pub(super) fn refresh(&mut self) {
+        if self.read_at.elapsed() < AGAIN {
+            return;
         }
+        self.read_at = Instant::now();
+        match (&self.slots, &mut self.ram) {
+            (Some(slots), Some(ram)) => {
+                if let Ok(map) = slots.map() {
+                    ram.set_map(map);
+                }
+            }
+            _ => self.ask(Question::Map),
+        }
+    }
+
+    /// Asks why the guest stands still, since then.
+    pub(super) fn ask_status(&mut self, since_ns: u64) {
+        self.ask(Question::Status(since_ns));
+    }
+
+    /// What QEMU said on why the guest stands still since then: `paused`, `postmigrate`, …
+    pub(super) fn status(&self, since_ns: u64) -> Option<&str> {
+        let (since, status) = self.status.as_ref()?;
+        (*since == since_ns).then_some(status)
+    }
+
+    /// What QEMU said since the last time without being asked.
+    pub(super) fn events(&mut self) -> Vec<QmpEvent> {
+        self.hear();
+        std::mem::take(&mut self.events)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn max_events_bounds_what_is_kept_until_somebody_looks() {
+        let (asker, say) = Asker::played();
+        let mut memory = Memory {
+            qemu: Qemu::Asked(asker),
+            slots: None,
+            ram: None,
+            read_at: Instant::now(),
+            asked_mode: None,
+            mode: None,
+            status: None,
+            events: Vec::new(),
+        };
+        let saying = std::thread::spawn(move || {
+            for _ in 0..2 * MAX_EVENTS {
+                let name = "RTC_CHANGE".to_owned();
+                let (data, at_us) = (serde_json::Value::Null, None);
+                say(Said::Event(QmpEvent { name, data, at_us }));
+            }
+        });
+        let mut taken = 0;
+        while taken < 2 * MAX_EVENTS {
+            for _ in 0..100 {
+                memory.hear();
+            }
+            // One more look at it than would fit.
+            assert!(memory.events.len() < MAX_EVENTS + 64);
+            taken += memory.events().len();
+        }
+        saying.join().unwrap();
     }
 }

@@ -1,6 +1,7 @@
 //! A running watch: the driver's events through the session, the guest's memory beside it, a socket that answers, and a
 //! journal from which another watch goes on.
 
+mod asking;
 mod driver;
 mod evidence;
 #[cfg(test)]

@@ -4,23 +4,26 @@
 //!  rings ─► thread: next(), page tables of roots as they are now ─► batches, bounded ─► the watch's loop
 //! ```
 //!
-//! While the session is busy with one page, the rings go on being emptied, and who runs what is looked up in the guest's
-//! page tables at once and not when its turn comes: an address space may be gone by then. When too much waits, the rings
-//! are left to fill up, and the guest waits for its monitor as it always does.
+//! While the session is busy with one page, the rings go on being emptied: on a host with much to do a page that is hard to name
+//! takes longer than a guest waits. Under KVM who runs what is looked up in the guest's page tables at once, too, and not when
+//! its turn comes: an address space may be gone by then. When too much waits, the rings are left to fill up, and the guest
+//! waits for its monitor as it always does; it gets room for as many pages as were digested.
 
+use std::collections::VecDeque;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::mpsc::{Receiver, RecvTimeoutError, Sender, channel};
 use std::time::Duration;
 
-use nephoscope_drivers::{KvmTrap, KvmTrapError};
+use nephoscope_drivers::{KvmTrap, QemuPlugin};
 use nephoscope_guest::{Event, Stamped};
-use nephoscope_isa::Mode;
+
+use super::driver::Told;
 
 /// What a pump needs of a driver.
 pub(super) trait Pumped: Send + 'static {
     /// Waits up to `timeout` for events and appends them.
-    fn next(&mut self, timeout: Duration, out: &mut Vec<Stamped>) -> Result<(), KvmTrapError>;
+    fn next(&mut self, timeout: Duration, out: &mut Vec<Stamped>) -> anyhow::Result<()>;
     /// Whoever has a root from now on is another address space.
     fn reset(&mut self);
     /// Whether captured pages that were given out before are still being worked on.
@@ -28,14 +31,14 @@ pub(super) trait Pumped: Send + 'static {
     /// Up to when everything was given out.
     fn seen_until_ns(&self) -> u64;
     /// How the guest's CPUs translate.
-    fn mode(&self) -> Option<Mode>;
+    fn told(&self) -> Told;
     /// Whether nothing comes any more.
     fn is_closed(&self) -> bool;
 }
 
 impl Pumped for KvmTrap {
-    fn next(&mut self, timeout: Duration, out: &mut Vec<Stamped>) -> Result<(), KvmTrapError> {
-        Self::next(self, timeout, out)
+    fn next(&mut self, timeout: Duration, out: &mut Vec<Stamped>) -> anyhow::Result<()> {
+        Ok(Self::next(self, timeout, out)?)
     }
 
     fn reset(&mut self) {
@@ -50,8 +53,38 @@ impl Pumped for KvmTrap {
         Self::seen_until_ns(self)
     }
 
-    fn mode(&self) -> Option<Mode> {
-        Self::mode(self)
+    fn told(&self) -> Told {
+        Told::Known(self.mode())
+    }
+
+    fn is_closed(&self) -> bool {
+        Self::is_closed(self)
+    }
+}
+
+impl Pumped for QemuPlugin {
+    fn next(&mut self, timeout: Duration, out: &mut Vec<Stamped>) -> anyhow::Result<()> {
+        Ok(Self::next(self, timeout, out)?)
+    }
+
+    fn reset(&mut self) {
+        // It fails with the connection only, which ends the watch.
+        drop(Self::reset(self));
+    }
+
+    /// The plugin captures before a page runs, however long that takes.
+    fn behind(&mut self, _: bool) {}
+
+    fn seen_until_ns(&self) -> u64 {
+        Self::seen_until_ns(self)
+    }
+
+    fn told(&self) -> Told {
+        match self.mode() {
+            // Whoever watched from the beginning would have seen it.
+            None if self.hello().blind_since_ns.is_some() => Told::Unknown,
+            mode => Told::Known(mode),
+        }
     }
 
     fn is_closed(&self) -> bool {
@@ -61,6 +94,9 @@ impl Pumped for KvmTrap {
 
 /// Captured pages that wait, on their way or with the watch, at most: 64 MiB. It stops a guest that makes code faster than it can be named.
 const MAX_WAITING: usize = 16 << 10;
+/// Captured pages that the watch takes in one go: the guest gets room when they are digested, and the watch looks at all that it has
+/// to do beside.
+const AT_ONCE: usize = 64;
 /// How long the thread waits for frames before it looks what it is told.
 const PAUSE: Duration = Duration::from_millis(10);
 /// How long it rests when too much waits.
@@ -72,7 +108,7 @@ struct Batch {
     events: Vec<Stamped>,
     /// Up to when that is all.
     seen_until_ns: u64,
-    mode: Option<Mode>,
+    told: Told,
 }
 
 /// What both sides see.
@@ -102,10 +138,13 @@ impl Shared {
 /// The watch's side.
 #[derive(Debug)]
 pub(super) struct Pump {
-    batches: Receiver<Result<Batch, KvmTrapError>>,
+    batches: Receiver<anyhow::Result<Batch>>,
     shared: Arc<Shared>,
+    /// What has come and was not given out yet, and what holds when all of it is.
+    held: VecDeque<Stamped>,
+    then: (u64, Told),
     seen_until_ns: u64,
-    mode: Option<Mode>,
+    told: Told,
     over: bool,
 }
 
@@ -113,6 +152,7 @@ impl Pump {
     /// Starts the thread.
     pub(super) fn start(driver: impl Pumped) -> std::io::Result<Self> {
         let (sender, batches) = channel();
+        let told = driver.told();
         let shared = Arc::new(Shared::default());
         let theirs = shared.clone();
         std::thread::Builder::new()
@@ -121,8 +161,10 @@ impl Pump {
         Ok(Self {
             batches,
             shared,
+            held: VecDeque::new(),
+            then: (0, told),
             seen_until_ns: 0,
-            mode: None,
+            told,
             over: false,
         })
     }
@@ -137,9 +179,9 @@ impl Pump {
         self.seen_until_ns
     }
 
-    /// [`Pumped::mode`], as of what was given out here.
-    pub(super) const fn mode(&self) -> Option<Mode> {
-        self.mode
+    /// [`Pumped::told`], as of what was given out here.
+    pub(super) const fn told(&self) -> Told {
+        self.told
     }
 
     /// Whether the VM is gone, and everything was given out.
@@ -147,9 +189,37 @@ impl Pump {
         self.over
     }
 
-    /// Waits up to `timeout` for events and appends them.
-    pub(super) fn next(&mut self, timeout: Duration, out: &mut Vec<Stamped>) -> Result<(), KvmTrapError> {
+    /// Whether more has come and was not given out: what is for after all that ran so far has to wait.
+    pub(super) fn holds_more(&self) -> bool {
+        !self.held.is_empty()
+    }
+
+    /// Waits up to `timeout` for events and appends them: of all that has come, so many at once that the watch does not forget the
+    /// rest of its work.
+    pub(super) fn next(&mut self, timeout: Duration, out: &mut Vec<Stamped>) -> anyhow::Result<()> {
         self.shared.working.store(0, Ordering::Release);
+        if self.held.is_empty() {
+            self.take(timeout)?;
+        }
+        let mut captures = 0;
+        while captures < AT_ONCE
+            && let Some(stamped) = self.held.pop_front()
+        {
+            captures += usize::from(matches!(stamped.event, Event::CodeCaptured(_)));
+            out.push(stamped);
+        }
+        self.shared.working.fetch_add(captures, Ordering::AcqRel);
+        self.shared.waiting.fetch_sub(captures, Ordering::AcqRel);
+        let (until_ns, told) = self.then;
+        match self.held.front() {
+            Some(next) => self.seen_until_ns = self.seen_until_ns.max(next.at_ns.min(until_ns)),
+            None => (self.seen_until_ns, self.told) = (until_ns, told),
+        }
+        Ok(())
+    }
+
+    /// Takes all batches that are there.
+    fn take(&mut self, timeout: Duration) -> anyhow::Result<()> {
         let mut batch = match self.batches.recv_timeout(timeout) {
             Ok(batch) => Some(batch),
             Err(RecvTimeoutError::Timeout) => None,
@@ -160,12 +230,8 @@ impl Pump {
         };
         while let Some(taken) = batch {
             let taken = taken?;
-            let captures = captures(&taken.events);
-            self.shared.working.fetch_add(captures, Ordering::AcqRel);
-            self.shared.waiting.fetch_sub(captures, Ordering::AcqRel);
-            out.extend(taken.events);
-            self.seen_until_ns = taken.seen_until_ns;
-            self.mode = taken.mode;
+            self.held.extend(taken.events);
+            self.then = (taken.seen_until_ns, taken.told);
             batch = self.batches.try_recv().ok();
         }
         Ok(())
@@ -185,7 +251,7 @@ fn captures(events: &[Stamped]) -> usize {
         .count()
 }
 
-fn run(mut driver: impl Pumped, shared: &Shared, batches: &Sender<Result<Batch, KvmTrapError>>) {
+fn run(mut driver: impl Pumped, shared: &Shared, batches: &Sender<anyhow::Result<Batch>>) {
     while !driver.is_closed() && !shared.unwanted.load(Ordering::Acquire) {
         if shared.reset.swap(false, Ordering::AcqRel) {
             driver.reset();
@@ -202,7 +268,7 @@ fn run(mut driver: impl Pumped, shared: &Shared, batches: &Sender<Result<Batch, 
         let batch = taken.map(|()| Batch {
             events,
             seen_until_ns: driver.seen_until_ns(),
-            mode: driver.mode(),
+            told: driver.told(),
         });
         if batches.send(batch).is_err() || failed {
             break;
@@ -214,6 +280,7 @@ fn run(mut driver: impl Pumped, shared: &Shared, batches: &Sender<Result<Batch, 
 mod tests {
     use super::*;
     use nephoscope_guest::{CodeCaptured, Gva, Lifecycle, PageBytes, PageId, Privilege, Root};
+    use nephoscope_isa::Mode;
     use std::sync::Mutex;
     use std::time::Instant;
 
@@ -226,7 +293,7 @@ mod tests {
     }
 
     impl Pumped for Endless {
-        fn next(&mut self, _: Duration, out: &mut Vec<Stamped>) -> Result<(), KvmTrapError> {
+        fn next(&mut self, _: Duration, out: &mut Vec<Stamped>) -> anyhow::Result<()> {
             let number = self.given.fetch_add(1, Ordering::AcqRel) as u64;
             let event = Event::CodeCaptured(Box::new(CodeCaptured {
                 page: PageId(number),
@@ -265,8 +332,8 @@ mod tests {
             self.given.load(Ordering::Acquire) as u64
         }
 
-        fn mode(&self) -> Option<Mode> {
-            Some(Mode::long())
+        fn told(&self) -> Told {
+            Told::Known(Some(Mode::long()))
         }
 
         fn is_closed(&self) -> bool {
@@ -300,6 +367,10 @@ mod tests {
         let mut events = Vec::new();
         while !pump.is_closed() {
             pump.next(Duration::from_millis(5), &mut events).unwrap();
+            // Up to when everything was given out, and not further.
+            let given = (events.len() as u64).div_ceil(2);
+            assert!(pump.seen_until_ns() <= given && given - pump.seen_until_ns() <= 1);
+            assert!(pump.holds_more() || pump.seen_until_ns() == given);
         }
         assert_eq!((events.len(), pump.seen_until_ns()), (2000, 1000));
         assert!(events.windows(2).all(|pair| pair[0].at_ns <= pair[1].at_ns));
@@ -313,12 +384,12 @@ mod tests {
         std::thread::sleep(Duration::from_millis(50));
         assert_eq!(given.load(Ordering::Acquire), MAX_WAITING);
         let mut events = Vec::new();
-        while events.len() < 2 * MAX_WAITING {
-            pump.next(Duration::from_millis(5), &mut events).unwrap();
-        }
+        pump.next(Duration::from_millis(5), &mut events).unwrap();
+        assert!(captures(&events) == AT_ONCE && pump.holds_more());
         std::thread::sleep(Duration::from_millis(50));
-        let taken = events.len() / 2;
-        assert!(taken <= MAX_WAITING, "they are still worked on: {taken}");
+        let taken = given.load(Ordering::Acquire);
+        assert_eq!(taken, MAX_WAITING, "they are still worked on");
+        // There is room for as many as were digested, long before all were.
         pump.next(Duration::from_millis(5), &mut events).unwrap();
         until(|| given.load(Ordering::Acquire) > MAX_WAITING);
     }

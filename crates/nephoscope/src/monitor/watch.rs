@@ -1,7 +1,6 @@
 //! The loop of one watch.
 
 use std::cell::{OnceCell, RefCell};
-use std::collections::VecDeque;
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -58,9 +57,6 @@ const NARROW: Duration = Duration::from_millis(500);
 /// How often what was concluded is written down. A watch that is killed is blind from the last time on, until its successor
 /// is attached.
 const KEEP: Duration = Duration::from_millis(20);
-/// Captured pages that are taken in one go. Many more come when a running guest is attached to, or to a monitor that is behind;
-/// meanwhile who asks waits for an answer, and what the kernel has mapped is not looked at.
-const AT_ONCE: usize = 64;
 /// What ran is in its ring so soon: frames when their thread had a core to put them there, marks when they were collected.
 const IN_FLIGHT_NS: u64 = 50_000_000;
 
@@ -69,8 +65,6 @@ const IN_FLIGHT_NS: u64 = 50_000_000;
 pub(crate) struct Watch {
     session: Session,
     driver: Driver,
-    /// What the driver gave and was not taken yet.
-    queue: VecDeque<Stamped>,
     origin: Origin,
     memory: Option<Memory>,
     machine: Machine,
@@ -122,7 +116,7 @@ impl Watch {
             pid: began.pid,
             installed_ns: began.begun_ns,
         };
-        let memory = match Memory::open(setup.qmp, began.pid, driver.slots()) {
+        let mut memory = match Memory::open(setup.qmp, began.pid, driver.slots()) {
             Ok(memory) => {
                 driver.set_ram(memory.ranges())?;
                 if !memory.is_told_of_the_machine() {
@@ -187,6 +181,9 @@ impl Watch {
         let refused = Arc::new(AtomicU64::new(0));
         let requests = serve(listener, owner, refused.clone())?;
         let driver = driver.run_beside()?;
+        if let Some(memory) = &mut memory {
+            memory.run_beside()?;
+        }
         let sinks = if setup.print_findings {
             vec![Terminal::begin()?]
         } else {
@@ -196,7 +193,6 @@ impl Watch {
         let mut watch = Self {
             session,
             driver,
-            queue: VecDeque::new(),
             origin: began,
             memory,
             machine: Machine::default(),
@@ -243,20 +239,20 @@ impl Watch {
     pub(crate) fn run(&mut self) -> anyhow::Result<Ending> {
         let [mut settle, mut look, mut narrow, mut keep] = [SETTLE, LOOK, NARROW, KEEP].map(Paced::new);
         while !self.driver.is_closed() {
-            if self.queue.is_empty() {
-                self.next(PAUSE)?;
+            if let Some(memory) = &mut self.memory {
+                memory.hear();
             }
-            self.take();
+            self.take(PAUSE)?;
             if self
                 .kernel_mapped
-                .is_due(&mut self.session, !self.queue.is_empty())
+                .is_due(&mut self.session, self.driver.holds_more())
             {
                 self.look_in_kernel();
             }
             if let Some(began) = settle.begin() {
                 self.look_at_readers();
                 // While something waits, time goes on with it: what it brings may be what is waited for.
-                if self.queue.is_empty() {
+                if !self.driver.holds_more() {
                     self.session.at(self.taken_until_ns());
                 }
                 self.session.settle(&mut sinks(&mut self.sinks));
@@ -266,7 +262,7 @@ impl Watch {
             self.session.looking_in_kernel(self.memory.is_some() && looks);
             self.speak();
             // Who has ended, and that the machine was reset, is for after all that ran before.
-            if self.queue.is_empty() {
+            if !self.driver.holds_more() {
                 if let Some(began) = look.begin() {
                     self.look();
                     self.resident.look(&mut self.session);
@@ -287,6 +283,7 @@ impl Watch {
         let now = self.elapsed_ns();
         self.without_memory(now);
         self.session.at(now);
+        self.look_at_machine(now);
         self.machine.over(now, &mut self.session);
         if !self.stopped {
             self.session.lost_driver(now);
@@ -317,48 +314,30 @@ impl Watch {
 
     /// Up to when everything that ran was taken.
     fn taken_until_ns(&self) -> u64 {
-        let seen_ns = self.driver.seen_until_ns();
-        self.queue
-            .front()
-            .map_or(seen_ns, |stamped| stamped.at_ns.min(seen_ns))
+        self.driver.seen_until_ns()
     }
 
     /// What is still in the rings when QEMU has ended.
     fn drain(&mut self) -> anyhow::Result<()> {
         for _ in 0..1000 {
-            self.take_all();
-            self.next(Duration::from_millis(1))?;
-            if self.queue.is_empty() && self.driver.is_closed() {
+            self.take(Duration::from_millis(1))?;
+            self.answer(self.taken_until_ns());
+            if !self.driver.holds_more() && self.driver.is_closed() {
                 break;
             }
         }
-        self.take_all();
         self.session.settle(&mut sinks(&mut self.sinks));
         self.session
             .speak(true, &|_, _| None, &mut sinks(&mut self.sinks));
         Ok(())
     }
 
-    fn next(&mut self, timeout: Duration) -> anyhow::Result<()> {
+    /// Takes what comes within that time; the driver gives as much as may keep the watch from the rest of its work.
+    fn take(&mut self, timeout: Duration) -> anyhow::Result<()> {
         let mut events = Vec::new();
         self.driver.next(timeout, &mut events)?;
-        self.queue.extend(events);
-        Ok(())
-    }
-
-    fn take_all(&mut self) {
-        while !self.queue.is_empty() {
-            self.take();
-            self.answer(self.taken_until_ns());
-        }
-    }
-
-    fn take(&mut self) {
-        let (mut unplaced, mut heavy) = (false, 0_usize);
-        while heavy < AT_ONCE
-            && let Some(stamped) = self.queue.pop_front()
-        {
-            heavy += usize::from(matches!(stamped.event, Event::CodeCaptured(_)));
+        let mut unplaced = false;
+        for stamped in events {
             self.stopped |= stamped.event == Event::Lifecycle(Lifecycle::Stopped);
             let memory = self.memory.as_ref();
             let place = |frame: u64| memory.and_then(|memory| memory.place(frame));
@@ -370,26 +349,15 @@ impl Watch {
         if unplaced && let Some(memory) = &mut self.memory {
             memory.refresh();
         }
+        Ok(())
     }
 
     fn look(&mut self) {
         let now = self.elapsed_ns();
         self.session.at(self.taken_until_ns());
         self.without_memory(now);
+        self.look_at_machine(now);
         let Some(memory) = &mut self.memory else { return };
-        let turns = self.machine.look(now, memory);
-        for turn in turns {
-            match turn {
-                Turn::Reset => {
-                    let event = Event::Lifecycle(Lifecycle::Reset);
-                    let reset = Stamped { at_ns: now, event };
-                    self.session.take(reset, &|_| None, &mut sinks(&mut self.sinks));
-                    self.kernel_mapped.forget();
-                    self.driver.reset();
-                }
-                Turn::Away { from_ns, to_ns } => self.session.gap(away(from_ns, to_ns)),
-            }
-        }
         let living: Vec<_> = self.session.living().collect();
         let mode = if self.liveness.has_new(&living) {
             memory.paging_mode(self.driver.mode())
@@ -399,6 +367,23 @@ impl Watch {
         if let Some(ram) = memory.ram() {
             for space in self.liveness.look(&living, mode.as_ref(), ram) {
                 self.session.ended(space, now, &mut sinks(&mut self.sinks));
+            }
+        }
+    }
+
+    /// What QEMU said of the machine.
+    fn look_at_machine(&mut self, now: u64) {
+        let Some(memory) = &mut self.memory else { return };
+        for turn in self.machine.look(now, memory) {
+            match turn {
+                Turn::Reset => {
+                    let event = Event::Lifecycle(Lifecycle::Reset);
+                    let reset = Stamped { at_ns: now, event };
+                    self.session.take(reset, &|_| None, &mut sinks(&mut self.sinks));
+                    self.kernel_mapped.forget();
+                    self.driver.reset();
+                }
+                Turn::Away { from_ns, to_ns } => self.session.gap(away(from_ns, to_ns)),
             }
         }
     }

@@ -7,6 +7,7 @@
 mod kills;
 mod machine;
 mod migration;
+pub mod mute;
 pub mod ours;
 mod proof;
 mod scene;

@@ -1,9 +1,11 @@
-//! A monitor that does not keep up: the guest goes on, what was lost is counted, and the report says from when to when.
+//! A monitor that does not keep up: the guest goes on, what was lost is counted, and the report says from when to when. And one whose
+//! QEMU answers nothing, which keeps up.
 
 use std::path::PathBuf;
 use std::process::{Child, Command};
 use std::time::{Duration, Instant};
 
+use nephoscope_e2e::faults::mute::Mute;
 use nephoscope_e2e::faults::ours::{self, Role};
 use nephoscope_e2e::living::list;
 use nephoscope_e2e::{Catalog, Control, Guest, Image, Options, report, vm_name};
@@ -60,7 +62,9 @@ fn a_monitor_that_was_stopped_says_from_when_to_when_it_was_blind() {
         std::thread::sleep(Duration::from_millis(20));
     }
     let name = vm_name("overrun");
-    let qmp = guest.folder().join("qmp.sock");
+    // QEMU answers nothing from the middle of the boot on.
+    let qmp = folder.path().join("qmp.sock");
+    let mute = Mute::before(&guest.folder().join("qmp.sock"), &qmp).unwrap();
     let mut monitor = attach(&[
         "--catalog".as_ref(),
         catalog.as_os_str(),
@@ -73,6 +77,8 @@ fn a_monitor_that_was_stopped_says_from_when_to_when_it_was_blind() {
         "--report".as_ref(),
         file.as_os_str(),
     ]);
+    std::thread::sleep(Duration::from_secs(3));
+    mute.say_that_it_stands_still().unwrap();
     guest.wait_ready().unwrap();
     let mut control = Control::connect(&name).unwrap();
     let before = control.report().unwrap();
@@ -81,6 +87,8 @@ fn a_monitor_that_was_stopped_says_from_when_to_when_it_was_blind() {
         "until then it kept up: {}",
         before["coverage"]
     );
+
+    assert!(mute.swallowed() > 0, "nothing was asked that was not answered");
 
     signal(&name, Signal::STOP);
     let work = "/opt/nephoscope/shortlived 400; python3 /opt/nephoscope/work.py; php -r 'echo 1;'; ls -lR /usr/bin | wc";
