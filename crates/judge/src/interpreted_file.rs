@@ -1,7 +1,8 @@
 //! Files that interpreters read and nobody vouches for.
 //!
-//! *Sees*: files whose verdict is `unknown` or `modified` and which a program has read that is identified as an interpreter. *Cannot
-//! see*: what an interpreter does with a file, and code that it gets in another way. *Config*: [`FileRules`]: which programs are
+//! *Sees*: files whose verdict is `unknown` or `modified`, or which are known and older than the rest of their package
+//! ([`PackageVersions`]), and which a program has read that is identified as an interpreter. *Cannot see*: what an interpreter does with
+//! a file, and code that it gets in another way; that a file is older, if nothing else of its package was read. *Config*: [`FileRules`]: which programs are
 //! interpreters, and where files may be what they like. *State*: what was said, and readers that are not identified yet. *Tests*: below
 //! and in `tests/e2e`.
 //!
@@ -17,6 +18,7 @@ use nephoscope_inventory::{
 
 use crate::draft::{Draft, Judge};
 use crate::file_rules::FileRules;
+use crate::package_versions::{Found, Outdated, PackageVersions};
 
 /// How long a reader may take to be identified.
 const WAIT_NS: u64 = 5_000_000_000;
@@ -34,6 +36,7 @@ type Said = (u16, u16, u64, u32, u32);
 #[derive(Debug, Default)]
 pub struct InterpretedFile {
     rules: FileRules,
+    versions: PackageVersions,
     /// By program.
     said: HashMap<String, HashSet<Said>>,
     waiting: VecDeque<Waiting>,
@@ -48,6 +51,46 @@ struct Waiting {
 }
 
 const RULE: &str = "interpreted-file";
+
+/// Why a file is spoken of.
+#[derive(Debug)]
+enum Concern<'a> {
+    Unknown,
+    Modified(&'a ModifiedFile),
+    Outdated(Outdated),
+}
+
+/// Looks at a file that is known, where it is; `None` if it is not, or has no name.
+fn found<T>(
+    id: FileId,
+    file: &FollowedFile,
+    names: &dyn Names,
+    look: impl FnOnce(&Found<'_>) -> T,
+) -> Option<T> {
+    let Some(FileVerdict::Known(objects)) = file.verdict.as_deref() else {
+        return None;
+    };
+    let path = std::str::from_utf8(&file.about.path)
+        .ok()
+        .filter(|path| !path.is_empty())?;
+    let placements: Vec<_> = objects
+        .iter()
+        .flat_map(|object| names.placements(*object))
+        .collect();
+    Some(look(&Found {
+        file: id,
+        at_ns: file
+            .readers
+            .iter()
+            .map(|reader| reader.first_ns)
+            .max()
+            .unwrap_or(0),
+        disk: file.about.disk,
+        partition: file.about.partition,
+        path,
+        placements: &placements,
+    }))
+}
 
 impl Judge for InterpretedFile {
     fn remember(&mut self, finding: &Finding) {
@@ -76,22 +119,12 @@ impl Judge for InterpretedFile {
         let Change::FileJudged { file: id } = change else {
             return;
         };
-        let Some(file) = inventory.files.get(*id).filter(|file| self.is_about(file)) else {
+        let Some(file) = inventory.files.get(*id) else {
             return;
         };
-        for reader in &file.readers {
-            let waits = !self.one(*id, reader.space, inventory, names, out);
-            let is_new = !self
-                .waiting
-                .iter()
-                .any(|one| (one.file, one.space) == (*id, reader.space));
-            if waits && is_new && self.waiting.len() < MAX_WAITING {
-                self.waiting.push_back(Waiting {
-                    until_ns: reader.first_ns.saturating_add(WAIT_NS),
-                    file: *id,
-                    space: reader.space,
-                });
-            }
+        let again = found(*id, file, names, |found| self.versions.seen(found)).unwrap_or_default();
+        for id in again.into_iter().chain([*id]) {
+            self.all_readers(id, inventory, names, out);
         }
     }
 }
@@ -112,12 +145,39 @@ impl InterpretedFile {
         }
     }
 
-    fn is_about(&self, file: &FollowedFile) -> bool {
-        let verdict = matches!(
-            file.verdict.as_deref(),
-            Some(FileVerdict::Modified(_) | FileVerdict::Unknown)
-        );
-        verdict && !self.rules.allows(&String::from_utf8_lossy(&file.about.path))
+    fn all_readers(&mut self, id: FileId, inventory: &Inventory, names: &dyn Names, out: &mut Vec<Draft>) {
+        let Some(file) = inventory.files.get(id) else {
+            return;
+        };
+        if self.concern(id, file, names).is_none() {
+            return;
+        }
+        for reader in &file.readers {
+            let waits = !self.one(id, reader.space, inventory, names, out);
+            let is_new = !self
+                .waiting
+                .iter()
+                .any(|one| (one.file, one.space) == (id, reader.space));
+            if waits && is_new && self.waiting.len() < MAX_WAITING {
+                self.waiting.push_back(Waiting {
+                    until_ns: reader.first_ns.saturating_add(WAIT_NS),
+                    file: id,
+                    space: reader.space,
+                });
+            }
+        }
+    }
+
+    /// What there is to say of a file, whoever reads it.
+    fn concern<'a>(&self, id: FileId, file: &'a FollowedFile, names: &dyn Names) -> Option<Concern<'a>> {
+        let concern = match file.verdict.as_deref()? {
+            FileVerdict::Unknown => Concern::Unknown,
+            FileVerdict::Modified(modified) => Concern::Modified(modified),
+            FileVerdict::Known(_) => {
+                Concern::Outdated(found(id, file, names, |found| self.versions.outdated(found)).flatten()?)
+            }
+        };
+        (!self.rules.allows(&String::from_utf8_lossy(&file.about.path))).then_some(concern)
     }
 
     /// Speaks of a file and one who read it, if there is something to say. `false`: who that is is not known.
@@ -135,9 +195,10 @@ impl InterpretedFile {
         let Some(program) = program_path(about, inventory, names) else {
             return false;
         };
-        if !self.is_about(file) || !self.rules.is_interpreter(&program) {
+        let concern = self.concern(id, file, names);
+        let Some(concern) = concern.filter(|_| self.rules.is_interpreter(&program)) else {
             return true;
-        }
+        };
         if self.said.len() >= MAX_PROGRAMS && !self.said.contains_key(&program) {
             self.said.clear();
         }
@@ -154,7 +215,9 @@ impl InterpretedFile {
         };
         let first = file.readers.iter().find(|reader| reader.space == space);
         let at_ns = first.map_or(0, |reader| reader.first_ns);
-        out.push(draft(file, &program, space, at_ns, more, names));
+        let mut draft = draft(file, &program, space, at_ns, &concern, names);
+        draft.summary.push_str(more);
+        out.push(draft);
         true
     }
 }
@@ -164,7 +227,7 @@ fn draft(
     program: &str,
     space: SpaceId,
     at_ns: u64,
-    more: &str,
+    concern: &Concern<'_>,
     names: &dyn Names,
 ) -> Draft {
     let about = &file.about;
@@ -185,25 +248,47 @@ fn draft(
         "program": program,
         "pieces_read": file.pieces.len(),
     });
-    let (severity, what) = match file.verdict.as_deref() {
-        Some(FileVerdict::Modified(modified)) => {
+    let (severity, what, about) = match concern {
+        Concern::Modified(modified) => {
             let (said, nearest) = likeness(modified, names);
-            if let (Some(evidence), serde_json::Value::Object(nearest)) = (evidence.as_object_mut(), nearest)
-            {
-                evidence.extend(nearest);
-            }
-            (Severity::High, said)
+            (Severity::High, said, nearest)
         }
-        _ => (Severity::Medium, "which is no catalogued file".to_owned()),
+        Concern::Outdated(outdated) => {
+            let (said, versions) = age(outdated);
+            (Severity::High, said, versions)
+        }
+        Concern::Unknown => (
+            Severity::Medium,
+            "which is no catalogued file".to_owned(),
+            serde_json::Value::Null,
+        ),
     };
+    if let (Some(evidence), serde_json::Value::Object(about)) = (evidence.as_object_mut(), about) {
+        evidence.extend(about);
+    }
     Draft {
         rule: RULE,
         severity,
         space: Some(space),
         at_ns,
-        summary: format!("{program} reads {path}, {what}{more}"),
+        summary: format!("{program} reads {path}, {what}"),
         evidence,
     }
+}
+
+/// How a file is older than the rest, in words and in numbers.
+fn age(outdated: &Outdated) -> (String, serde_json::Value) {
+    let Outdated {
+        package,
+        version,
+        others,
+        files,
+    } = outdated;
+    let evidence = serde_json::json!({
+        "outdated": { "package": package, "version": version, "others": others, "files": files },
+    });
+    let said = format!("as {package} {version} has it, and {files} file(s) of that package are of {others}");
+    (said, evidence)
 }
 
 /// What a file is like, in words and in numbers.
@@ -415,6 +500,64 @@ mod tests {
         assert_eq!(draft.severity, Severity::High);
         assert_eq!(draft.evidence["difference"]["lines"][0]["text"], "evil();");
         assert_eq!(draft.evidence["nearest"]["path"], "/usr/bin/php8.2");
+    }
+
+    /// Object 1 is the program; 2 and 3 are version 1.9 and 1.10 of whatever file is asked for.
+    struct Versions;
+
+    impl ObjectFacts for Versions {
+        fn kind(&self, _: ObjectId) -> Option<ObjectKind> {
+            Some(ObjectKind::Executable)
+        }
+    }
+
+    impl Names for Versions {
+        fn placements(&self, object: ObjectId) -> Vec<(String, CandidateReport)> {
+            let of = |version: &str| CandidateReport {
+                package: Some("app".into()),
+                source: None,
+                version: Some(version.into()),
+            };
+            let paths = || (10..20).map(|inode| format!("/srv/{inode}.php"));
+            match object.0 {
+                1 => PHP.placements(object),
+                2 => paths().map(|path| (path, of("1.9-1"))).collect(),
+                _ => paths().map(|path| (path, of("1.10-1"))).collect(),
+            }
+        }
+
+        fn build_id(&self, _: ObjectId) -> Option<Vec<u8>> {
+            None
+        }
+    }
+
+    #[test]
+    fn a_known_file_that_is_older_than_the_rest_of_its_package_is_spoken_of() {
+        let (mut rule, mut inventory, mut out) = (InterpretedFile::default(), guest(), Vec::new());
+        let mut known = |rule: &mut InterpretedFile, inode, objects: &[u32], out: &mut Vec<Draft>| {
+            let objects = objects.iter().map(|object| ObjectId(*object)).collect();
+            let digest = u8::try_from(inode).unwrap();
+            let change = read(&mut inventory, inode, digest, FileVerdict::Known(objects));
+            rule.judge(&change, &inventory, &Versions, out);
+        };
+        known(&mut rule, 10, &[2], &mut out);
+        assert_eq!(out, [], "nothing else of its package was read");
+        known(&mut rule, 11, &[3], &mut out);
+        let [draft] = &out[..] else { panic!("{out:?}") };
+        assert_eq!(
+            draft.summary,
+            "/usr/bin/php8.2 reads /srv/10.php, as app 1.9-1 has it, and 1 file(s) of that package are of 1.10-1"
+        );
+        assert_eq!(draft.evidence["outdated"]["others"], "1.10-1");
+        known(&mut rule, 12, &[2, 3], &mut out);
+        assert_eq!(out.len(), 1, "it is the same in both");
+        for inode in [14, 15] {
+            known(&mut rule, inode, &[3], &mut out);
+        }
+        known(&mut rule, 13, &[2], &mut out);
+        assert_eq!(out.len(), 2);
+        known(&mut rule, 30, &[2], &mut out);
+        assert_eq!(out.len(), 2, "not where its package has it");
     }
 
     #[test]

@@ -6,6 +6,7 @@ mod file_rules;
 mod fixture;
 mod interpreted_file;
 mod modified_code;
+mod package_versions;
 mod pieces;
 mod unknown_code;
 

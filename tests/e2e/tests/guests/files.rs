@@ -26,10 +26,80 @@ fn xfs(folder: &Path) -> PathBuf {
     disk
 }
 
-fn options(image: &Image, folder: &Path, report: &Path) -> Options {
+fn run(command: &mut Command) {
+    let done = command.output().unwrap();
+    assert!(
+        done.status.success(),
+        "{command:?}: {}",
+        String::from_utf8_lossy(&done.stderr)
+    );
+}
+
+const VERSIONS: [&str; 2] = ["1.0-1", "1.1-1"];
+const APP: &str = "/usr/share/demo-app";
+
+/// Packages of an application, in two versions.
+fn packages(folder: &Path) -> [PathBuf; 2] {
+    VERSIONS.map(|version| {
+        let tree = folder.join(format!("demo-app-{version}"));
+        let files = tree.join(&APP[1..]);
+        for path in [tree.join("DEBIAN"), files.clone()] {
+            std::fs::create_dir_all(path).unwrap();
+        }
+        let control = format!(
+            "Package: demo-app\nVersion: {version}\nArchitecture: all\nMaintainer: Nobody <nobody@localhost>\nDescription: an application\n"
+        );
+        std::fs::write(tree.join("DEBIAN/control"), control).unwrap();
+        for name in ["one", "two", "three"] {
+            let text = format!("<?php echo '{name} of {version}';\n");
+            std::fs::write(files.join(format!("{name}.php")), text).unwrap();
+        }
+        let package = folder.join(format!("demo-app-{version}.deb"));
+        run(Command::new("dpkg-deb")
+            .args(["--root-owner-group", "--build"])
+            .args([&tree, &package]));
+        package
+    })
+}
+
+/// The guest's catalog, and the packages' files in it.
+fn catalog(image: &Image, folder: &Path, packages: &[PathBuf]) -> PathBuf {
+    let catalog = folder.join("catalog");
+    let guests = Catalog::ensure(image, &program()).unwrap().path();
+    run(Command::new("cp").arg("-r").args([&guests, &catalog]));
+    run(Command::new(program())
+        .args(["catalog", "add", "--catalog"])
+        .arg(&catalog)
+        .args(packages));
+    catalog
+}
+
+/// The newer is installed, and one file of the older put in its place.
+fn outdated_file(guest: &mut Guest, packages: &[PathBuf]) {
+    for package in packages {
+        let name = package.file_name().unwrap().to_str().unwrap();
+        guest
+            .put(&format!("/root/{name}"), &std::fs::read(package).unwrap())
+            .unwrap();
+    }
+    let [older, newer] = VERSIONS;
+    guest
+        .run_ok(&format!(
+            "set -e; dpkg -i /root/demo-app-{newer}.deb; ln -s {APP} /var/www/html/app; \
+             dpkg-deb --fsys-tarfile /root/demo-app-{older}.deb | tar -xO .{APP}/two.php >{APP}/two.php; \
+             sync; sleep 1; md5sum {APP}/*"
+        ))
+        .unwrap();
+    for (name, version) in [("one", newer), ("two", older), ("three", newer)] {
+        let (status, body) = guest.http_get(&format!("/app/{name}.php")).unwrap();
+        assert_eq!((status, body), (200, format!("{name} of {version}")));
+    }
+}
+
+fn options(image: &Image, folder: &Path, report: &Path, packages: &[PathBuf]) -> Options {
     let watched = Watched {
         program: program(),
-        catalog: Catalog::ensure(image, &program()).unwrap().path(),
+        catalog: catalog(image, folder, packages),
         name: vm_name("files"),
         report: Some(report.to_path_buf()),
         extra: vec!["--watch-files".into()],
@@ -134,6 +204,24 @@ fn judged(report: &Value) {
         let (file, _) = readers(report, &format!("/root/{name}.php")).unwrap();
         assert_ne!(file["verdict"], "known");
     }
+    let app = |name: &str| format!("{APP}/{name}.php");
+    let [finding] = of(&app("two"))[..] else {
+        panic!("{:?}", of(&app("two")))
+    };
+    let outdated = &finding["evidence"]["outdated"];
+    assert_eq!(
+        (&outdated["version"], &outdated["others"]),
+        (&VERSIONS[0].into(), &VERSIONS[1].into())
+    );
+    assert!(
+        finding["evidence"]["program"]
+            .as_str()
+            .unwrap()
+            .contains("php-fpm")
+    );
+    let late = finding["found_ns"].as_u64().unwrap() - finding["at_ns"].as_u64().unwrap();
+    assert!(late < 1_000_000_000, "{finding}");
+    assert!(of(&app("one")).is_empty() && of(&app("three")).is_empty());
     assert_eq!(of("/root/seen.py").len(), 0);
     assert_eq!(of("/var/www/html/index.php").len(), 0);
     assert_eq!(of("/var/www/html/new.php").len(), 1);
@@ -144,7 +232,8 @@ fn who_reads_a_file_is_told_and_who_only_could_is_not() {
     let image = Image::ensure().unwrap();
     let folder = tempfile::tempdir().unwrap();
     let report = folder.path().join("report.json");
-    let options = options(&image, folder.path(), &report);
+    let packages = packages(folder.path());
+    let options = options(&image, folder.path(), &report, &packages);
     let name = options.watched.as_ref().unwrap().name.clone();
     let mut guest = Guest::boot_ready(&image, options).unwrap();
     assert_eq!(guest.http_get("/index.php").unwrap().0, 200);
@@ -177,6 +266,7 @@ fn who_reads_a_file_is_told_and_who_only_could_is_not() {
         "two disks, a server each"
     );
     changed_copies(&mut guest);
+    outdated_file(&mut guest, &packages);
     std::thread::sleep(Duration::from_secs(1));
     assert_eq!(guest.power_off().unwrap(), 0);
 
