@@ -12,6 +12,9 @@ use crate::space::SpaceId;
 pub struct FileReport {
     /// Where its file system has it; empty if it has no name.
     pub path: String,
+    /// The names that it had before, the oldest first: it may have been read under any of them.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub former_paths: Vec<String>,
     /// The disk, counted from 0 as the VM is started with them.
     pub disk: u16,
     /// The partition, 0 if the disk has none.

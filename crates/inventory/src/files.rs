@@ -21,6 +21,8 @@ const MAX_HELD: usize = 2 << 20;
 const MAX_READERS: usize = 64;
 /// Pieces of which it is not looked yet how they were read. What is beyond stays unknown.
 const MAX_UNSETTLED: usize = 64 << 10;
+/// Names of a file that it had before. What is beyond is not told.
+const MAX_FORMER: usize = 16;
 /// Pieces of all files that are remembered with their digests.
 const MAX_PIECES: usize = 2 << 20;
 
@@ -33,6 +35,8 @@ pub struct FileId(pub u32);
 pub struct FollowedFile {
     /// What it is.
     pub about: FileSeen,
+    /// The names that it had before, the oldest first.
+    pub former_paths: Vec<Vec<u8>>,
     /// Pieces that were read: where in the file, and BLAKE3 of the bytes as they were.
     pub pieces: BTreeMap<u64, [u8; 32]>,
     /// How often something that was read of it was rewritten.
@@ -43,6 +47,26 @@ pub struct FollowedFile {
     pub readers: Vec<Reader>,
     /// Accesses by whom is not known: a device, or a vCPU whose root is not.
     pub unattributed: u64,
+}
+
+impl FollowedFile {
+    /// All names that it has and had since it is followed.
+    pub fn paths(&self) -> impl Iterator<Item = &[u8]> {
+        let former = self.former_paths.iter().map(Vec::as_slice);
+        former.chain([self.about.path.as_slice()])
+    }
+
+    fn renamed(&mut self, to: &[u8]) {
+        let was = &self.about.path;
+        if was != to
+            && !was.is_empty()
+            && !self.former_paths.contains(was)
+            && self.former_paths.len() < MAX_FORMER
+        {
+            self.former_paths.push(was.clone());
+        }
+        self.former_paths.retain(|former| former != to);
+    }
 }
 
 /// What a file is, by what was read of it.
@@ -191,6 +215,7 @@ impl Files {
                     let cut = file.pieces.split_off(&about.bytes);
                     self.pieces = self.pieces.saturating_sub(cut.len());
                     file.rewritten += u32::from(!cut.is_empty());
+                    file.renamed(&about.path);
                     file.about = about;
                 }
                 *at
@@ -202,6 +227,7 @@ impl Files {
             None => {
                 self.files.push(FollowedFile {
                     about,
+                    former_paths: Vec::new(),
                     pieces: BTreeMap::new(),
                     rewritten: 0,
                     verdict: None,
@@ -468,6 +494,32 @@ mod tests {
         assert!(files.accessed(3, Gpa(0x5000), None, Some(SpaceId(3))).is_none());
         assert!(files.read(4, 0x5000, 1, Some(3)).is_none());
         assert_eq!(files.left_out().changed, 1);
+    }
+
+    #[test]
+    fn a_file_that_is_renamed_keeps_its_readers_and_up_to_max_former_of_its_names() {
+        let mut files = Files::default();
+        files.seen(1, seen(12));
+        files.held(&held(1, 0, 0x5000, 1));
+        assert!(files.read(1, 0x5000, 1, Some(3)).is_some());
+        let mut rename = |to: &str| {
+            let path = to.as_bytes().to_vec();
+            files.seen(1, FileSeen { path, ..seen(12) });
+            let [file] = files.read_ones().collect::<Vec<_>>()[..] else {
+                panic!()
+            };
+            assert_eq!(
+                (file.readers.len(), file.about.path.as_slice()),
+                (1, to.as_bytes())
+            );
+            file.former_paths.len()
+        };
+        assert_eq!((rename("/a"), rename("/a"), rename("/12.php")), (1, 1, 1));
+        let counts: Vec<usize> = (0..MAX_FORMER + 5).map(|n| rename(&format!("/{n}"))).collect();
+        assert_eq!(counts.last(), Some(&MAX_FORMER));
+        let file = files.read_ones().next().unwrap();
+        assert_eq!(file.former_paths[..2], [b"/a".to_vec(), b"/12.php".to_vec()]);
+        assert_eq!(file.paths().count(), MAX_FORMER + 1);
     }
 
     #[test]

@@ -177,7 +177,11 @@ impl InterpretedFile {
                 Concern::Outdated(found(id, file, names, |found| self.versions.outdated(found)).flatten()?)
             }
         };
-        (!self.rules.allows(&String::from_utf8_lossy(&file.about.path))).then_some(concern)
+        // One that was read elsewhere is not excused by where it was put afterwards.
+        let is_allowed = file
+            .paths()
+            .all(|path| self.rules.allows(&String::from_utf8_lossy(path)));
+        (!is_allowed).then_some(concern)
     }
 
     /// Speaks of a file and one who read it, if there is something to say. `false`: who that is is not known.
@@ -469,6 +473,20 @@ mod tests {
         rule.set_rules(FileRules::new(Some("/opt/*"), "").unwrap());
         assert_eq!(said(&mut rule, &change, &inventory, &PHP), []);
         assert_eq!(rule.waiting.len(), 0);
+    }
+
+    #[test]
+    fn a_file_that_was_put_where_all_is_allowed_after_it_was_read_is_spoken_of() {
+        let (mut rule, mut inventory) = (InterpretedFile::default(), guest());
+        rule.set_rules(FileRules::new(None, "/cache/*").unwrap());
+        let change = read(&mut inventory, 12, 1, FileVerdict::Unknown);
+        let Change::FileJudged { file } = change else {
+            panic!()
+        };
+        let about = inventory.files.get(file).unwrap().about.clone();
+        let path = b"/cache/12.php".to_vec();
+        inventory.files.seen(1, FileSeen { path, ..about });
+        assert_eq!(said(&mut rule, &change, &inventory, &PHP).len(), 1);
     }
 
     #[test]

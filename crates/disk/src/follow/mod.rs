@@ -24,7 +24,7 @@ pub use table::Skipped;
 
 use crate::device::{Transfer, Transfers};
 use crate::image::{Image, SECTOR};
-use table::{Piece, Table};
+use table::{Said, Table};
 
 /// Bytes that are zeroed at once, as far as files go: whole blocks of every size.
 const ZEROS: usize = 64 << 10;
@@ -76,24 +76,23 @@ impl Follower {
             parts.extend(transfer.frames.iter().map(|(gpa, len)| part(gpa.0, *len, false)));
         }
         let mut table = self.table.lock().unwrap_or_else(PoisonError::into_inner);
-        table.transfer(transfer, |piece: &Piece<'_>| {
-            let mut tell = |of: &Frame<'_>| {
-                of.encode(Stamp::default(), &mut frame);
-                frames.extend_from_slice(&frame);
+        table.transfer(transfer, |said: &Said<'_>| {
+            let of = match *said {
+                Said::File(file, path) => Frame::File(file, path),
+                Said::Held { file, at, held } => {
+                    parts.push(part(held.gpa, held.len.into(), true));
+                    Frame::FileHeld(FileHeld {
+                        file,
+                        at,
+                        gpa: held.gpa,
+                        len: held.len,
+                        written: transfer.is_write,
+                        digest: held.digest,
+                    })
+                }
             };
-            if let Some((file, path)) = piece.news {
-                tell(&Frame::File(file, path));
-            }
-            let held = piece.held;
-            tell(&Frame::FileHeld(FileHeld {
-                file: piece.file,
-                at: piece.at,
-                gpa: held.gpa,
-                len: held.len,
-                written: transfer.is_write,
-                digest: held.digest,
-            }));
-            parts.push(part(held.gpa, held.len.into(), true));
+            of.encode(Stamp::default(), &mut frame);
+            frames.extend_from_slice(&frame);
         });
         let unseen = self.unseen(table.skipped());
         let mut said = self.said.lock().unwrap_or_else(PoisonError::into_inner);

@@ -23,16 +23,19 @@ const NUMBER_BITS: u32 = 24;
 /// Partitions that are looked into.
 const MAX_VOLUMES: usize = 128;
 
-/// A piece of a followed file, in guest memory.
-pub(super) struct Piece<'a> {
-    /// What there is to say of the file first.
-    pub(super) news: Option<(FileFrame, &'a [u8])>,
-    /// The file.
-    pub(super) file: u32,
-    /// Where in the file.
-    pub(super) at: u64,
-    /// Where it is, and what.
-    pub(super) held: Held,
+/// What there is to say of followed files.
+pub(super) enum Said<'a> {
+    /// What a file is, and its name: before anything else of it, and when it has another name.
+    File(FileFrame, &'a [u8]),
+    /// A piece of it is in guest memory.
+    Held {
+        /// The file.
+        file: u32,
+        /// Where in the file.
+        at: u64,
+        /// Where it is, and what.
+        held: Held,
+    },
 }
 
 /// What a transfer has left in guest memory.
@@ -215,8 +218,8 @@ impl Table {
     }
 
     /// Gives the pieces of followed files that are in guest memory now: those of a transfer, and those of which a write says whose they
-    /// are.
-    pub(super) fn transfer(&mut self, transfer: &Transfer<'_>, mut give: impl FnMut(&Piece<'_>)) {
+    /// are; and the names that files have from now on.
+    pub(super) fn transfer(&mut self, transfer: &Transfer<'_>, mut give: impl FnMut(&Said<'_>)) {
         let begin = transfer.sector.saturating_mul(SECTOR);
         let end = begin.saturating_add(transfer.bytes.len() as u64);
         let mut numbers = self.numbers;
@@ -291,7 +294,7 @@ struct Saying<'a, G> {
 impl Volume {
     /// A block of a file is in memory; `held` says where, if somebody wants to know. False if the file has no name yet, by which it may be
     /// one that is followed: an inode can be written before the directory that names it.
-    fn one<G: FnMut(&Piece<'_>)>(
+    fn one<G: FnMut(&Said<'_>)>(
         &mut self,
         block: u64,
         held: impl FnOnce() -> Held,
@@ -348,8 +351,10 @@ impl Volume {
             bytes: about.bytes,
         };
         let block_bytes = u64::from(self.files.block_bytes());
-        (say.give)(&Piece {
-            news: (!std::mem::replace(said, true)).then_some((frame, known.path.as_slice())),
+        if !std::mem::replace(said, true) {
+            (say.give)(&Said::File(frame, &known.path));
+        }
+        (say.give)(&Said::Held {
             file: *file,
             at: u64::from(file_block) * block_bytes,
             held,
@@ -357,13 +362,44 @@ impl Volume {
         true
     }
 
+    /// An inode is another now than what was known of it. If it is a file that was spoken of and has another name, that is said; one
+    /// that has none any more keeps the one it had.
+    fn renamed<G: FnMut(&Said<'_>)>(
+        &mut self,
+        inode: u64,
+        was: Known,
+        of: &Part<'_>,
+        say: &mut Saying<'_, G>,
+    ) {
+        let (Some((file, true)), Some(about)) = (was.followed, self.files.file(inode)) else {
+            return;
+        };
+        let path = self.files.path(inode, of).ok().flatten().unwrap_or_default();
+        if about.generation != was.generation || path.is_empty() || path == was.path {
+            return;
+        }
+        let frame = FileFrame {
+            file,
+            disk: say.disk,
+            partition: self.partition,
+            inode,
+            generation: was.generation,
+            bytes: about.bytes,
+        };
+        (say.give)(&Said::File(frame, &path));
+        let is_kind = say.kinds.has(&path);
+        remember(&mut self.known, inode, Known { path, is_kind, ..was });
+    }
+
     /// These inodes are others now, or have another name.
-    fn touched<G: FnMut(&Piece<'_>)>(&mut self, inodes: &[u64], of: &Part<'_>, say: &mut Saying<'_, G>) {
+    fn touched<G: FnMut(&Said<'_>)>(&mut self, inodes: &[u64], of: &Part<'_>, say: &mut Saying<'_, G>) {
         if inodes.is_empty() {
             return;
         }
         for inode in inodes {
-            self.known.remove(inode);
+            if let Some(was) = self.known.remove(inode) {
+                self.renamed(*inode, was, of, say);
+            }
         }
         let files = &self.files;
         let owned: Vec<u64> = self

@@ -24,6 +24,10 @@ pub(crate) fn file_table(files: &[FileReport]) -> Table {
             "" => format!("(inode {} of disk {})", file.inode, file.disk),
             path => escape(path).into_owned(),
         };
+        let path = match file.former_paths.first() {
+            Some(was) => format!("{path} (was {})", escape(was)),
+            None => path,
+        };
         table.push(vec![
             Cell::path(path),
             Cell::text(escape(&file.verdict)).toned(tone),
@@ -90,6 +94,7 @@ mod tests {
 
     fn file(path: &str, verdict: &str, programs: &[Option<&str>]) -> FileReport {
         FileReport {
+            former_paths: Vec::new(),
             path: path.to_owned(),
             disk: 0,
             partition: 1,

@@ -149,6 +149,11 @@ fn one<'a>(
     });
     FileReport {
         path: String::from_utf8_lossy(&file.about.path).into_owned(),
+        former_paths: file
+            .former_paths
+            .iter()
+            .map(|path| String::from_utf8_lossy(path).into_owned())
+            .collect(),
         disk: file.about.disk,
         partition: file.about.partition,
         inode: file.about.inode,

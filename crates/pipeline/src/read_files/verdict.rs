@@ -193,6 +193,7 @@ mod tests {
         let of = |len: usize| {
             let mut contents = Contents::default();
             let mut file = FollowedFile {
+                former_paths: Vec::new(),
                 about: FileSeen {
                     disk: 0,
                     partition: 0,

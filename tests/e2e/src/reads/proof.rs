@@ -182,10 +182,19 @@ fn compare(traced: &Traced, before: &BTreeSet<(String, u64)>, report: Value) -> 
             continue;
         }
         let program = reader["program"].as_str().unwrap_or("?");
-        seen.insert(Read {
-            program: program.rsplit('/').next().unwrap_or(program).to_owned(),
+        let program = program.rsplit('/').next().unwrap_or(program);
+        let of = |path: &str| Read {
+            program: program.to_owned(),
             path: path.to_owned(),
-        });
+        };
+        // One that was renamed was read under one of its names.
+        let former = file["former_paths"].as_array().into_iter().flatten();
+        let names = former.filter_map(Value::as_str).chain([path]).map(of);
+        let read: Vec<Read> = names.filter(|read| truth.contains(read)).collect();
+        if read.is_empty() {
+            seen.insert(of(path));
+        }
+        seen.extend(read);
     }
     let (mut named, mut misnamed) = (0, BTreeMap::new());
     let paths: BTreeSet<&String> = truth.iter().map(|read| &read.path).collect();

@@ -252,6 +252,10 @@ fn who_reads_a_file_is_told_and_who_only_could_is_not() {
                 .as_str(),
         )
         .unwrap();
+    // It gets another name when it has been read.
+    guest
+        .run_ok("echo 'print(9)' >/root/was.py; sync; python3 /root/was.py; sleep 1; mv /root/was.py /root/is.py; sync")
+        .unwrap();
     let (status, body) = guest.http_get("/new.php").unwrap();
     assert!(status == 200 && body == "7", "{status} {body}");
     // On the other disk it is in the log alone, for half a minute.
@@ -299,6 +303,9 @@ fn who_reads_a_file_is_told_and_who_only_could_is_not() {
     read_by("/opt/nephoscope/work.py", &["python3.11"]);
     read_by("/root/seen.py", &["md5sum", "cp"]);
     read_by("/jobs/job.py", &["python3.11"]);
+    read_by("/root/is.py", &["python3.11"]);
+    let (renamed, _) = readers(&report, "/root/is.py").unwrap();
+    assert_eq!(renamed["former_paths"], serde_json::json!(["/root/was.py"]));
     assert_eq!(readers(&report, "/jobs/job.py").unwrap().0["disk"], 1);
     let how = |path: &str| -> Vec<&str> {
         let (file, _) = readers(&report, path).unwrap();
@@ -319,6 +326,7 @@ fn who_reads_a_file_is_told_and_who_only_could_is_not() {
     let written = [
         "/root/seen.py",
         "/root/mapped.py",
+        "/root/is.py",
         "/var/www/html/new.php",
         "/jobs/job.py",
     ]
