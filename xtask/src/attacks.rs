@@ -22,7 +22,7 @@ pub(crate) struct AttacksArgs {
     #[arg(long, value_name = "NAME|NUMBER")]
     only: Vec<String>,
     /// Everything so many times, each in a boot of its own.
-    #[arg(long, value_name = "N", default_value_t = 1)]
+    #[arg(long, value_name = "N", default_value_t = 1, value_parser = crate::arguments::some::<u32>)]
     times: u32,
     /// The rows for programs: an array of {attack, kernel, expected, seen, ok, to_finding_ms}.
     #[arg(long, value_name = "FILE")]
@@ -38,7 +38,7 @@ pub(crate) struct AttacksArgs {
     #[arg(long, conflicts_with = "control")]
     nested: bool,
     /// How long the ordinary work goes on, at least.
-    #[arg(long, value_name = "N", default_value_t = 3, requires = "control")]
+    #[arg(long, value_name = "N", default_value_t = 3, value_parser = crate::arguments::some::<u64>, requires = "control")]
     minutes: u64,
 }
 

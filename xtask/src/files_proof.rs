@@ -20,7 +20,7 @@ pub(crate) struct FilesProofArgs {
     #[arg(long, value_name = "VERSION", value_parser = crate::nested::kernel, default_value = "6.1")]
     kernel: Kernel,
     /// The guest's vCPUs.
-    #[arg(long, value_name = "N", default_value_t = 1)]
+    #[arg(long, value_name = "N", default_value_t = 1, value_parser = crate::arguments::vcpus)]
     vcpus: u32,
     /// With all that will be read in the guest's memory before.
     #[arg(long)]

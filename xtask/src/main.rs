@@ -1,5 +1,6 @@
 //! The tasks that people and CI run: `cargo xtask help`.
 
+mod arguments;
 mod attacks;
 mod bench;
 mod build;

@@ -18,7 +18,7 @@ pub(crate) struct NestedArgs {
     #[arg(long, value_name = "VERSION", default_value = "6.1", value_parser = kernel)]
     kernel: Kernel,
     /// L1's CPUs for the command. Of several, the emulator makes one more, which the command does not run on.
-    #[arg(long, value_name = "N", default_value_t = 2)]
+    #[arg(long, value_name = "N", default_value_t = 2, value_parser = crate::arguments::vcpus)]
     smp: u32,
     /// Its clock goes by the instruction, a nanosecond each, on one CPU (QEMU's -icount): what it measures is a count.
     #[arg(long)]
@@ -27,7 +27,7 @@ pub(crate) struct NestedArgs {
     #[arg(long, value_name = "DIR")]
     share: Option<PathBuf>,
     /// How long it may take.
-    #[arg(long, value_name = "SECONDS", default_value_t = 600)]
+    #[arg(long, value_name = "SECONDS", default_value_t = 600, value_parser = crate::arguments::some::<u64>)]
     limit: u64,
     /// The command, run by a shell.
     #[arg(required = true, trailing_var_arg = true, allow_hyphen_values = true)]

@@ -18,10 +18,10 @@ pub(crate) struct NestedProofArgs {
     #[arg(long, value_name = "VERSION", value_parser = crate::nested::kernel)]
     kernel: Option<Kernel>,
     /// The guest's vCPUs.
-    #[arg(long, value_name = "N", default_value_t = 1)]
+    #[arg(long, value_name = "N", default_value_t = 1, value_parser = crate::arguments::vcpus)]
     vcpus: u32,
     /// How long a guest under KVM may take.
-    #[arg(long, value_name = "SECONDS", default_value_t = 1800)]
+    #[arg(long, value_name = "SECONDS", default_value_t = 1800, value_parser = crate::arguments::some::<u64>)]
     limit: u64,
     /// Write both reports and all differences there.
     #[arg(long, value_name = "FILE")]

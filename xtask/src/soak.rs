@@ -18,7 +18,7 @@ use serde_json::Value;
 #[derive(Debug, Args)]
 pub(crate) struct SoakArgs {
     /// How many VMs.
-    #[arg(long, value_name = "N", default_value_t = 50)]
+    #[arg(long, value_name = "N", default_value_t = 50, value_parser = crate::arguments::some::<usize>)]
     vms: usize,
     /// What the random order is made of; another one each time when absent, and printed.
     #[arg(long, value_name = "N")]
@@ -36,7 +36,6 @@ pub(crate) struct SoakArgs {
 
 /// Runs it.
 pub(crate) fn run(arguments: &SoakArgs) -> Result<()> {
-    ensure!(arguments.vms > 0, "without a VM there is nothing to prove");
     crate::setup::with(if arguments.stock { &[] } else { &kbuild::PACKAGES })?;
     let program = crate::build::with_examples()?.program;
     let image = Image::ensure()?;

@@ -23,13 +23,13 @@ use crate::build;
 #[derive(Debug, Args)]
 pub(crate) struct DiskArgs {
     /// Pairs of each job.
-    #[arg(long, value_name = "N", default_value_t = 10)]
+    #[arg(long, value_name = "N", default_value_t = 10, value_parser = crate::arguments::some::<usize>)]
     rounds: usize,
     /// How long a job runs on one disk.
-    #[arg(long, value_name = "N", default_value_t = 3)]
+    #[arg(long, value_name = "N", default_value_t = 3, value_parser = crate::arguments::some::<u64>)]
     seconds: u64,
     /// The guest's vCPUs, and queues of each disk.
-    #[arg(long, value_name = "N", default_value_t = 1)]
+    #[arg(long, value_name = "N", default_value_t = 1, value_parser = crate::arguments::vcpus)]
     vcpus: u32,
     #[command(flatten)]
     out: Out,
@@ -65,7 +65,6 @@ impl Drop for Server {
 
 /// Runs it.
 pub(crate) fn run(arguments: &DiskArgs) -> Result<()> {
-    ensure!(arguments.rounds > 0, "without a round there is nothing to tell");
     crate::setup::run()?;
     let program = server()?;
     let image = Image::with_scripts()?;

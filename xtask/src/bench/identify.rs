@@ -18,7 +18,7 @@ use crate::build;
 #[derive(Debug, Args)]
 pub(crate) struct IdentifyArgs {
     /// Rounds of each measurement.
-    #[arg(long, value_name = "N", default_value_t = 10)]
+    #[arg(long, value_name = "N", default_value_t = 10, value_parser = crate::arguments::some::<usize>)]
     runs: usize,
     /// Make catalogs of so many pages; 0 for none.
     #[arg(long, value_name = "N,…", value_delimiter = ',', default_values_t = [1_000_000, 10_000_000, 100_000_000])]

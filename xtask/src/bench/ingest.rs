@@ -20,7 +20,7 @@ use crate::build;
 #[derive(Debug, Args)]
 pub(crate) struct CatalogArgs {
     /// Rounds.
-    #[arg(long, value_name = "N", default_value_t = 5)]
+    #[arg(long, value_name = "N", default_value_t = 5, value_parser = crate::arguments::some::<usize>)]
     runs: usize,
     #[command(flatten)]
     out: Out,

@@ -25,10 +25,10 @@ pub(crate) struct KvmArgs {
     #[arg(long, value_name = "VERSION", value_parser = crate::nested::kernel)]
     kernel: Option<Kernel>,
     /// How many guests are booted of each kind, each with all jobs.
-    #[arg(long, value_name = "N", default_value_t = 3)]
+    #[arg(long, value_name = "N", default_value_t = 3, value_parser = crate::arguments::some::<u32>)]
     boots: u32,
     /// How often each job is done in each guest. The first time meets code that was never run.
-    #[arg(long, value_name = "N", default_value_t = 2)]
+    #[arg(long, value_name = "N", default_value_t = 2, value_parser = crate::arguments::some::<u32>)]
     rounds: u32,
     #[command(flatten)]
     out: Out,

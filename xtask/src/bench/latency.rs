@@ -21,7 +21,7 @@ use crate::build;
 #[derive(Debug, Args)]
 pub(crate) struct LatencyArgs {
     /// Plantings of each kind, under each of the two conditions.
-    #[arg(long, value_name = "N", default_value_t = 150)]
+    #[arg(long, value_name = "N", default_value_t = 150, value_parser = crate::arguments::some::<usize>)]
     runs: usize,
     #[command(flatten)]
     out: Out,

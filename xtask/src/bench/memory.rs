@@ -16,7 +16,7 @@ use crate::build;
 #[derive(Debug, Args)]
 pub(crate) struct MemoryArgs {
     /// For how long.
-    #[arg(long, value_name = "N", default_value_t = 60)]
+    #[arg(long, value_name = "N", default_value_t = 60, value_parser = crate::arguments::some::<u64>)]
     minutes: u64,
     #[command(flatten)]
     out: Out,

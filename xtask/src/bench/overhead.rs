@@ -2,7 +2,7 @@
 
 use std::path::PathBuf;
 
-use anyhow::{Result, ensure};
+use anyhow::Result;
 use clap::Args;
 use nephoscope_e2e::progress::line;
 use nephoscope_e2e::{Catalog, Image, Options, Tools, Watched};
@@ -20,10 +20,10 @@ use crate::build;
 #[derive(Debug, Args)]
 pub(crate) struct OverheadArgs {
     /// Boots of each.
-    #[arg(long, value_name = "N", default_value_t = 10)]
+    #[arg(long, value_name = "N", default_value_t = 10, value_parser = crate::arguments::some::<usize>)]
     runs: usize,
     /// How often each job is done in one boot; `--runs 1 --repeat 10` is quick and says less of booting.
-    #[arg(long, value_name = "N", default_value_t = 1)]
+    #[arg(long, value_name = "N", default_value_t = 1, value_parser = crate::arguments::some::<usize>)]
     repeat: usize,
     /// Only these jobs: boot, processes, cpu, kernel, nginx, compile or smp4, with commas.
     #[arg(long, value_name = "NAME", value_parser = job, value_delimiter = ',')]
@@ -49,7 +49,6 @@ fn job(text: &str) -> Result<Job, String> {
 
 /// Runs it.
 pub(crate) fn run(arguments: &OverheadArgs) -> Result<()> {
-    ensure!(arguments.runs > 0 && arguments.repeat > 0, "no pair, no ratio");
     crate::setup::run()?;
     let built = build::run(true)?;
     let image = Image::ensure()?;

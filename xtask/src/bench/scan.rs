@@ -19,10 +19,10 @@ use crate::build;
 #[derive(Debug, Args)]
 pub(crate) struct ScanArgs {
     /// The guest's memory in MiB.
-    #[arg(long, value_name = "MIB", default_value_t = 4096)]
+    #[arg(long, value_name = "MIB", default_value_t = 4096, value_parser = crate::arguments::some::<u32>)]
     memory: u32,
     /// Looks after the first.
-    #[arg(long, value_name = "N", default_value_t = 20)]
+    #[arg(long, value_name = "N", default_value_t = 20, value_parser = crate::arguments::some::<usize>)]
     runs: usize,
     #[command(flatten)]
     out: Out,

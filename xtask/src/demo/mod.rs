@@ -32,7 +32,7 @@ pub(crate) struct DemoArgs {
     #[arg(long, value_name = "VERSION", default_value = "6.1", value_parser = kernel)]
     kernel: Kernel,
     /// The guest's virtual CPUs.
-    #[arg(long, value_name = "N", default_value_t = 1)]
+    #[arg(long, value_name = "N", default_value_t = 1, value_parser = crate::arguments::vcpus)]
     smp: u32,
 }
 

@@ -36,7 +36,7 @@ use targets::{TARGETS, Target};
 #[derive(Debug, Args)]
 pub(crate) struct FuzzArgs {
     /// For each target, at most so long.
-    #[arg(long, value_name = "N", default_value_t = 60)]
+    #[arg(long, value_name = "N", default_value_t = 60, value_parser = crate::arguments::some::<u64>)]
     seconds: u64,
     /// Only this target; may be given several times.
     #[arg(long, value_name = "TARGET", value_parser = target)]
