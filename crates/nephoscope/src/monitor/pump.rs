@@ -34,6 +34,8 @@ pub(super) trait Pumped: Send + 'static {
     fn told(&self) -> Told;
     /// Whether nothing comes any more.
     fn is_closed(&self) -> bool;
+    /// How many captured pages may wait.
+    fn most_waiting(&self) -> usize;
 }
 
 impl Pumped for KvmTrap {
@@ -59,6 +61,10 @@ impl Pumped for KvmTrap {
 
     fn is_closed(&self) -> bool {
         Self::is_closed(self)
+    }
+
+    fn most_waiting(&self) -> usize {
+        MAX_WAITING
     }
 }
 
@@ -90,10 +96,16 @@ impl Pumped for QemuPlugin {
     fn is_closed(&self) -> bool {
         Self::is_closed(self)
     }
+
+    fn most_waiting(&self) -> usize {
+        MAX_WAITING_PLUGIN
+    }
 }
 
 /// Captured pages that wait, on their way or with the watch, at most: 64 MiB. It stops a guest that makes code faster than it can be named.
 const MAX_WAITING: usize = 16 << 10;
+/// The same under TCG, where nobody has to be looked up in time, and a guest is slow to make code: 16 MiB.
+const MAX_WAITING_PLUGIN: usize = 4 << 10;
 /// Captured pages that the watch takes in one go: the guest gets room when they are digested, and the watch looks at all that it has
 /// to do beside.
 const AT_ONCE: usize = 64;
@@ -256,7 +268,7 @@ fn run(mut driver: impl Pumped, shared: &Shared, batches: &Sender<anyhow::Result
         if shared.reset.swap(false, Ordering::AcqRel) {
             driver.reset();
         }
-        if shared.captures() >= MAX_WAITING {
+        if shared.captures() >= driver.most_waiting() {
             std::thread::sleep(REST);
             continue;
         }
@@ -288,6 +300,7 @@ mod tests {
     struct Endless {
         given: Arc<AtomicUsize>,
         most: usize,
+        waiting: usize,
         resets: Arc<Mutex<Vec<usize>>>,
         behind: Arc<AtomicBool>,
     }
@@ -339,6 +352,10 @@ mod tests {
         fn is_closed(&self) -> bool {
             self.given.load(Ordering::Acquire) >= self.most
         }
+
+        fn most_waiting(&self) -> usize {
+            self.waiting
+        }
     }
 
     fn endless(most: usize) -> (Endless, Arc<AtomicUsize>, Arc<Mutex<Vec<usize>>>) {
@@ -346,6 +363,7 @@ mod tests {
         let driver = Endless {
             given: Arc::clone(&given),
             most,
+            waiting: MAX_WAITING,
             resets: Arc::clone(&resets),
             behind: Arc::default(),
         };
@@ -377,21 +395,31 @@ mod tests {
     }
 
     #[test]
-    fn max_waiting_bounds_what_is_taken_from_the_rings_before_its_turn() {
+    fn max_waiting_and_max_waiting_plugin_bound_what_is_taken_from_the_rings_before_its_turn() {
+        for most in [MAX_WAITING, MAX_WAITING_PLUGIN] {
+            bounds_what_is_taken(most);
+        }
+    }
+
+    fn bounds_what_is_taken(most: usize) {
         let (driver, given, _) = endless(usize::MAX);
+        let driver = Endless {
+            waiting: most,
+            ..driver
+        };
         let mut pump = Pump::start(driver).unwrap();
-        until(|| given.load(Ordering::Acquire) >= MAX_WAITING);
+        until(|| given.load(Ordering::Acquire) >= most);
         std::thread::sleep(Duration::from_millis(50));
-        assert_eq!(given.load(Ordering::Acquire), MAX_WAITING);
+        assert_eq!(given.load(Ordering::Acquire), most);
         let mut events = Vec::new();
         pump.next(Duration::from_millis(5), &mut events).unwrap();
         assert!(captures(&events) == AT_ONCE && pump.holds_more());
         std::thread::sleep(Duration::from_millis(50));
         let taken = given.load(Ordering::Acquire);
-        assert_eq!(taken, MAX_WAITING, "they are still worked on");
+        assert_eq!(taken, most, "they are still worked on");
         // There is room for as many as were digested, long before all were.
         pump.next(Duration::from_millis(5), &mut events).unwrap();
-        until(|| given.load(Ordering::Acquire) > MAX_WAITING);
+        until(|| given.load(Ordering::Acquire) > most);
     }
 
     #[test]
