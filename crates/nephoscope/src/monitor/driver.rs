@@ -1,13 +1,10 @@
-//! The way into the VM, whichever it is.
-
-use std::time::Duration;
+//! The way into the VM, whichever it is, until the watch begins.
 
 use nephoscope_drivers::{KvmSlots, KvmTrap, QemuPlugin};
-use nephoscope_guest::Stamped;
 use nephoscope_isa::Mode;
 use nephoscope_wire::RamRange;
 
-use super::pump::{Pump, Pumped as _};
+use super::pump::Pump;
 
 /// What there is to watch a VM with.
 #[derive(Debug)]
@@ -20,13 +17,6 @@ pub(crate) enum Driver {
         trap: Box<KvmTrap>,
         /// Whether the guest ran before.
         was_running: bool,
-    },
-    /// The same, when its thread runs.
-    Pumped {
-        /// The thread.
-        pump: Pump,
-        /// How the watch began.
-        origin: Origin,
     },
 }
 
@@ -57,31 +47,11 @@ pub(crate) enum Told {
 }
 
 impl Driver {
-    /// How the guest's CPUs translate, as far as it is told with what runs.
-    pub(crate) fn mode(&self) -> Told {
+    /// Starts the thread that empties the rings; from then on all comes from there. Not before privileges are dropped.
+    pub(super) fn start(self) -> std::io::Result<Pump> {
         match self {
-            Self::Plugin(plugin) => plugin.told(),
-            Self::KvmTrap { trap, .. } => trap.told(),
-            Self::Pumped { pump, .. } => pump.told(),
-        }
-    }
-
-    /// Starts the thread that empties the rings. Not before privileges are dropped.
-    pub(crate) fn run_beside(self) -> anyhow::Result<Self> {
-        let origin = self.origin();
-        let pump = match self {
-            Self::Plugin(plugin) => Pump::start(*plugin)?,
-            Self::KvmTrap { trap, .. } => Pump::start(*trap)?,
-            Self::Pumped { pump, .. } => pump,
-        };
-        Ok(Self::Pumped { pump, origin })
-    }
-
-    /// Whether more has come than was given out.
-    pub(crate) fn holds_more(&self) -> bool {
-        match self {
-            Self::Plugin(_) | Self::KvmTrap { .. } => false,
-            Self::Pumped { pump, .. } => pump.holds_more(),
+            Self::Plugin(plugin) => Pump::start(*plugin),
+            Self::KvmTrap { trap, .. } => Pump::start(*trap),
         }
     }
 
@@ -107,7 +77,6 @@ impl Driver {
                 was_blind: *was_running,
                 samples_attribution: true,
             },
-            Self::Pumped { origin, .. } => *origin,
         }
     }
 
@@ -115,7 +84,7 @@ impl Driver {
     pub(crate) fn slots(&self) -> Option<KvmSlots> {
         match self {
             Self::KvmTrap { trap, .. } => trap.slots().ok(),
-            Self::Plugin(_) | Self::Pumped { .. } => None,
+            Self::Plugin(_) => None,
         }
     }
 
@@ -124,45 +93,6 @@ impl Driver {
         match self {
             Self::Plugin(plugin) => plugin.set_ram(ranges)?,
             Self::KvmTrap { trap, .. } => trap.set_ram(ranges),
-            // Memory stays where it is as long as the machine.
-            Self::Pumped { .. } => {}
-        }
-        Ok(())
-    }
-
-    /// The machine was reset. It fails with the connection only, which ends the watch.
-    pub(crate) fn reset(&mut self) {
-        match self {
-            Self::Plugin(plugin) => drop(plugin.reset()),
-            Self::KvmTrap { trap, .. } => trap.reset(),
-            Self::Pumped { pump, .. } => pump.reset(),
-        }
-    }
-
-    /// Up to when everything was given out, in nanoseconds since the beginning.
-    pub(crate) fn seen_until_ns(&self) -> u64 {
-        match self {
-            Self::Plugin(plugin) => plugin.seen_until_ns(),
-            Self::KvmTrap { trap, .. } => trap.seen_until_ns(),
-            Self::Pumped { pump, .. } => pump.seen_until_ns(),
-        }
-    }
-
-    /// Whether the VM is gone, and everything was given out.
-    pub(crate) fn is_closed(&self) -> bool {
-        match self {
-            Self::Plugin(plugin) => plugin.is_closed(),
-            Self::KvmTrap { trap, .. } => trap.is_closed(),
-            Self::Pumped { pump, .. } => pump.is_closed(),
-        }
-    }
-
-    /// Waits up to `timeout` for events and appends them.
-    pub(crate) fn next(&mut self, timeout: Duration, out: &mut Vec<Stamped>) -> anyhow::Result<()> {
-        match self {
-            Self::Plugin(plugin) => plugin.next(timeout, out)?,
-            Self::KvmTrap { trap, .. } => trap.next(timeout, out)?,
-            Self::Pumped { pump, .. } => pump.next(timeout, out)?,
         }
         Ok(())
     }

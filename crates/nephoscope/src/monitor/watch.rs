@@ -27,6 +27,7 @@ use super::mapped::Mapped;
 use super::memory::Memory;
 use super::paced::Paced;
 use super::placing::Placing;
+use super::pump::Pump;
 use super::readers;
 use super::resident::Resident;
 use super::server::{Request, listen, serve};
@@ -64,7 +65,7 @@ const IN_FLIGHT_NS: u64 = 50_000_000;
 #[derive(Debug)]
 pub(crate) struct Watch {
     session: Session,
-    driver: Driver,
+    pump: Pump,
     origin: Origin,
     memory: Option<Memory>,
     machine: Machine,
@@ -180,7 +181,7 @@ impl Watch {
             .ok();
         let refused = Arc::new(AtomicU64::new(0));
         let requests = serve(listener, owner, refused.clone())?;
-        let driver = driver.run_beside()?;
+        let pump = driver.start()?;
         if let Some(memory) = &mut memory {
             memory.run_beside()?;
         }
@@ -192,7 +193,7 @@ impl Watch {
         session.goes_on(attached_ns);
         let mut watch = Self {
             session,
-            driver,
+            pump,
             origin: began,
             memory,
             machine: Machine::default(),
@@ -238,21 +239,21 @@ impl Watch {
     /// If the driver cannot be believed any more.
     pub(crate) fn run(&mut self) -> anyhow::Result<Ending> {
         let [mut settle, mut look, mut narrow, mut keep] = [SETTLE, LOOK, NARROW, KEEP].map(Paced::new);
-        while !self.driver.is_closed() {
+        while !self.pump.is_closed() {
             if let Some(memory) = &mut self.memory {
                 memory.hear();
             }
             self.take(PAUSE)?;
             if self
                 .kernel_mapped
-                .is_due(&mut self.session, self.driver.holds_more())
+                .is_due(&mut self.session, self.pump.holds_more())
             {
                 self.look_in_kernel();
             }
             if let Some(began) = settle.begin() {
                 self.look_at_readers();
                 // While something waits, time goes on with it: what it brings may be what is waited for.
-                if !self.driver.holds_more() {
+                if !self.pump.holds_more() {
                     self.session.at(self.taken_until_ns());
                 }
                 self.session.settle(&mut sinks(&mut self.sinks));
@@ -262,7 +263,7 @@ impl Watch {
             self.session.looking_in_kernel(self.memory.is_some() && looks);
             self.speak();
             // Who has ended, and that the machine was reset, is for after all that ran before.
-            if !self.driver.holds_more() {
+            if !self.pump.holds_more() {
                 if let Some(began) = look.begin() {
                     self.look();
                     self.resident.look(&mut self.session);
@@ -314,7 +315,7 @@ impl Watch {
 
     /// Up to when everything that ran was taken.
     fn taken_until_ns(&self) -> u64 {
-        self.driver.seen_until_ns()
+        self.pump.seen_until_ns()
     }
 
     /// What is still in the rings when QEMU has ended.
@@ -322,7 +323,7 @@ impl Watch {
         for _ in 0..1000 {
             self.take(Duration::from_millis(1))?;
             self.answer(self.taken_until_ns());
-            if !self.driver.holds_more() && self.driver.is_closed() {
+            if !self.pump.holds_more() && self.pump.is_closed() {
                 break;
             }
         }
@@ -335,7 +336,7 @@ impl Watch {
     /// Takes what comes within that time; the driver gives as much as may keep the watch from the rest of its work.
     fn take(&mut self, timeout: Duration) -> anyhow::Result<()> {
         let mut events = Vec::new();
-        self.driver.next(timeout, &mut events)?;
+        self.pump.next(timeout, &mut events)?;
         let mut unplaced = false;
         for stamped in events {
             self.stopped |= stamped.event == Event::Lifecycle(Lifecycle::Stopped);
@@ -360,7 +361,7 @@ impl Watch {
         let Some(memory) = &mut self.memory else { return };
         let living: Vec<_> = self.session.living().collect();
         let mode = if self.liveness.has_new(&living) {
-            memory.paging_mode(self.driver.mode())
+            memory.paging_mode(self.pump.told())
         } else {
             None
         };
@@ -381,7 +382,7 @@ impl Watch {
                     let reset = Stamped { at_ns: now, event };
                     self.session.take(reset, &|_| None, &mut sinks(&mut self.sinks));
                     self.kernel_mapped.forget();
-                    self.driver.reset();
+                    self.pump.reset();
                 }
                 Turn::Away { from_ns, to_ns } => self.session.gap(away(from_ns, to_ns)),
             }
@@ -397,7 +398,7 @@ impl Watch {
             return;
         }
         // Paging is off for moments only, while there are address spaces; the next look comes soon.
-        let Some(mode) = memory.paging_mode(self.driver.mode()) else {
+        let Some(mode) = memory.paging_mode(self.pump.told()) else {
             return;
         };
         if let Some(ram) = memory.ram() {
@@ -412,7 +413,7 @@ impl Watch {
             return;
         }
         let Some(memory) = &mut self.memory else { return };
-        let mode = memory.paging_mode(self.driver.mode());
+        let mode = memory.paging_mode(self.pump.told());
         if let Some((mode, ram)) = mode.zip(memory.ram()) {
             readers::look(&mut self.session, mode, ram);
         }
@@ -422,7 +423,7 @@ impl Watch {
     fn look_in_kernel(&mut self) {
         let now = self.elapsed_ns();
         let Some(memory) = &mut self.memory else { return };
-        let mode = memory.paging_mode(self.driver.mode());
+        let mode = memory.paging_mode(self.pump.told());
         match mode.zip(memory.ram()) {
             Some((mode, ram)) => {
                 self.kernel_mapped
@@ -438,7 +439,7 @@ impl Watch {
             return;
         }
         let (memory, mode) = (RefCell::new(self.memory.as_mut()), OnceCell::new());
-        let told = self.driver.mode();
+        let told = self.pump.told();
         let roots = kernel_mapped::Roots::of(&self.session);
         let there = |root, va| {
             let mut memory = memory.borrow_mut();
