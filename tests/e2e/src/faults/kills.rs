@@ -11,7 +11,7 @@ use rustix::process::{Signal, kill_process};
 use serde_json::{Value, json};
 
 use super::ours::{self, Role};
-use super::proof::{account, blind, only_while_away};
+use super::proof::{Killed, account, blind, only_while_away};
 use super::scene::{Presence, Scene};
 use super::ticks::now_ns;
 use super::{Row, SLACK, Setting};
@@ -95,7 +95,7 @@ fn kills(scene: &mut Scene, kills: usize) -> Result<String> {
     scene.guest.start(WORK)?;
     let presence = Presence::begin(&scene.vm)?;
     let mut state = now_ns() | 1;
-    let (mut killed, mut stand_ins) = (Vec::new(), 0);
+    let (mut killed, mut stand_ins) = (Vec::<Killed>::new(), 0);
     while killed.len() + stand_ins < kills {
         let ms = 20 + random(&mut state, 680);
         std::thread::sleep(Duration::from_millis(ms));
@@ -104,7 +104,7 @@ fn kills(scene: &mut Scene, kills: usize) -> Result<String> {
             && let Some(last) = killed.last()
         {
             ours::wait_for("the watch to be back", Duration::from_secs(60), || {
-                presence.after(*last).is_some()
+                presence.after(last.gone_ns).is_some()
             })?;
         }
         let role = if random(&mut state, 8) == 0 {
@@ -114,14 +114,13 @@ fn kills(scene: &mut Scene, kills: usize) -> Result<String> {
         };
         let pids = ours::of(&scene.vm, role);
         let Some(pid) = pids.first() else { continue };
-        let at = now_ns();
-        kill_process(*pid, Signal::KILL)?;
+        let one = Killed::by(|| Ok(kill_process(*pid, Signal::KILL)?))?;
         match role {
-            Role::Watch => killed.push(at),
+            Role::Watch => killed.push(one),
             _ => stand_ins += 1,
         }
     }
-    let last = killed.last().copied().unwrap_or_else(now_ns);
+    let last = killed.last().map_or_else(now_ns, |last| last.gone_ns);
     ours::wait_for("the watch to be back", Duration::from_secs(60), || {
         presence.after(last).is_some()
     })?;
@@ -131,7 +130,10 @@ fn kills(scene: &mut Scene, kills: usize) -> Result<String> {
     let away = presence.away(&killed);
     let blind = blind(&report, scene.origin);
     let longest = only_while_away(&blind, "detached", &away, SLACK)?;
-    let mut lasted: Vec<u64> = away.iter().map(|(from, to)| (to - from) / 1_000_000).collect();
+    let mut lasted: Vec<u64> = away
+        .iter()
+        .map(|away| (away.back_ns - away.killed.from_ns) / 1_000_000)
+        .collect();
     lasted.sort_unstable();
     let middle = lasted.get(lasted.len() / 2).copied().unwrap_or(0);
     Ok(format!(

@@ -7,7 +7,7 @@ use anyhow::{Context, Result, ensure};
 use serde_json::{Value, json};
 
 use super::ours::{self, Role};
-use super::proof::{account, blind, intervals, only_while_away};
+use super::proof::{Killed, account, blind, intervals, only_while_away};
 use super::scene::{Presence, Scene};
 use super::ticks::{Ticks, now_ns};
 use super::{Row, SLACK, Setting};
@@ -111,19 +111,18 @@ fn everyone(scene: Scene, setting: &Setting) -> Result<String> {
     // The stand-in keeps the VM now, and has a stand-in of its own and a watcher that waits.
     keepers(2)?;
     ensure!(ours::is_alive(scene.qemu), "QEMU went with `nephoscope run`");
-    let mut killed = vec![now_ns()];
-    ours::kill(&vm, Role::Watch);
-    back(now_ns())?;
+    let one = Killed::by(|| Ok(ours::kill(&vm, Role::Watch)))?;
+    back(one.gone_ns)?;
     scene.settle()?;
-    let all = now_ns();
-    killed.push(all);
-    // Whoever is started meanwhile too.
-    for _ in 0..3 {
-        ours::kill(&vm, Role::Keep);
-        ours::kill(&vm, Role::Watch);
-    }
-    ours::wait_for("all to be gone", Duration::from_secs(10), || {
-        ours::kill(&vm, Role::Keep) + ours::kill(&vm, Role::Watch) == 0
+    let all = Killed::by(|| {
+        // Whoever is started meanwhile too.
+        for _ in 0..3 {
+            ours::kill(&vm, Role::Keep);
+            ours::kill(&vm, Role::Watch);
+        }
+        ours::wait_for("all to be gone", Duration::from_secs(10), || {
+            ours::kill(&vm, Role::Keep) + ours::kill(&vm, Role::Watch) == 0
+        })
     })?;
     std::thread::sleep(Duration::from_secs(1));
     ensure!(ours::is_alive(scene.qemu), "QEMU went with those who watched it");
@@ -137,7 +136,7 @@ fn everyone(scene: Scene, setting: &Setting) -> Result<String> {
     let longest = only_while_away(
         &blind(&report, scene.origin),
         "detached",
-        &presence.away(&killed),
+        &presence.away(&[one, all]),
         SLACK,
     )?;
     drop(presence);

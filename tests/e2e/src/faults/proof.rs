@@ -8,7 +8,7 @@ use std::time::Duration;
 use anyhow::{Context, Result, bail, ensure};
 use serde_json::Value;
 
-use super::ticks::Tick;
+use super::ticks::{Tick, now_ns};
 use crate::living::list;
 
 /// When the watch's clock began, by the host's (`CLOCK_MONOTONIC`, ns).
@@ -110,12 +110,38 @@ fn digests(report: &Value) -> impl Iterator<Item = &str> {
         .filter_map(|page| page["digest"].as_str())
 }
 
+/// A watch that was killed, by the host's clock: some time between these two.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Killed {
+    /// Not before that.
+    pub(super) from_ns: u64,
+    /// It was gone by then.
+    pub(super) gone_ns: u64,
+}
+
+impl Killed {
+    /// Kills.
+    pub(super) fn by<T>(kill: impl FnOnce() -> Result<T>) -> Result<Self> {
+        let from_ns = now_ns();
+        kill()?;
+        let gone_ns = now_ns();
+        Ok(Self { from_ns, gone_ns })
+    }
+}
+
+/// When nobody watched.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Away {
+    pub(super) killed: Killed,
+    pub(super) back_ns: u64,
+}
+
 /// Every blind interval with this reason is within a time in which nobody watched, and the slack around it; and in each such
 /// time it was blind. Gives the longest that it was blind beyond being away.
 pub(super) fn only_while_away(
     blind: &[Blind],
     reason: &str,
-    away: &[(u64, u64)],
+    away: &[Away],
     slack: Duration,
 ) -> Result<Duration> {
     let slack = u64::try_from(slack.as_nanos())?;
@@ -124,6 +150,7 @@ pub(super) fn only_while_away(
         // Neighbours whose slack meets may have become one interval.
         let mut meets = away
             .iter()
+            .map(|away| (away.killed.from_ns, away.back_ns))
             .filter(|(from, to)| *from <= interval.to_ns && *to + slack >= interval.from_ns);
         let Some(first) = meets.next() else {
             bail!(
@@ -131,22 +158,25 @@ pub(super) fn only_while_away(
                 (interval.to_ns - interval.from_ns) / 1_000_000
             );
         };
-        let (from, to) = meets.fold(*first, |(from, to), next| (from.min(next.0), to.max(next.1)));
-        let over = from
-            .saturating_sub(interval.from_ns)
-            .max(interval.to_ns.saturating_sub(to));
+        let (from, to) = meets.fold(first, |(from, to), next| (from.min(next.0), to.max(next.1)));
+        let (before, after) = (
+            from.saturating_sub(interval.from_ns),
+            interval.to_ns.saturating_sub(to),
+        );
+        let over = before.max(after);
         ensure!(
             over <= slack,
-            "blind for {} ms longer than nobody watched",
-            over / 1_000_000
+            "blind for longer than nobody watched: {} ms before, {} ms after",
+            before / 1_000_000,
+            after / 1_000_000
         );
         longest = longest.max(over);
     }
-    for (from, _) in away {
+    for Away { killed, .. } in away {
         ensure!(
             blind
                 .iter()
-                .any(|interval| interval.from_ns <= *from && interval.to_ns >= *from),
+                .any(|interval| interval.from_ns <= killed.gone_ns && interval.to_ns >= killed.gone_ns),
             "killed, and not blind at that moment"
         );
     }
@@ -194,7 +224,18 @@ mod tests {
     fn blind_while_it_was_watched_is_wrong_and_so_is_seeing_while_it_was_not() {
         let report = report("");
         let blind = blind(&report, ORIGIN);
-        let held = |away: &[(u64, u64)]| only_while_away(&blind, "detached", away, Duration::from_nanos(20));
+        let held = |away: &[(u64, u64)]| {
+            let killed = |at| Killed {
+                from_ns: at,
+                gone_ns: at,
+            };
+            let away = away.iter().map(|(from, back)| Away {
+                killed: killed(*from),
+                back_ns: *back,
+            });
+            let away: Vec<Away> = away.collect();
+            only_while_away(&blind, "detached", &away, Duration::from_nanos(20))
+        };
         assert_eq!(held(&[(1_110, 1_190)]).unwrap(), Duration::from_nanos(10));
         assert!(held(&[(1_130, 1_190)]).is_err(), "thirty too early");
         assert!(held(&[]).is_err());

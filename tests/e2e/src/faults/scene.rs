@@ -11,7 +11,7 @@ use serde_json::Value;
 
 use super::Setting;
 use super::ours::{self, Leash};
-use super::proof::{Account, Origin, account, intervals};
+use super::proof::{Account, Away, Killed, Origin, account, intervals};
 use super::ticks::{self, Tick, Ticks, now_ns};
 use crate::control::Control;
 use crate::guest::{Guest, Options, Watched, vm_name};
@@ -161,12 +161,13 @@ impl Presence {
             .copied()
     }
 
-    /// From each of these moments until it answered again.
-    pub(super) fn away(&self, moments: &[u64]) -> Vec<(u64, u64)> {
-        moments
-            .iter()
-            .map(|moment| (*moment, self.after(*moment).unwrap_or_else(now_ns)))
-            .collect()
+    /// Around each of these, until it answered again.
+    pub(super) fn away(&self, killed: &[Killed]) -> Vec<Away> {
+        let away = |killed: &Killed| Away {
+            killed: *killed,
+            back_ns: self.after(killed.gone_ns).unwrap_or_else(now_ns),
+        };
+        killed.iter().map(away).collect()
     }
 }
 
