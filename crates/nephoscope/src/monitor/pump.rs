@@ -7,7 +7,7 @@
 //! While the session is busy with one page, the rings go on being emptied: on a host with much to do a page that is hard to name
 //! takes longer than a guest waits. Under KVM who runs what is looked up in the guest's page tables at once, too, and not when
 //! its turn comes: an address space may be gone by then. When too much waits, the rings are left to fill up, and the guest
-//! waits for its monitor as it always does; it gets room for as many pages as were digested.
+//! waits for its monitor as it always does; it gets room for each page that was digested.
 
 use std::collections::VecDeque;
 use std::sync::Arc;
@@ -106,9 +106,6 @@ impl Pumped for QemuPlugin {
 const MAX_WAITING: usize = 16 << 10;
 /// The same under TCG, where nobody has to be looked up in time, and a guest is slow to make code: 16 MiB.
 const MAX_WAITING_PLUGIN: usize = 4 << 10;
-/// Captured pages that the watch takes in one go: the guest gets room when they are digested, and the watch looks at all that it has
-/// to do beside.
-const AT_ONCE: usize = 64;
 /// How long the thread waits for frames before it looks what it is told.
 const PAUSE: Duration = Duration::from_millis(10);
 /// How long it rests when too much waits.
@@ -127,23 +124,15 @@ struct Batch {
 #[derive(Debug, Default)]
 struct Shared {
     reset: AtomicBool,
-    /// Captured pages on their way.
+    /// Captured pages on their way, and the one that is worked on.
     waiting: AtomicUsize,
-    /// Those that the watch took last, until it asks for more.
-    working: AtomicUsize,
     /// Nobody takes batches any more.
     unwanted: AtomicBool,
 }
 
 impl Shared {
-    /// Captured pages that are not digested yet, as far as is known here.
-    fn captures(&self) -> usize {
-        let waiting = self.waiting.load(Ordering::Acquire);
-        waiting.saturating_add(self.working.load(Ordering::Acquire))
-    }
-
     fn is_behind(&self) -> bool {
-        self.captures() > 0
+        self.waiting.load(Ordering::Acquire) > 0
     }
 }
 
@@ -152,9 +141,11 @@ impl Shared {
 pub(super) struct Pump {
     batches: Receiver<anyhow::Result<Batch>>,
     shared: Arc<Shared>,
-    /// What has come and was not given out yet, and what holds when all of it is.
+    /// What has come and was not given out yet, and up to when everything is when that is.
     held: VecDeque<Stamped>,
-    then: (u64, Told),
+    until_ns: u64,
+    /// What was given out last is a captured page.
+    is_at_capture: bool,
     seen_until_ns: u64,
     told: Told,
     over: bool,
@@ -174,7 +165,8 @@ impl Pump {
             batches,
             shared,
             held: VecDeque::new(),
-            then: (0, told),
+            until_ns: 0,
+            is_at_capture: false,
             seen_until_ns: 0,
             told,
             over: false,
@@ -191,7 +183,7 @@ impl Pump {
         self.seen_until_ns
     }
 
-    /// [`Pumped::told`], as of what was given out here.
+    /// [`Pumped::told`], as of what has come: memory is looked at as it is now, however far behind the watch is.
     pub(super) const fn told(&self) -> Told {
         self.told
     }
@@ -206,28 +198,21 @@ impl Pump {
         !self.held.is_empty()
     }
 
-    /// Waits up to `timeout` for events and appends them: of all that has come, so many at once that the watch does not forget the
-    /// rest of its work.
-    pub(super) fn next(&mut self, timeout: Duration, out: &mut Vec<Stamped>) -> anyhow::Result<()> {
-        self.shared.working.store(0, Ordering::Release);
+    /// The next event, if there is one within that time; what was given out before is digested.
+    pub(super) fn next(&mut self, timeout: Duration) -> anyhow::Result<Option<Stamped>> {
+        if std::mem::take(&mut self.is_at_capture) {
+            self.shared.waiting.fetch_sub(1, Ordering::AcqRel);
+        }
         if self.held.is_empty() {
             self.take(timeout)?;
         }
-        let mut captures = 0;
-        while captures < AT_ONCE
-            && let Some(stamped) = self.held.pop_front()
-        {
-            captures += usize::from(matches!(stamped.event, Event::CodeCaptured(_)));
-            out.push(stamped);
-        }
-        self.shared.working.fetch_add(captures, Ordering::AcqRel);
-        self.shared.waiting.fetch_sub(captures, Ordering::AcqRel);
-        let (until_ns, told) = self.then;
-        match self.held.front() {
-            Some(next) => self.seen_until_ns = self.seen_until_ns.max(next.at_ns.min(until_ns)),
-            None => (self.seen_until_ns, self.told) = (until_ns, told),
-        }
-        Ok(())
+        let event = self.held.pop_front();
+        self.is_at_capture = event.as_ref().is_some_and(is_capture);
+        self.seen_until_ns = match self.held.front() {
+            Some(next) => self.seen_until_ns.max(next.at_ns.min(self.until_ns)),
+            None => self.until_ns,
+        };
+        Ok(event)
     }
 
     /// Takes all batches that are there.
@@ -243,7 +228,7 @@ impl Pump {
         while let Some(taken) = batch {
             let taken = taken?;
             self.held.extend(taken.events);
-            self.then = (taken.seen_until_ns, taken.told);
+            (self.until_ns, self.told) = (taken.seen_until_ns, taken.told);
             batch = self.batches.try_recv().ok();
         }
         Ok(())
@@ -256,11 +241,12 @@ impl Drop for Pump {
     }
 }
 
+fn is_capture(stamped: &Stamped) -> bool {
+    matches!(stamped.event, Event::CodeCaptured(_))
+}
+
 fn captures(events: &[Stamped]) -> usize {
-    events
-        .iter()
-        .filter(|stamped| matches!(stamped.event, Event::CodeCaptured(_)))
-        .count()
+    events.iter().filter(|stamped| is_capture(stamped)).count()
 }
 
 fn run(mut driver: impl Pumped, shared: &Shared, batches: &Sender<anyhow::Result<Batch>>) {
@@ -268,7 +254,7 @@ fn run(mut driver: impl Pumped, shared: &Shared, batches: &Sender<anyhow::Result
         if shared.reset.swap(false, Ordering::AcqRel) {
             driver.reset();
         }
-        if shared.captures() >= driver.most_waiting() {
+        if shared.waiting.load(Ordering::Acquire) >= driver.most_waiting() {
             std::thread::sleep(REST);
             continue;
         }
@@ -346,7 +332,8 @@ mod tests {
         }
 
         fn told(&self) -> Told {
-            Told::Known(Some(Mode::long()))
+            // Paging is on from the second page on.
+            Told::Known((self.given.load(Ordering::Acquire) > 1).then(Mode::long))
         }
 
         fn is_closed(&self) -> bool {
@@ -384,7 +371,7 @@ mod tests {
         let mut pump = Pump::start(driver).unwrap();
         let mut events = Vec::new();
         while !pump.is_closed() {
-            pump.next(Duration::from_millis(5), &mut events).unwrap();
+            events.extend(pump.next(Duration::from_millis(5)).unwrap());
             // Up to when everything was given out, and not further.
             let given = (events.len() as u64).div_ceil(2);
             assert!(pump.seen_until_ns() <= given && given - pump.seen_until_ns() <= 1);
@@ -411,15 +398,29 @@ mod tests {
         until(|| given.load(Ordering::Acquire) >= most);
         std::thread::sleep(Duration::from_millis(50));
         assert_eq!(given.load(Ordering::Acquire), most);
-        let mut events = Vec::new();
-        pump.next(Duration::from_millis(5), &mut events).unwrap();
-        assert!(captures(&events) == AT_ONCE && pump.holds_more());
+        let first = pump.next(Duration::from_millis(5)).unwrap();
+        assert!(is_capture(&first.unwrap()) && pump.holds_more());
         std::thread::sleep(Duration::from_millis(50));
         let taken = given.load(Ordering::Acquire);
-        assert_eq!(taken, most, "they are still worked on");
+        assert_eq!(taken, most, "it is still worked on");
         // There is room for as many as were digested, long before all were.
-        pump.next(Duration::from_millis(5), &mut events).unwrap();
-        until(|| given.load(Ordering::Acquire) > most);
+        let second = pump.next(Duration::from_millis(5)).unwrap();
+        assert!(!is_capture(&second.unwrap()));
+        until(|| given.load(Ordering::Acquire) == most + 1);
+        std::thread::sleep(Duration::from_millis(50));
+        assert_eq!(given.load(Ordering::Acquire), most + 1);
+    }
+
+    #[test]
+    fn a_watch_that_is_behind_is_told_how_the_guest_translates_now() {
+        let (driver, given, _) = endless(100);
+        let mut pump = Pump::start(driver).unwrap();
+        assert!(matches!(pump.told(), Told::Known(None)));
+        until(|| given.load(Ordering::Acquire) == 100);
+        std::thread::sleep(Duration::from_millis(50));
+        let first = pump.next(Duration::from_millis(5)).unwrap();
+        assert!(first.unwrap().at_ns == 0 && pump.holds_more());
+        assert!(matches!(pump.told(), Told::Known(Some(_))));
     }
 
     #[test]
@@ -429,14 +430,17 @@ mod tests {
         let _unasked = Pump::start(driver).unwrap();
         until(|| behind.load(Ordering::Acquire));
         let (driver, _, _) = endless(3);
-        let mut events = Vec::new();
         let mut pump = Pump::start(driver).unwrap();
         until(|| pump.shared.is_behind());
-        while events.len() < 6 {
-            pump.next(Duration::from_millis(5), &mut events).unwrap();
+        let mut events = Vec::new();
+        while events.len() < 5 {
+            events.extend(pump.next(Duration::from_millis(5)).unwrap());
         }
-        assert!(pump.shared.is_behind(), "until it asks for more");
-        pump.next(Duration::from_millis(5), &mut events).unwrap();
+        assert!(
+            is_capture(&events[4]) && pump.shared.is_behind(),
+            "until it asks for more"
+        );
+        assert!(pump.next(Duration::from_millis(5)).unwrap().is_some());
         assert!(!pump.shared.is_behind());
     }
 

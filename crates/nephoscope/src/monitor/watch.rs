@@ -47,6 +47,8 @@ pub(crate) enum Ending {
 
 /// How long one wait for events may take; questions are answered between waits.
 const PAUSE: Duration = Duration::from_millis(10);
+/// How long what waits is taken before the rest of the work has its turn. One page may take longer.
+const AT_ONCE: Duration = Duration::from_millis(20);
 /// How often open pages are looked at again.
 const SETTLE: Duration = Duration::from_millis(20);
 /// How often address spaces are looked for that ended.
@@ -280,7 +282,9 @@ impl Watch {
             }
             self.answer(self.taken_until_ns());
         }
-        self.drain()?;
+        self.session.settle(&mut sinks(&mut self.sinks));
+        self.session
+            .speak(true, &|_, _| None, &mut sinks(&mut self.sinks));
         let now = self.elapsed_ns();
         self.without_memory(now);
         self.session.at(now);
@@ -318,27 +322,10 @@ impl Watch {
         self.pump.seen_until_ns()
     }
 
-    /// What is still in the rings when QEMU has ended.
-    fn drain(&mut self) -> anyhow::Result<()> {
-        for _ in 0..1000 {
-            self.take(Duration::from_millis(1))?;
-            self.answer(self.taken_until_ns());
-            if !self.pump.holds_more() && self.pump.is_closed() {
-                break;
-            }
-        }
-        self.session.settle(&mut sinks(&mut self.sinks));
-        self.session
-            .speak(true, &|_, _| None, &mut sinks(&mut self.sinks));
-        Ok(())
-    }
-
-    /// Takes what comes within that time; the driver gives as much as may keep the watch from the rest of its work.
+    /// Takes what comes within that time, and of what waits as much as leaves time for the rest of the watch's work.
     fn take(&mut self, timeout: Duration) -> anyhow::Result<()> {
-        let mut events = Vec::new();
-        self.pump.next(timeout, &mut events)?;
-        let mut unplaced = false;
-        for stamped in events {
+        let (begun, mut timeout, mut unplaced) = (Instant::now(), timeout, false);
+        while let Some(stamped) = self.pump.next(timeout)? {
             self.stopped |= stamped.event == Event::Lifecycle(Lifecycle::Stopped);
             let memory = self.memory.as_ref();
             let place = |frame: u64| memory.and_then(|memory| memory.place(frame));
@@ -346,6 +333,10 @@ impl Watch {
                 unplaced |= captured.frame != 0 && captured.gpa.is_none() && place(captured.frame).is_none();
             }
             self.session.take(stamped, &place, &mut sinks(&mut self.sinks));
+            if begun.elapsed() >= AT_ONCE {
+                break;
+            }
+            timeout = Duration::ZERO;
         }
         if unplaced && let Some(memory) = &mut self.memory {
             memory.refresh();
