@@ -11,6 +11,7 @@ pub mod mute;
 pub mod ours;
 mod proof;
 mod scene;
+pub mod slow;
 pub mod ticks;
 
 use std::path::PathBuf;
