@@ -5,6 +5,7 @@ mod attacks;
 mod bench;
 mod build;
 mod demo;
+mod disk_proof;
 mod faults;
 mod files_proof;
 mod fuzz;
@@ -55,6 +56,7 @@ enum Task {
     Nested(nested::NestedArgs),
     NestedProof(nested_proof::NestedProofArgs),
     FilesProof(files_proof::FilesProofArgs),
+    DiskProof(disk_proof::DiskProofArgs),
     Attacks(attacks::AttacksArgs),
     Faults(faults::FaultsArgs),
     Soak(soak::SoakArgs),
@@ -84,6 +86,7 @@ fn run(task: Task) -> anyhow::Result<()> {
         Task::Nested(arguments) => std::process::exit(nested::run(&arguments)?),
         Task::NestedProof(arguments) => nested_proof::run(&arguments),
         Task::FilesProof(arguments) => files_proof::run(&arguments),
+        Task::DiskProof(arguments) => disk_proof::run(&arguments),
         Task::Attacks(arguments) => attacks::run(&arguments),
         Task::Faults(arguments) => faults::run(&arguments),
         Task::Soak(arguments) => soak::run(&arguments),

@@ -14,6 +14,7 @@ pub mod cache;
 pub mod catalog;
 pub mod command;
 pub mod control;
+pub mod disk_proof;
 pub mod faults;
 pub mod guest;
 pub mod image;

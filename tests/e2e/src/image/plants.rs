@@ -12,7 +12,14 @@ use crate::command::run_logged;
 use crate::progress::Step;
 
 /// The programs, as `tests/guest-tools` names them.
-const PROGRAMS: [&str; 5] = ["plant-memfd", "plant-patch", "flash", "stranger", "inner-guest"];
+const PROGRAMS: [&str; 6] = [
+    "plant-memfd",
+    "plant-patch",
+    "flash",
+    "stranger",
+    "inner-guest",
+    "disk-work",
+];
 
 /// The planted programs on the host, and the disk that brings them into a guest at `/opt/planted`.
 #[derive(Debug, Clone)]
