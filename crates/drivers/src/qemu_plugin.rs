@@ -11,8 +11,8 @@ use std::path::Path;
 use std::time::Duration;
 
 use nephoscope_guest::{
-    CodeCaptured, Event, Executed, FileHeld, FileSeen, Gap, Gpa, Gva, Lifecycle, PAGE_SIZE, PageAccessed,
-    PageBytes, PageId, Privilege, Root, Stamped, VcpuId,
+    CodeCaptured, Event, Executed, FileHeld, FileSeen, Gap, Gpa, Gva, Lifecycle, PAGE_SIZE, PackageSaid,
+    PageAccessed, PageBytes, PageId, Privilege, Root, Stamped, VcpuId,
 };
 use nephoscope_isa::{Mode, X86Controls};
 use nephoscope_wire::{
@@ -247,6 +247,15 @@ pub(crate) fn event(stamp: Stamp, frame: &Frame<'_>, origin: u64) -> Event {
             *disk,
             UNSEEN_NAMES.into_iter().zip(counts.iter().copied()).collect(),
         ),
+        Frame::Package(package, name, version) => {
+            let text = |bytes: &[u8]| String::from_utf8_lossy(bytes).into_owned();
+            Event::PackageSaid(Box::new(PackageSaid {
+                disk: package.disk,
+                partition: package.partition,
+                name: text(name),
+                version: package.installed.then(|| text(version)),
+            }))
+        }
         Frame::FileHeld(held) => Event::FileHeld(Box::new(FileHeld {
             file: held.file,
             at: held.at,

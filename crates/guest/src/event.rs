@@ -47,6 +47,8 @@ pub enum Event {
     FileSeen(u32, Box<FileSeen>),
     /// What of a disk is not seen since its server was started: why, and how many.
     FilesUnseen(u16, Vec<(&'static str, u64)>),
+    /// A disk's own package manager says something of a package.
+    PackageSaid(Box<PackageSaid>),
     /// A piece of a file is in guest memory.
     FileHeld(Box<FileHeld>),
     /// Memory that held a piece of a file was accessed.
@@ -167,6 +169,19 @@ pub struct FileSeen {
     pub bytes: u64,
     /// A path, from the root of its file system; empty if none is known.
     pub path: Vec<u8>,
+}
+
+/// What a disk's own package manager says of a package: the guest's word.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct PackageSaid {
+    /// The disk, counted from 0 as the VM is started with them.
+    pub disk: u16,
+    /// The partition, 0 if the disk has none.
+    pub partition: u16,
+    /// The package.
+    pub name: String,
+    /// The version that is installed; `None` if none is any more.
+    pub version: Option<String>,
 }
 
 /// A piece of a file in guest memory.

@@ -15,8 +15,8 @@ pub use address::{Gfn, Gpa, Gva, Root, VcpuId};
 pub use capability::{MemoryFault, PhysicalMemory, Pieces, read_pieces};
 pub use coverage::{Attribution, CodeCoverage, Coverage, GapReason};
 pub use event::{
-    CodeCaptured, CodeMapped, Event, Executed, FileHeld, FileSeen, Gap, Lifecycle, MappedPage, PageAccessed,
-    Privilege, Stamped,
+    CodeCaptured, CodeMapped, Event, Executed, FileHeld, FileSeen, Gap, Lifecycle, MappedPage, PackageSaid,
+    PageAccessed, Privilege, Stamped,
 };
 pub use interpreted::{INTERPRETED_ENDS, is_script};
 pub use page::{PAGE_SHIFT, PAGE_SIZE, PageBytes, PageId};

@@ -11,6 +11,7 @@ use std::sync::Arc;
 use nephoscope_catalog::ObjectId;
 use nephoscope_guest::{FileHeld, FileSeen, Gpa, PAGE_SIZE};
 
+use crate::installed::Installed;
 use crate::space::SpaceId;
 
 /// Files that are remembered: more than interpreters of one VM read. It stops a guest that makes files without end.
@@ -190,6 +191,8 @@ pub struct Files {
     pub(crate) left_out: LeftOut,
     /// What its server says is not seen of a disk, by disk and reason: the most that any of its servers said.
     unseen: BTreeMap<(u16, &'static str), u64>,
+    /// What package managers say.
+    pub installed: Installed,
 }
 
 /// What is not told of files.

@@ -9,6 +9,7 @@ mod file_report;
 mod files;
 #[cfg(test)]
 mod fixture;
+mod installed;
 mod inventory;
 mod kept;
 mod modules;
@@ -28,6 +29,7 @@ pub use files::{
     FileId, FileVerdict, Files, FollowedFile, How, LeftOut, LineChanged, LinesChanged, ModifiedFile,
     PieceRead, ReadPiece, Reader,
 };
+pub use installed::Installed;
 pub use inventory::{Change, Inventory};
 pub use kept::{KeptSpace, Record, Totals};
 pub use modules::{Module, ObjectFacts, Use, resolve};

@@ -1,8 +1,9 @@
 //! Files that interpreters read and nobody vouches for.
 //!
-//! *Sees*: files whose verdict is `unknown` or `modified`, or which are known and older than the rest of their package
+//! *Sees*: files whose verdict is `unknown` or `modified`, or which are known and older than their package
 //! ([`PackageVersions`]), and which a program has read that is identified as an interpreter. *Cannot see*: what an interpreter does with
-//! a file, and code that it gets in another way; that a file is older, if nothing else of its package was read. *Config*: [`FileRules`]: which programs are
+//! a file, and code that it gets in another way; that a file is older, if the disk's own package manager says nothing of its package and
+//! nothing else of that was read. *Config*: [`FileRules`]: which programs are
 //! interpreters, and where files may be what they like. *State*: what was said, and readers that are not identified yet. *Tests*: below
 //! and in `tests/e2e`.
 //!
@@ -18,7 +19,7 @@ use nephoscope_inventory::{
 
 use crate::draft::{Draft, Judge};
 use crate::file_rules::FileRules;
-use crate::package_versions::{Found, Outdated, PackageVersions};
+use crate::package_versions::{Found, Outdated, PackageVersions, Than};
 
 /// How long a reader may take to be identified.
 const WAIT_NS: u64 = 5_000_000_000;
@@ -149,7 +150,7 @@ impl InterpretedFile {
         let Some(file) = inventory.files.get(id) else {
             return;
         };
-        if self.concern(id, file, names).is_none() {
+        if self.concern(id, file, inventory, names).is_none() {
             return;
         }
         for reader in &file.readers {
@@ -169,13 +170,18 @@ impl InterpretedFile {
     }
 
     /// What there is to say of a file, whoever reads it.
-    fn concern<'a>(&self, id: FileId, file: &'a FollowedFile, names: &dyn Names) -> Option<Concern<'a>> {
+    fn concern<'a>(
+        &self,
+        id: FileId,
+        file: &'a FollowedFile,
+        inventory: &Inventory,
+        names: &dyn Names,
+    ) -> Option<Concern<'a>> {
+        let outdated = |found: &Found<'_>| self.versions.outdated(found, &inventory.files.installed);
         let concern = match file.verdict.as_deref()? {
             FileVerdict::Unknown => Concern::Unknown,
             FileVerdict::Modified(modified) => Concern::Modified(modified),
-            FileVerdict::Known(_) => {
-                Concern::Outdated(found(id, file, names, |found| self.versions.outdated(found)).flatten()?)
-            }
+            FileVerdict::Known(_) => Concern::Outdated(found(id, file, names, outdated).flatten()?),
         };
         // One that was read elsewhere is not excused by where it was put afterwards.
         let is_allowed = file
@@ -199,7 +205,7 @@ impl InterpretedFile {
         let Some(program) = program_path(about, inventory, names) else {
             return false;
         };
-        let concern = self.concern(id, file, names);
+        let concern = self.concern(id, file, inventory, names);
         let Some(concern) = concern.filter(|_| self.rules.is_interpreter(&program)) else {
             return true;
         };
@@ -285,14 +291,20 @@ fn age(outdated: &Outdated) -> (String, serde_json::Value) {
     let Outdated {
         package,
         version,
-        others,
-        files,
+        than,
     } = outdated;
-    let evidence = serde_json::json!({
-        "outdated": { "package": package, "version": version, "others": others, "files": files },
-    });
-    let said = format!("as {package} {version} has it, and {files} file(s) of that package are of {others}");
-    (said, evidence)
+    let (there, evidence) = match than {
+        Than::Installed(installed) => (
+            format!("{installed} is installed"),
+            serde_json::json!({ "package": package, "version": version, "installed": installed }),
+        ),
+        Than::Others(others, files) => (
+            format!("{files} file(s) of that package are of {others}"),
+            serde_json::json!({ "package": package, "version": version, "others": others, "files": files }),
+        ),
+    };
+    let said = format!("as {package} {version} has it, and {there}");
+    (said, serde_json::json!({ "outdated": evidence }))
 }
 
 /// What a file is like, in words and in numbers.

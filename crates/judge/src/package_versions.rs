@@ -1,5 +1,8 @@
 //! Which versions the files of packages have that were read in a VM.
 //!
+//! A disk's own package manager may say which version of a package is installed. That is the guest's word: a file that is older is spoken
+//! of, and one that is not is not excused by it.
+//!
 //! A file that is known, where its package has it, is of some versions of that package: those that have it with the same contents. The
 //! version that most of the package's files may be of is the one that is there; a file that is read and only of older ones was put in the
 //! place of the newer, or is from before an upgrade. What was read before most of a package is looked at again as long as the package is new
@@ -9,7 +12,7 @@ use std::cmp::Ordering;
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 
 use debversion::Version;
-use nephoscope_inventory::{CandidateReport, FileId};
+use nephoscope_inventory::{CandidateReport, FileId, Installed};
 
 /// Paths that are remembered. It stops a guest that puts known files into ever new places; what is beyond is not compared.
 const MAX_PATHS: usize = 64 << 10;
@@ -49,10 +52,17 @@ pub(crate) struct Outdated {
     pub(crate) package: String,
     /// The newest version that has the file so.
     pub(crate) version: String,
-    /// The version that the others may be of.
-    pub(crate) others: String,
-    /// How many of them.
-    pub(crate) files: usize,
+    /// Than what.
+    pub(crate) than: Than,
+}
+
+/// What a file is older than.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub(crate) enum Than {
+    /// The version that is installed, as the disk's own package manager says.
+    Installed(String),
+    /// The version that so many other files of the package may be of.
+    Others(String, usize),
 }
 
 /// A known file, and where.
@@ -107,8 +117,12 @@ impl PackageVersions {
         again
     }
 
-    /// Whether a file is older than the rest of its package.
-    pub(crate) fn outdated(&self, found: &Found<'_>) -> Option<Outdated> {
+    /// Whether a file is older than its package: than what `installed` says of the package, or than the rest of it that was read.
+    pub(crate) fn outdated(&self, found: &Found<'_>, installed: &Installed) -> Option<Outdated> {
+        older_than_installed(found, installed).or_else(|| self.older_than_others(found))
+    }
+
+    fn older_than_others(&self, found: &Found<'_>) -> Option<Outdated> {
         found.versions().into_iter().find_map(|(name, own)| {
             let key = (found.disk, found.partition, name.to_owned());
             let (others, files) = self.packages.get(&key)?.most()?;
@@ -116,11 +130,30 @@ impl PackageVersions {
             (!own.contains(others) && order(newest, others).is_lt()).then(|| Outdated {
                 package: name.to_owned(),
                 version: newest.clone(),
-                others: others.to_owned(),
-                files,
+                than: Than::Others(others.to_owned(), files),
             })
         })
     }
+}
+
+/// Whether no package that has a file at its path is installed in a version that has it so, and one is in a newer.
+fn older_than_installed(found: &Found<'_>, installed: &Installed) -> Option<Outdated> {
+    let mut older = None;
+    for (package, own) in found.versions() {
+        let Some(there) = installed.version(found.disk, found.partition, package) else {
+            continue;
+        };
+        let newest = own.iter().max_by(|a, b| order(a, b))?;
+        if own.contains(there) || order(newest, there).is_ge() {
+            return None;
+        }
+        older.get_or_insert_with(|| Outdated {
+            package: package.to_owned(),
+            version: newest.clone(),
+            than: Than::Installed(there.to_owned()),
+        });
+    }
+    older
 }
 
 impl Package {
@@ -166,6 +199,8 @@ fn order(a: &str, b: &str) -> Ordering {
 
 #[cfg(test)]
 mod tests {
+    use nephoscope_guest::PackageSaid;
+
     use super::*;
 
     fn placements(path: &str, versions: &[&str]) -> Vec<(String, CandidateReport)> {
@@ -194,7 +229,95 @@ mod tests {
     }
 
     fn others(all: &PackageVersions, number: u32, disk: u16, versions: &[&str]) -> Option<String> {
-        with(number, disk, versions, |found| all.outdated(found)).map(|outdated| outdated.others)
+        let outdated = with(number, disk, versions, |found| {
+            all.outdated(found, &Installed::default())
+        });
+        outdated.map(|outdated| match outdated.than {
+            Than::Others(others, _) => others,
+            Than::Installed(_) => unreachable!("nothing is"),
+        })
+    }
+
+    fn installed(packages: &[(u16, &str, &str)]) -> Installed {
+        let mut installed = Installed::default();
+        for (disk, name, version) in packages {
+            installed.said(PackageSaid {
+                disk: *disk,
+                partition: 1,
+                name: (*name).to_owned(),
+                version: Some((*version).to_owned()),
+            });
+        }
+        installed
+    }
+
+    #[test]
+    fn the_only_file_of_a_package_is_older_if_a_newer_one_is_installed_and_has_it_not_so() {
+        let older = |packages: &[(u16, &str, &str)], versions: &[&str]| {
+            let installed = installed(packages);
+            let found = with(7, 0, versions, |found| {
+                PackageVersions::default().outdated(found, &installed)
+            });
+            found.map(|outdated| (outdated.version, outdated.than))
+        };
+        let than = |version: &str| Some(("1.9-1".to_owned(), Than::Installed(version.to_owned())));
+        assert_eq!(
+            older(&[(0, "app", "1.10-1")], &["1.8-1", "1.9-1"]),
+            than("1.10-1")
+        );
+        assert_eq!(
+            older(&[(0, "app", "1.10-1")], &["1.9-1", "1.10-1"]),
+            None,
+            "both have it so"
+        );
+        assert_eq!(
+            older(&[(0, "app", "1.8-9")], &["1.9-1"]),
+            None,
+            "an upgrade is under way"
+        );
+        assert_eq!(
+            older(&[(1, "app", "1.10-1")], &["1.9-1"]),
+            None,
+            "on another disk"
+        );
+        assert_eq!(older(&[(0, "other", "1.10-1")], &["1.9-1"]), None);
+        assert_eq!(
+            older(&[(0, "app", "ä")], &["1.9-1"]),
+            None,
+            "no version of Debian's"
+        );
+    }
+
+    #[test]
+    fn a_file_that_another_installed_package_has_so_is_not_older() {
+        let path = "/usr/share/app/7.php";
+        let of = |package: &str, version: &str| {
+            let candidate = CandidateReport {
+                package: Some(package.into()),
+                source: None,
+                version: Some(version.into()),
+            };
+            (path.to_owned(), candidate)
+        };
+        let placements = [of("app", "1.9-1"), of("app-small", "2-1")];
+        let found = Found {
+            file: FileId(7),
+            at_ns: 0,
+            disk: 0,
+            partition: 1,
+            path,
+            placements: &placements,
+        };
+        let older = |packages: &[(u16, &str, &str)]| {
+            let older = older_than_installed(&found, &installed(packages));
+            older.map(|outdated| outdated.package)
+        };
+        assert_eq!(older(&[(0, "app", "1.10-1")]), Some("app".into()));
+        assert_eq!(older(&[(0, "app", "1.10-1"), (0, "app-small", "2-1")]), None);
+        assert_eq!(
+            older(&[(0, "app", "1.10-1"), (0, "app-small", "3-1")]),
+            Some("app".into())
+        );
     }
 
     #[test]

@@ -146,6 +146,7 @@ impl Session {
             }
             Event::FileSeen(number, about) => self.inventory.files.seen(number, *about),
             Event::FilesUnseen(disk, counts) => self.inventory.files.unseen(disk, &counts),
+            Event::PackageSaid(said) => self.inventory.files.installed.said(*said),
             Event::FileHeld(held) => self.inventory.files.held(&held),
             Event::PageAccessed(access) => self.accessed(stamped.at_ns, *access, &mut changes),
             Event::CodeMapped(mapped) => {

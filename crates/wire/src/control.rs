@@ -3,7 +3,7 @@
 use serde::{Deserialize, Serialize};
 
 /// Goes up with every change of the frames, the ring or the messages. Plugin and monitor must agree.
-pub const WIRE_VERSION: u32 = 7;
+pub const WIRE_VERSION: u32 = 8;
 
 /// The plugin's first message after a monitor connected. The ring memory files come with it, one per vCPU in
 /// order, then the event descriptor that the plugin signals when a sleeping monitor has something to read.

@@ -11,6 +11,8 @@
 
 use nephoscope_guest::{Attribution, CodeCoverage, Coverage, GapReason, PAGE_SIZE};
 
+use crate::files::{FileFrame, FileHeld, FrameAccessed, PackageFrame};
+
 /// Bytes of the header.
 const HEADER: usize = 24;
 /// Bytes of a [`Captured`] before the page.
@@ -152,53 +154,12 @@ pub enum Frame<'a> {
         /// How many, in the order of [`UNSEEN_NAMES`].
         counts: [u64; UNSEEN_NAMES.len()],
     },
+    /// What a disk's own package manager says of a package: its name, and the version that is installed.
+    Package(PackageFrame, &'a [u8], &'a [u8]),
     /// A piece of a file is in the guest's memory.
     FileHeld(FileHeld),
     /// Memory with a piece of a file was accessed, and what it held: nothing if it was about to be written.
     FrameAccessed(FrameAccessed, Option<&'a [u8; PAGE_SIZE]>),
-}
-
-/// The fixed part of what is said of a file. Its path follows.
-#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
-pub struct FileFrame {
-    /// Its number: the server's, and never another file's.
-    pub file: u32,
-    /// The disk, counted from 0 as the VM is started with them.
-    pub disk: u16,
-    /// The partition, 0 if the disk has none.
-    pub partition: u16,
-    /// Its inode and that one's generation.
-    pub inode: u64,
-    /// Tells it from the one that had its number before.
-    pub generation: u32,
-    /// Bytes of it.
-    pub bytes: u64,
-}
-
-/// Which piece is where.
-#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
-pub struct FileHeld {
-    /// The file.
-    pub file: u32,
-    /// Where in it, in bytes.
-    pub at: u64,
-    /// Where in memory.
-    pub gpa: u64,
-    /// Bytes of it, 4096 at most.
-    pub len: u16,
-    /// The guest has written it to the disk from there.
-    pub written: bool,
-    /// BLAKE3 of the bytes.
-    pub digest: [u8; 32],
-}
-
-/// Who accessed memory.
-#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
-pub struct FrameAccessed {
-    /// The page of memory.
-    pub gpa: u64,
-    /// The root that was loaded and its incarnation, if a vCPU accessed it and they are known.
-    pub by: Option<(u64, u32)>,
 }
 
 /// A frame that cannot be right. The ring it came from is given up: nothing after it can be trusted.
@@ -231,18 +192,13 @@ const FILE: u16 = 8;
 const FILE_HELD: u16 = 9;
 const FRAME_ACCESSED: u16 = 10;
 const FILES_UNSEEN: u16 = 11;
-/// The longest path of a file (Linux, `PATH_MAX`).
-pub const MAX_PATH_BYTES: usize = 4096;
+const PACKAGE: u16 = 12;
 
 const FLAG_USER: u8 = 1;
 const FLAG_PAGING: u8 = 2;
 const FLAG_REPLAY: u8 = 4;
 /// The registers are told. What 8 says is the sender's alone: other bytes of the page that run will not be told.
 const FLAG_CONTROLS: u8 = 16;
-/// Of [`FrameAccessed`].
-const FLAG_BY: u32 = 1;
-const FLAG_BYTES: u32 = 2;
-
 impl Frame<'_> {
     /// Appends the frame to `out`, which is cleared first.
     pub fn encode(&self, stamp: Stamp, out: &mut Vec<u8>) {
@@ -274,6 +230,7 @@ impl Frame<'_> {
             Frame::File(..) => FILE,
             Frame::FileHeld(_) => FILE_HELD,
             Frame::FilesUnseen { .. } => FILES_UNSEEN,
+            Frame::Package(..) => PACKAGE,
             Frame::FrameAccessed(..) => FRAME_ACCESSED,
         }
     }
@@ -330,45 +287,16 @@ impl Frame<'_> {
                 }
             }
             Frame::Stopped => {}
-            Frame::File(file, path) => {
-                let path = path.get(..MAX_PATH_BYTES).unwrap_or(path);
-                out.extend_from_slice(&file.inode.to_le_bytes());
-                out.extend_from_slice(&file.bytes.to_le_bytes());
-                out.extend_from_slice(&file.file.to_le_bytes());
-                out.extend_from_slice(&file.generation.to_le_bytes());
-                let len = u16::try_from(path.len()).unwrap_or(0);
-                for number in [file.disk, file.partition, len, 0] {
-                    out.extend_from_slice(&number.to_le_bytes());
-                }
-                out.extend_from_slice(path);
-            }
+            Frame::File(file, path) => file.encode(path, out),
             Frame::FilesUnseen { disk, counts } => {
                 out.extend_from_slice(&u64::from(*disk).to_le_bytes());
                 for count in counts {
                     out.extend_from_slice(&count.to_le_bytes());
                 }
             }
-            Frame::FileHeld(held) => {
-                out.extend_from_slice(&held.gpa.to_le_bytes());
-                out.extend_from_slice(&held.at.to_le_bytes());
-                out.extend_from_slice(&held.file.to_le_bytes());
-                for number in [held.len, held.written.into()] {
-                    out.extend_from_slice(&number.to_le_bytes());
-                }
-                out.extend_from_slice(&held.digest);
-            }
-            Frame::FrameAccessed(accessed, page) => {
-                let (root, incarnation) = accessed.by.unwrap_or_default();
-                out.extend_from_slice(&accessed.gpa.to_le_bytes());
-                out.extend_from_slice(&root.to_le_bytes());
-                out.extend_from_slice(&incarnation.to_le_bytes());
-                let flag = |set: bool, bit: u32| if set { bit } else { 0 };
-                let flags = flag(accessed.by.is_some(), FLAG_BY) | flag(page.is_some(), FLAG_BYTES);
-                out.extend_from_slice(&flags.to_le_bytes());
-                if let Some(page) = page {
-                    out.extend_from_slice(*page);
-                }
-            }
+            Frame::Package(package, name, version) => package.encode(name, version, out),
+            Frame::FileHeld(held) => held.encode(out),
+            Frame::FrameAccessed(accessed, page) => accessed.encode(*page, out),
         }
     }
 
@@ -450,8 +378,15 @@ fn decode_body<'a>(kind: u16, f: &mut Fields<'a>, length: FrameError) -> Result<
             Frame::Counters(values)
         }
         STOPPED => Frame::Stopped,
-        FILE => decode_file(f, length)?,
-        FILE_HELD => decode_held(f, length)?,
+        FILE => {
+            let (file, path) = FileFrame::decode(f, length)?;
+            Frame::File(file, path)
+        }
+        PACKAGE => {
+            let (package, name, version) = PackageFrame::decode(f, length)?;
+            Frame::Package(package, name, version)
+        }
+        FILE_HELD => Frame::FileHeld(FileHeld::decode(f, length)?),
         FILES_UNSEEN => {
             let disk = f.u64().ok_or(length)?;
             let disk = u16::try_from(disk).map_err(|_| FrameError::Field("disk"))?;
@@ -462,15 +397,8 @@ fn decode_body<'a>(kind: u16, f: &mut Fields<'a>, length: FrameError) -> Result<
             Frame::FilesUnseen { disk, counts }
         }
         FRAME_ACCESSED => {
-            let (gpa, root) = (f.u64().ok_or(length)?, f.u64().ok_or(length)?);
-            let (incarnation, flags) = (f.u32().ok_or(length)?, f.u32().ok_or(length)?);
-            let by = (flags & FLAG_BY != 0).then_some((root, incarnation));
-            let page = if flags & FLAG_BYTES == 0 {
-                None
-            } else {
-                Some(f.page().ok_or(length)?)
-            };
-            Frame::FrameAccessed(FrameAccessed { gpa, by }, page)
+            let (accessed, page) = FrameAccessed::decode(f, length)?;
+            Frame::FrameAccessed(accessed, page)
         }
         other => return Err(FrameError::Kind(other)),
     })
@@ -510,46 +438,6 @@ fn decode_captured<'a>(f: &mut Fields<'a>, length: FrameError) -> Result<Frame<'
     Ok(Frame::Captured(captured, page))
 }
 
-fn decode_file<'a>(f: &mut Fields<'a>, length: FrameError) -> Result<Frame<'a>, FrameError> {
-    let (inode, bytes) = (f.u64().ok_or(length)?, f.u64().ok_or(length)?);
-    let (file, generation) = (f.u32().ok_or(length)?, f.u32().ok_or(length)?);
-    let (disk, partition) = (f.u16().ok_or(length)?, f.u16().ok_or(length)?);
-    let len = usize::from(f.u16().ok_or(length)?);
-    f.u16().ok_or(length)?;
-    let (path, padding) = f.rest.split_at_checked(len).ok_or(length)?;
-    if padding.len() >= 8 || len > MAX_PATH_BYTES {
-        return Err(length);
-    }
-    f.rest = &[];
-    let file = FileFrame {
-        file,
-        disk,
-        partition,
-        inode,
-        generation,
-        bytes,
-    };
-    Ok(Frame::File(file, path))
-}
-
-fn decode_held<'a>(f: &mut Fields<'a>, length: FrameError) -> Result<Frame<'a>, FrameError> {
-    let (gpa, at) = (f.u64().ok_or(length)?, f.u64().ok_or(length)?);
-    let file = f.u32().ok_or(length)?;
-    let (len, written) = (f.u16().ok_or(length)?, f.u16().ok_or(length)?);
-    if len == 0 || usize::from(len) > PAGE_SIZE {
-        return Err(FrameError::Field("len"));
-    }
-    let held = FileHeld {
-        file,
-        at,
-        gpa,
-        len,
-        written: written != 0,
-        digest: f.take().ok_or(length)?,
-    };
-    Ok(Frame::FileHeld(held))
-}
-
 fn check_range(start: u16, end: u16) -> Result<(), FrameError> {
     if start >= end || usize::from(end) > PAGE_SIZE {
         return Err(FrameError::Field("range"));
@@ -557,32 +445,32 @@ fn check_range(start: u16, end: u16) -> Result<(), FrameError> {
     Ok(())
 }
 
-struct Fields<'a> {
-    rest: &'a [u8],
+pub(crate) struct Fields<'a> {
+    pub(crate) rest: &'a [u8],
 }
 
 impl<'a> Fields<'a> {
-    fn page(&mut self) -> Option<&'a [u8; PAGE_SIZE]> {
+    pub(crate) fn page(&mut self) -> Option<&'a [u8; PAGE_SIZE]> {
         let (page, rest) = self.rest.split_first_chunk::<PAGE_SIZE>()?;
         self.rest = rest;
         Some(page)
     }
 
-    fn take<const N: usize>(&mut self) -> Option<[u8; N]> {
+    pub(crate) fn take<const N: usize>(&mut self) -> Option<[u8; N]> {
         let (head, rest) = self.rest.split_first_chunk::<N>()?;
         self.rest = rest;
         Some(*head)
     }
 
-    fn u16(&mut self) -> Option<u16> {
+    pub(crate) fn u16(&mut self) -> Option<u16> {
         self.take().map(u16::from_le_bytes)
     }
 
-    fn u32(&mut self) -> Option<u32> {
+    pub(crate) fn u32(&mut self) -> Option<u32> {
         self.take().map(u32::from_le_bytes)
     }
 
-    fn u64(&mut self) -> Option<u64> {
+    pub(crate) fn u64(&mut self) -> Option<u64> {
         self.take().map(u64::from_le_bytes)
     }
 }
@@ -706,6 +594,15 @@ mod tests {
                 disk: 3,
                 counts: std::array::from_fn(|i| i as u64 + 5),
             },
+            Frame::Package(
+                PackageFrame {
+                    disk: 1,
+                    partition: 2,
+                    installed: true,
+                },
+                b"php8.2-fpm",
+                b"8.2.29-1~deb12u1",
+            ),
             Frame::FileHeld(FileHeld {
                 file: 9,
                 at: 3 << 12,
@@ -772,17 +669,6 @@ mod tests {
                 );
             }
         }
-    }
-
-    #[test]
-    fn max_path_bytes_is_as_long_as_a_path_may_be() {
-        let (path, mut bytes) = ([b'x'; MAX_PATH_BYTES + 1], Vec::new());
-        Frame::File(FileFrame::default(), &path).encode(Stamp::default(), &mut bytes);
-        assert!(bytes.len() <= MAX_FRAME_BYTES);
-        let Ok((_, Frame::File(_, told))) = Frame::decode(&bytes) else {
-            panic!("no file")
-        };
-        assert_eq!(told.len(), MAX_PATH_BYTES);
     }
 
     proptest! {

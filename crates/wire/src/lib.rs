@@ -12,6 +12,7 @@
 
 mod control;
 mod disk;
+mod files;
 mod frame;
 mod ring;
 mod shm;
@@ -19,9 +20,9 @@ mod socket;
 
 pub use control::{Guarded, Hello, RamRange, Request, WIRE_VERSION};
 pub use disk::{DiskMessage, LandedPart, MAX_DISK_MESSAGE, Region};
+pub use files::{FileFrame, FileHeld, FrameAccessed, MAX_PATH_BYTES, MAX_WORD_BYTES, PackageFrame};
 pub use frame::{
-    COUNTER_NAMES, Captured, Controls, FileFrame, FileHeld, Frame, FrameAccessed, FrameError,
-    MAX_FRAME_BYTES, MAX_PATH_BYTES, NO_FRAME, Stamp, UNSEEN_NAMES,
+    COUNTER_NAMES, Captured, Controls, Frame, FrameError, MAX_FRAME_BYTES, NO_FRAME, Stamp, UNSEEN_NAMES,
 };
 pub use ring::{Consumer, Producer, PushError, RING_HEAD_BYTES, RingError, RingMemory};
 pub use shm::{DeviceWords, ShmError};

@@ -9,6 +9,7 @@
 //! The plugin has to know before the guest does: it throws away what QEMU translated of that memory, and has accesses to it told from then
 //! on.
 
+mod installed;
 mod kinds;
 mod link;
 mod table;
@@ -79,6 +80,7 @@ impl Follower {
         table.transfer(transfer, |said: &Said<'_>| {
             let of = match *said {
                 Said::File(file, path) => Frame::File(file, path),
+                Said::Package(package, name, version) => Frame::Package(package, name, version),
                 Said::Held { file, at, held } => {
                     parts.push(part(held.gpa, held.len.into(), true));
                     Frame::FileHeld(FileHeld {

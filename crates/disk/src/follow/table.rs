@@ -4,10 +4,11 @@ use std::collections::{HashMap, VecDeque};
 use std::io;
 use std::sync::Arc;
 
-use nephoscope_wire::FileFrame;
+use nephoscope_wire::{FileFrame, PackageFrame};
 
 use nephoscope_guest::is_script;
 
+use super::installed::Installed;
 use super::kinds::Kinds;
 use super::place;
 use crate::device::Transfer;
@@ -23,10 +24,12 @@ const NUMBER_BITS: u32 = 24;
 /// Partitions that are looked into.
 const MAX_VOLUMES: usize = 128;
 
-/// What there is to say of followed files.
+/// What there is to say of followed files, and of what they may be of.
 pub(super) enum Said<'a> {
     /// What a file is, and its name: before anything else of it, and when it has another name.
     File(FileFrame, &'a [u8]),
+    /// What the disk's own package manager says of a package: its name, and the version that is installed.
+    Package(PackageFrame, &'a [u8], &'a [u8]),
     /// A piece of it is in guest memory.
     Held {
         /// The file.
@@ -69,6 +72,9 @@ struct Volume {
     /// By inode.
     known: HashMap<u64, Known>,
     nobodys: Nobodys,
+    installed: Installed,
+    /// Whether what is installed was looked for.
+    is_looked_at: bool,
 }
 
 /// Blocks that were written and are nobody's yet.
@@ -200,6 +206,8 @@ impl Table {
                     files,
                     known: HashMap::new(),
                     nobodys: Nobodys::default(),
+                    installed: Installed::default(),
+                    is_looked_at: false,
                 });
             }
             Err(_) => self.skipped.volumes += 1,
@@ -218,8 +226,24 @@ impl Table {
     }
 
     /// Gives the pieces of followed files that are in guest memory now: those of a transfer, and those of which a write says whose they
-    /// are; and the names that files have from now on.
+    /// are; the names that files have from now on; and which packages are installed, as far as that was not said.
     pub(super) fn transfer(&mut self, transfer: &Transfer<'_>, mut give: impl FnMut(&Said<'_>)) {
+        self.take(transfer, &mut give);
+        for volume in &mut self.volumes {
+            let partition = volume.partition;
+            for (name, version) in volume.installed.changes() {
+                let frame = PackageFrame {
+                    disk: self.disk,
+                    partition,
+                    installed: version.is_some(),
+                };
+                let version = version.unwrap_or_default();
+                give(&Said::Package(frame, &name, &version));
+            }
+        }
+    }
+
+    fn take(&mut self, transfer: &Transfer<'_>, give: &mut impl FnMut(&Said<'_>)) {
         let begin = transfer.sector.saturating_mul(SECTOR);
         let end = begin.saturating_add(transfer.bytes.len() as u64);
         let mut numbers = self.numbers;
@@ -228,7 +252,7 @@ impl Table {
             kinds: &self.kinds,
             numbers: &mut numbers,
             skipped: &mut self.skipped,
-            give: &mut give,
+            give,
         };
         for volume in &mut self.volumes {
             let of = Part {
@@ -236,6 +260,9 @@ impl Table {
                 at: volume.at,
                 bytes: volume.bytes,
             };
+            if !std::mem::replace(&mut volume.is_looked_at, true) {
+                volume.installed.look(&volume.files, &of);
+            }
             let each = volume.files.block_bytes() as usize;
             for (block, from) in blocks(volume.at, volume.bytes, each, begin, end) {
                 let Some(piece) = transfer.bytes.get(from..from + each) else {
@@ -278,7 +305,7 @@ impl Table {
             frames: &[],
             bytes: zeros,
         };
-        self.transfer(&transfer, |_| ());
+        self.take(&transfer, &mut |_| ());
     }
 }
 
@@ -401,6 +428,7 @@ impl Volume {
                 self.renamed(*inode, was, of, say);
             }
         }
+        self.installed.look(&self.files, of);
         let files = &self.files;
         let owned: Vec<u64> = self
             .nobodys

@@ -110,6 +110,36 @@ impl FileSystem {
         }
     }
 
+    /// The inode at a path, from the root of the file system; links are not followed.
+    ///
+    /// # Errors
+    /// If a directory cannot be read.
+    pub fn find(&self, path: &[&[u8]], disk: &impl Blocks) -> Result<Option<u64>, LayoutError> {
+        match self {
+            Self::Ext4(current) => Ok(current.find(path, disk)?.map(u64::from)),
+            Self::Xfs(current) => current.find(path, disk),
+        }
+    }
+
+    /// What a file holds; `None` if this is none, or has more than `most` bytes.
+    ///
+    /// # Errors
+    /// If it cannot be read.
+    pub fn contents(
+        &self,
+        inode: u64,
+        most: u64,
+        disk: &impl Blocks,
+    ) -> Result<Option<Vec<u8>>, LayoutError> {
+        match self {
+            Self::Ext4(current) => match u32::try_from(inode) {
+                Ok(inode) => current.contents(inode, most, disk),
+                Err(_) => Ok(None),
+            },
+            Self::Xfs(current) => current.contents(inode, most, disk),
+        }
+    }
+
     /// Bytes were written from this one on, which `disk` reads already. The inodes are given that are others now, or have another name.
     pub fn written(&mut self, at: u64, bytes: &[u8], disk: &impl Blocks) -> Vec<u64> {
         match self {

@@ -5,6 +5,7 @@
 //! hold: a user of the guest can write a perfect inode into a file.
 
 mod bytes;
+mod contents;
 pub mod ext4;
 mod file_system;
 mod owners;

@@ -29,3 +29,19 @@ pub(super) fn path<'a, N: Copy + PartialEq>(
             .collect(),
     )
 }
+
+/// What is at a path from the root: `entry` gives what has a name in a directory.
+pub(super) fn find<N: Copy, E>(
+    root: N,
+    path: &[&[u8]],
+    mut entry: impl FnMut(N, &[u8]) -> Result<Option<N>, E>,
+) -> Result<Option<N>, E> {
+    let mut at = root;
+    for name in path {
+        match entry(at, name)? {
+            Some(next) => at = next,
+            None => return Ok(None),
+        }
+    }
+    Ok(Some(at))
+}

@@ -37,29 +37,40 @@ fn run(command: &mut Command) {
 
 const VERSIONS: [&str; 2] = ["1.0-1", "1.1-1"];
 const APP: &str = "/usr/share/demo-app";
+const LONE: &str = "/usr/share/demo-lone";
 
-/// Packages of an application, in two versions.
-fn packages(folder: &Path) -> [PathBuf; 2] {
-    VERSIONS.map(|version| {
-        let tree = folder.join(format!("demo-app-{version}"));
-        let files = tree.join(&APP[1..]);
+/// Packages and their files: of one, all are others in each version, of the other, all but the first.
+const PACKAGES: [(&str, &[&str], usize); 2] = [
+    ("demo-app", &["one", "two", "three"], 0),
+    ("demo-lone", &["same", "lone", "quiet"], 1),
+];
+
+/// Both, in two versions.
+fn packages(folder: &Path) -> Vec<PathBuf> {
+    let all = PACKAGES
+        .iter()
+        .flat_map(|package| VERSIONS.map(|version| (package, version)));
+    all.map(|((package, names, same), version)| {
+        let tree = folder.join(format!("{package}-{version}"));
+        let files = tree.join(format!("usr/share/{package}"));
         for path in [tree.join("DEBIAN"), files.clone()] {
             std::fs::create_dir_all(path).unwrap();
         }
         let control = format!(
-            "Package: demo-app\nVersion: {version}\nArchitecture: all\nMaintainer: Nobody <nobody@localhost>\nDescription: an application\n"
+            "Package: {package}\nVersion: {version}\nArchitecture: all\nMaintainer: Nobody <nobody@localhost>\nDescription: an application\n"
         );
         std::fs::write(tree.join("DEBIAN/control"), control).unwrap();
-        for name in ["one", "two", "three"] {
-            let text = format!("<?php echo '{name} of {version}';\n");
-            std::fs::write(files.join(format!("{name}.php")), text).unwrap();
+        for (number, name) in names.iter().enumerate() {
+            let of = if number < *same { "all" } else { version };
+            std::fs::write(files.join(format!("{name}.php")), format!("<?php echo '{name} of {of}';\n")).unwrap();
         }
-        let package = folder.join(format!("demo-app-{version}.deb"));
+        let deb = folder.join(format!("{package}-{version}.deb"));
         run(Command::new("dpkg-deb")
             .args(["--root-owner-group", "--build"])
-            .args([&tree, &package]));
-        package
+            .args([&tree, &deb]));
+        deb
     })
+    .collect()
 }
 
 /// The guest's catalog, and the packages' files in it.
@@ -74,8 +85,8 @@ fn catalog(image: &Image, folder: &Path, packages: &[PathBuf]) -> PathBuf {
     catalog
 }
 
-/// The newer is installed, and one file of the older put in its place.
-fn outdated_file(guest: &mut Guest, packages: &[PathBuf]) {
+/// The newer ones are installed, and files of the older put in their places.
+fn outdated_files(guest: &mut Guest, packages: &[PathBuf]) {
     for package in packages {
         let name = package.file_name().unwrap().to_str().unwrap();
         guest
@@ -83,16 +94,29 @@ fn outdated_file(guest: &mut Guest, packages: &[PathBuf]) {
             .unwrap();
     }
     let [older, newer] = VERSIONS;
+    let put = |package: &str, name: &str| {
+        let file = format!("/usr/share/{package}/{name}.php");
+        format!("dpkg-deb --fsys-tarfile /root/{package}-{older}.deb | tar -xO .{file} >{file}; ")
+    };
     guest
         .run_ok(&format!(
-            "set -e; dpkg -i /root/demo-app-{newer}.deb; ln -s {APP} /var/www/html/app; \
-             dpkg-deb --fsys-tarfile /root/demo-app-{older}.deb | tar -xO .{APP}/two.php >{APP}/two.php; \
-             sync; sleep 1; md5sum {APP}/*"
+            "set -e; dpkg -i /root/demo-app-{newer}.deb /root/demo-lone-{newer}.deb; \
+             ln -s {APP} /var/www/html/app; ln -s {LONE} /var/www/html/lone; {}{}{}\
+             sync; sleep 1; md5sum {APP}/* {LONE}/*",
+            put("demo-app", "two"),
+            put("demo-lone", "lone"),
+            put("demo-lone", "quiet"),
         ))
         .unwrap();
-    for (name, version) in [("one", newer), ("two", older), ("three", newer)] {
-        let (status, body) = guest.http_get(&format!("/app/{name}.php")).unwrap();
-        assert_eq!((status, body), (200, format!("{name} of {version}")));
+    for (path, says) in [
+        ("app/one", format!("one of {newer}")),
+        ("app/two", format!("two of {older}")),
+        ("app/three", format!("three of {newer}")),
+        ("lone/same", "same of all".to_owned()),
+        ("lone/lone", format!("lone of {older}")),
+    ] {
+        let answer = guest.http_get(&format!("/{path}.php")).unwrap();
+        assert_eq!(answer, (200, says));
     }
 }
 
@@ -204,24 +228,31 @@ fn judged(report: &Value) {
         let (file, _) = readers(report, &format!("/root/{name}.php")).unwrap();
         assert_ne!(file["verdict"], "known");
     }
-    let app = |name: &str| format!("{APP}/{name}.php");
-    let [finding] = of(&app("two"))[..] else {
-        panic!("{:?}", of(&app("two")))
-    };
-    let outdated = &finding["evidence"]["outdated"];
-    assert_eq!(
-        (&outdated["version"], &outdated["others"]),
-        (&VERSIONS[0].into(), &VERSIONS[1].into())
-    );
-    assert!(
-        finding["evidence"]["program"]
-            .as_str()
-            .unwrap()
-            .contains("php-fpm")
-    );
-    let late = finding["found_ns"].as_u64().unwrap() - finding["at_ns"].as_u64().unwrap();
-    assert!(late < 1_000_000_000, "{finding}");
-    assert!(of(&app("one")).is_empty() && of(&app("three")).is_empty());
+    let php = |folder: &str, name: &str| format!("{folder}/{name}.php");
+    // Of one of the packages nothing else that was read tells its version.
+    for (package, path) in [("demo-app", php(APP, "two")), ("demo-lone", php(LONE, "lone"))] {
+        let [finding] = of(&path)[..] else {
+            panic!("{path}: {:?}", of(&path))
+        };
+        let outdated = &finding["evidence"]["outdated"];
+        assert_eq!(
+            (&outdated["package"], &outdated["version"], &outdated["installed"]),
+            (&package.into(), &VERSIONS[0].into(), &VERSIONS[1].into())
+        );
+        let program = finding["evidence"]["program"].as_str().unwrap();
+        assert!(program.contains("php-fpm"), "{program}");
+        let late = finding["found_ns"].as_u64().unwrap() - finding["at_ns"].as_u64().unwrap();
+        assert!(late < 1_000_000_000, "{finding}");
+    }
+    for path in [
+        php(APP, "one"),
+        php(APP, "three"),
+        php(LONE, "same"),
+        // Older too, and read by md5sum alone.
+        php(LONE, "quiet"),
+    ] {
+        assert!(of(&path).is_empty(), "{path}: {:?}", of(&path));
+    }
     assert_eq!(of("/root/seen.py").len(), 0);
     assert_eq!(of("/var/www/html/index.php").len(), 0);
     assert_eq!(of("/var/www/html/new.php").len(), 1);
@@ -270,7 +301,7 @@ fn who_reads_a_file_is_told_and_who_only_could_is_not() {
         "two disks, a server each"
     );
     changed_copies(&mut guest);
-    outdated_file(&mut guest, &packages);
+    outdated_files(&mut guest, &packages);
     std::thread::sleep(Duration::from_secs(1));
     assert_eq!(guest.power_off().unwrap(), 0);
 

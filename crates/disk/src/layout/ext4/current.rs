@@ -174,6 +174,27 @@ impl Current {
         self.files.path(inode, &self.view(disk))
     }
 
+    /// [`Files::find`].
+    ///
+    /// # Errors
+    /// If a directory cannot be read.
+    pub fn find(&self, path: &[&[u8]], disk: &impl Blocks) -> Result<Option<u32>, LayoutError> {
+        self.files.find(path, &self.view(disk))
+    }
+
+    /// [`Files::contents`].
+    ///
+    /// # Errors
+    /// If it cannot be read.
+    pub fn contents(
+        &self,
+        inode: u32,
+        most: u64,
+        disk: &impl Blocks,
+    ) -> Result<Option<Vec<u8>>, LayoutError> {
+        self.files.contents(inode, most, &self.view(disk))
+    }
+
     fn view<'a, D: Blocks>(&'a self, disk: &'a D) -> View<'a, D> {
         View {
             disk,

@@ -5,6 +5,7 @@
 
 use std::collections::{HashMap, HashSet};
 
+use super::super::contents::contents;
 use super::super::{Blocks, InodeKind, LayoutError, Owner, Owners, paths};
 use super::directory::Names;
 use super::extents::Extents;
@@ -154,6 +155,48 @@ impl Files {
         }
         let above = |at| self.nodes.get(&at).map(|node| (&*node.name, node.parent));
         Ok(name.and_then(|name| paths::path(name, node.parent, ROOT, above)))
+    }
+
+    /// The inode at a path, from the root of the file system; links are not followed.
+    ///
+    /// # Errors
+    /// If a directory cannot be read.
+    pub fn find(&self, path: &[&[u8]], disk: &impl Blocks) -> Result<Option<u32>, LayoutError> {
+        paths::find(ROOT, path, |directory, name| {
+            let mut inode = None;
+            self.names_in(directory, disk, |found| {
+                if found.name == name && inode.is_none() {
+                    inode = Some(found.inode);
+                }
+            })?;
+            Ok(inode)
+        })
+    }
+
+    /// What a file holds; `None` if this is none, or has more than `most` bytes.
+    ///
+    /// # Errors
+    /// If it cannot be read.
+    pub fn contents(
+        &self,
+        inode: u32,
+        most: u64,
+        disk: &impl Blocks,
+    ) -> Result<Option<Vec<u8>>, LayoutError> {
+        let Some(node) = self
+            .node(inode)
+            .filter(|node| node.kind == InodeKind::File && node.bytes <= most)
+        else {
+            return Ok(None);
+        };
+        let runs = node.runs.iter();
+        let blocks = runs
+            .flat_map(|(block, len)| *block..block.saturating_add((*len).into()))
+            .map(|block| {
+                let (owner, file_block) = self.owners.get(block)?;
+                (owner == Owner(inode)).then_some((block, file_block))
+            });
+        contents(node.bytes, self.superblock.block_bytes, blocks, disk).map(Some)
     }
 
     /// Gives all names in a directory.

@@ -7,6 +7,7 @@ use std::collections::{HashMap, HashSet};
 use std::hash::{DefaultHasher, Hash, Hasher};
 
 use super::super::bytes::index;
+use super::super::contents::contents;
 use super::super::{Blocks, InodeKind, LayoutError, Owner, Owners, paths};
 use super::chunks::{CHUNK, Chunk, chunks, header_at};
 use super::directory::{DirectoryBlock, HASHES_AT, Name, ShortForm};
@@ -185,6 +186,44 @@ impl Files {
         }
         let above = |at| self.node(at).map(|node| (&*node.name, node.parent));
         Ok(name.and_then(|name| paths::path(name, node.parent, self.superblock.root, above)))
+    }
+
+    /// The inode at a path, from the root of the file system; links are not followed.
+    ///
+    /// # Errors
+    /// If a directory cannot be read.
+    pub fn find(&self, path: &[&[u8]], disk: &impl Blocks) -> Result<Option<u64>, LayoutError> {
+        paths::find(self.superblock.root, path, |directory, name| {
+            let mut inode = None;
+            self.names_in(directory, disk, |found| {
+                if found.name == name && inode.is_none() {
+                    inode = Some(found.inode);
+                }
+            })?;
+            Ok(inode)
+        })
+    }
+
+    /// What a file holds; `None` if this is none, or has more than `most` bytes.
+    ///
+    /// # Errors
+    /// If it cannot be read.
+    pub fn contents(
+        &self,
+        inode: u64,
+        most: u64,
+        disk: &impl Blocks,
+    ) -> Result<Option<Vec<u8>>, LayoutError> {
+        let Some(node) = self
+            .node(inode)
+            .filter(|node| node.kind == InodeKind::File && node.bytes <= most)
+        else {
+            return Ok(None);
+        };
+        let runs = node.runs.iter();
+        let blocks = runs.flat_map(|run| (run.block..).zip((run.file_block..).take(index(run.len.into()))));
+        let blocks = blocks.map(Some);
+        contents(node.bytes, self.superblock.block_bytes, blocks, disk).map(Some)
     }
 
     /// Gives all names in a directory, but itself and the one above.
