@@ -55,6 +55,12 @@ fn partner(root: &str) -> String {
 fn are_found(catalog: &Path, name: &str, emulator: u32, least: usize) {
     let catalog = catalog.display().to_string();
     let watched = || asked(&["ps", name, "--json"]);
+    // On a busy machine the watch comes to what the guest runs some seconds later.
+    let deadline = Instant::now() + Duration::from_secs(60);
+    while processes(&watched(), false).len() < least {
+        assert!(Instant::now() < deadline, "{name}: too few processes are watched");
+        std::thread::sleep(Duration::from_millis(200));
+    }
     for look in 0..LOOKS {
         let before = watched();
         let scan = asked(&[
