@@ -9,14 +9,19 @@
 //! It is written after the lines. Both survive the death of the process in the system's cache; a machine that dies takes the
 //! VM along. So what was lost with a watch is at most what came after the horizon, and that is its blind interval.
 
-use std::fs::File;
-use std::io::{self, BufRead, BufReader, Read, Write};
-use std::os::unix::fs::FileExt;
+mod writer;
+
+use std::io::{self, BufRead, BufReader, Read};
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+use std::sync::mpsc::{SyncSender, sync_channel};
+use std::thread::JoinHandle;
 
 use nephoscope_pipeline::{Entry, Session};
 use serde::{Deserialize, Serialize};
 
 use crate::runtime::{HORIZON, Kept};
+use writer::{Job, Seen, Writer};
 
 /// A journal that has grown by as much is written anew, with what still counts: it bounds what processes that come and go
 /// leave in it.
@@ -102,80 +107,71 @@ impl Left {
     }
 }
 
+/// Lines of a new journal that are given to the writer at once, and how many such pieces may wait for the disk.
+const PIECE: usize = 1 << 20;
+const PIECES: usize = 2;
+
 /// The journal of a running watch.
 #[derive(Debug)]
 pub(super) struct Journal {
-    kept: Kept,
+    name: String,
     of: Of,
-    horizon: File,
-    file: File,
-    at: Horizon,
-    /// Its length when it was written anew last.
-    anew: u64,
-    /// Lines that did not go to the file yet.
+    /// Lines that the writer does not have yet.
     pending: Vec<u8>,
-    full: bool,
-    refused: bool,
+    seen: Arc<Seen>,
+    /// The writer, and how it is told.
+    writer: Option<(SyncSender<Job>, JoinHandle<()>)>,
 }
 
 impl Journal {
-    /// A new journal after what was left, if anything was.
+    /// A new journal after what was left, if anything was. Not before privileges are dropped.
     ///
     /// # Errors
     /// If the system refuses.
     pub(super) fn begin(kept: &Kept, of: Of, left: Option<&Left>, session: &mut Session) -> io::Result<Self> {
         let number = left.map_or(0, |left| left.number + 1);
-        let mut pending = line(&of)?;
+        let mut lines = line(&of)?;
         for entry in session.journal_anew() {
-            pending.append(&mut line(&entry)?);
+            lines.append(&mut line(&entry)?);
         }
-        let mut journal = Self {
-            kept: kept.clone(),
-            of,
-            horizon: kept.create(HORIZON, false)?,
-            file: kept.create(&named(number), true)?,
-            at: Horizon {
-                number,
-                len: 0,
-                done_ns: left.map_or(0, |left| left.done_ns),
-            },
-            anew: 0,
-            pending,
-            full: false,
-            refused: false,
+        let at = Horizon {
+            number,
+            len: 0,
+            done_ns: left.map_or(0, |left| left.done_ns),
         };
-        journal.write()?;
-        journal.anew = journal.at.len;
-        journal.set_horizon()?;
+        let (horizon, file) = (kept.create(HORIZON, false)?, kept.create(&named(number), true)?);
+        let mut writer = Writer::new(kept.clone(), horizon, file, at);
+        writer.write(&lines, 0)?;
+        writer.begun();
         if let Some(left) = left {
             kept.remove(&named(left.number));
         }
-        Ok(journal)
+        Self::with(writer, of)
     }
 
-    /// Writes what is new, and that everything until `done_ns` is written. What the disk does not take is tried again at the
-    /// next call; until then the horizon stays.
+    fn with(writer: Writer, of: Of) -> io::Result<Self> {
+        let (name, seen) = (writer.kept.name.clone(), writer.seen.clone());
+        let (tell, jobs) = sync_channel(PIECES);
+        let thread = std::thread::Builder::new()
+            .name("journal".into())
+            .spawn(move || writer.run(&jobs))?;
+        Ok(Self {
+            name,
+            of,
+            pending: Vec::new(),
+            seen,
+            writer: Some((tell, thread)),
+        })
+    }
+
+    /// Has what is new written, and that everything until `done_ns` is written. While the disk is at the lines before, they wait.
     pub(super) fn keep(&mut self, session: &mut Session, done_ns: u64) {
-        if self.full {
+        if self.writer.is_none() {
             return;
         }
         let kept = self.try_keep(session, done_ns);
-        match kept {
-            Ok(()) if self.refused => {
-                self.refused = false;
-                eprintln!("nephoscope: the journal in {} is written again", self.kept.name);
-            }
-            Ok(()) => {}
-            Err(error) if !self.refused => {
-                self.refused = true;
-                eprintln!(
-                    "nephoscope: the journal of {} cannot be written ({error}): as long as that is so, a watch that is \
-                     killed takes along what it concluded from {:.3} s on, and its report says so",
-                    self.kept.name,
-                    std::time::Duration::from_nanos(self.at.done_ns).as_secs_f64()
-                );
-            }
-            Err(_) => {}
+        if kept.is_err() {
+            self.give_up(session);
         }
     }
 
@@ -183,64 +179,68 @@ impl Journal {
         for entry in session.journal() {
             self.pending.append(&mut line(&entry)?);
         }
-        if self.pending.len() as u64 > MAX_BYTES / 4 {
+        let unwritten = self.seen.unwritten.load(Ordering::Acquire);
+        if self.pending.len() as u64 + unwritten > MAX_BYTES / 4 {
             self.give_up(session);
             return Ok(());
         }
-        self.write()?;
-        if self.at.len > self.anew.saturating_mul(2) + ANEW_AFTER {
-            self.write_anew(session)?;
+        if self.seen.busy.swap(true, Ordering::AcqRel) {
+            return Ok(());
         }
-        self.at.done_ns = self.at.done_ns.max(done_ns);
-        self.set_horizon()
-    }
-
-    fn write(&mut self) -> io::Result<()> {
-        // At its own place: what was written of it before the disk was full is written again.
-        self.file.write_all_at(&self.pending, self.at.len)?;
-        self.at.len += self.pending.len() as u64;
-        self.pending.clear();
-        Ok(())
-    }
-
-    fn set_horizon(&self) -> io::Result<()> {
-        self.horizon.write_all_at(&self.at.bytes(), 0)
-    }
-
-    fn write_anew(&mut self, session: &mut Session) -> io::Result<()> {
-        let number = self.at.number + 1;
-        let file = self.kept.create(&named(number), true)?;
-        let mut writer = io::BufWriter::with_capacity(1 << 20, &file);
-        let mut len = 0;
-        let mut add = |bytes: Vec<u8>| {
-            len += bytes.len() as u64;
-            writer.write_all(&bytes)
-        };
-        add(line(&self.of)?)?;
-        for entry in session.journal_anew() {
-            add(line(&entry)?)?;
+        let lines = std::mem::take(&mut self.pending);
+        self.give(Job::Write { lines, done_ns })?;
+        let [len, anew] = [&self.seen.len, &self.seen.anew].map(|bytes| bytes.load(Ordering::Acquire));
+        let has_grown = len > anew.saturating_mul(2) + ANEW_AFTER;
+        if has_grown && !self.seen.anew_under_way.swap(true, Ordering::AcqRel) {
+            self.write_anew(session, done_ns)?;
         }
-        writer.flush()?;
-        drop(writer);
-        let old = std::mem::replace(&mut self.at.number, number);
-        (self.file, self.at.len, self.anew) = (file, len, len);
-        self.set_horizon()?;
-        self.kept.remove(&named(old));
-        if len > MAX_BYTES / 2 {
+        if anew > MAX_BYTES / 2 {
             self.give_up(session);
         }
         Ok(())
     }
 
+    fn give(&self, job: Job) -> io::Result<()> {
+        let (tell, _) = self.writer.as_ref().ok_or(io::ErrorKind::BrokenPipe)?;
+        tell.send(job).map_err(|_| io::ErrorKind::BrokenPipe.into())
+    }
+
+    /// The writer goes on with a new journal, with what still counts.
+    fn write_anew(&mut self, session: &mut Session, done_ns: u64) -> io::Result<()> {
+        let mut piece = line(&self.of)?;
+        for entry in session.journal_anew() {
+            piece.append(&mut line(&entry)?);
+            if piece.len() >= PIECE {
+                self.give(Job::Anew(std::mem::take(&mut piece)))?;
+            }
+        }
+        self.give(Job::Anew(piece))?;
+        self.give(Job::Switch { done_ns })
+    }
+
     fn give_up(&mut self, session: &mut Session) {
-        self.full = true;
         session.journal_ends();
         self.pending = Vec::new();
+        self.end();
         eprintln!(
             "nephoscope: the journal of {} has reached its bound: a watch that is killed from now on takes along what it \
              concluded, and its report says so",
-            self.kept.name
+            self.name
         );
+    }
+
+    /// What was given is written, and nothing more.
+    fn end(&mut self) {
+        if let Some((tell, thread)) = self.writer.take() {
+            drop(tell);
+            drop(thread.join());
+        }
+    }
+}
+
+impl Drop for Journal {
+    fn drop(&mut self) {
+        self.end();
     }
 }
 

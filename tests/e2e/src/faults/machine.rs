@@ -114,6 +114,7 @@ fn everyone(scene: Scene, setting: &Setting) -> Result<String> {
     let one = Killed::by(|| Ok(ours::kill(&vm, Role::Watch)))?;
     back(one.gone_ns)?;
     scene.settle()?;
+    scene.catch_up()?;
     let all = Killed::by(|| {
         // Whoever is started meanwhile too.
         for _ in 0..3 {

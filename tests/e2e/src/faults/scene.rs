@@ -9,10 +9,10 @@ use anyhow::{Context, Result, ensure};
 use rustix::process::Pid;
 use serde_json::Value;
 
-use super::Setting;
 use super::ours::{self, Leash};
 use super::proof::{Account, Away, Killed, Origin, account, intervals};
 use super::ticks::{self, Tick, Ticks, now_ns};
+use super::{SLACK, Setting};
 use crate::control::Control;
 use crate::guest::{Guest, Options, Watched, vm_name};
 
@@ -86,6 +86,19 @@ impl Scene {
         let report = report.context("no answer")?;
         crate::report::validate(&report)?;
         Ok(report)
+    }
+
+    /// Waits until the watch is no further behind than a part of the slack: one that has little of the machine to itself loses with
+    /// its end also what it had not come to.
+    pub(super) fn catch_up(&self) -> Result<()> {
+        let near = u64::try_from(SLACK.as_nanos() / 4)?;
+        ours::wait_for("the watch to have caught up", Duration::from_secs(60), || {
+            let asked = now_ns();
+            self.report().is_ok_and(|report| {
+                let to_ns = intervals(&report).last().and_then(|last| last["to_ns"].as_u64());
+                self.origin.0 + to_ns.unwrap_or(0) + near >= asked
+            })
+        })
     }
 
     /// Lets some pages run that surely come after what was done, waits until the watch has come to them, and holds its report to

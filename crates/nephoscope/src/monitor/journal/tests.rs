@@ -1,3 +1,4 @@
+use std::io::Write as _;
 use std::sync::Arc;
 
 use nephoscope_catalog::{Adder, Catalog};
@@ -31,6 +32,16 @@ fn gap(at: u64) -> Gap {
     }
 }
 
+impl Journal {
+    /// [`Journal::keep`], and waits until that is written.
+    fn keep_now(&mut self, session: &mut Session, done_ns: u64) {
+        self.keep(session, done_ns);
+        while self.seen.busy.load(Ordering::Acquire) {
+            std::thread::yield_now();
+        }
+    }
+}
+
 #[test]
 fn what_is_left_is_what_was_written_up_to_the_horizon() {
     let folder = tempfile::tempdir().unwrap();
@@ -39,10 +50,11 @@ fn what_is_left_is_what_was_written_up_to_the_horizon() {
     let (mut session, _catalog) = session();
     let mut journal = Journal::begin(&dir, OF, None, &mut session).unwrap();
     session.gap(gap(10));
-    journal.keep(&mut session, 20);
+    journal.keep_now(&mut session, 20);
     session.gap(gap(30));
     // A kill in the middle of a write leaves half a line behind the horizon.
-    journal.file.write_all_at(b"{\"gap\":", journal.at.len).unwrap();
+    let file = std::fs::File::options().append(true).open(dir.path(&named(0)));
+    file.unwrap().write_all(b"{\"gap\":").unwrap();
     let left = Left::read(&dir).unwrap();
     assert_eq!((left.of, left.done_ns), (OF, 20));
     assert_eq!(left.entries, [Entry::Gap(gap(10))]);
@@ -55,7 +67,7 @@ fn a_successor_begins_a_journal_with_all_that_was_left() {
     let (mut first, _catalog) = session();
     let mut journal = Journal::begin(&dir, OF, None, &mut first).unwrap();
     first.gap(gap(10));
-    journal.keep(&mut first, 20);
+    journal.keep_now(&mut first, 20);
     drop(journal);
     let left = Left::read(&dir).unwrap();
     let (mut second, _catalog) = session();
@@ -64,7 +76,7 @@ fn a_successor_begins_a_journal_with_all_that_was_left() {
     let again = Left::read(&dir).unwrap();
     assert_eq!((again.done_ns, &again.entries), (20, &left.entries));
     second.gap(gap(40));
-    journal.keep(&mut second, 50);
+    journal.keep_now(&mut second, 50);
     assert_eq!(Left::read(&dir).unwrap().entries.len(), 2);
 }
 
@@ -87,11 +99,72 @@ fn max_bytes_bounds_the_journal_and_the_horizon_stays_from_then_on() {
     let dir = VmDir::at("web1", folder.path()).hold().unwrap();
     let (mut session, _catalog) = session();
     let mut journal = Journal::begin(&dir, OF, None, &mut session).unwrap();
-    journal.keep(&mut session, 20);
+    journal.keep_now(&mut session, 20);
     journal.pending = vec![b'x'; usize::try_from(MAX_BYTES / 4).unwrap() + 1];
-    journal.keep(&mut session, 30);
+    journal.keep_now(&mut session, 30);
     assert_eq!(Left::read(&dir).unwrap().done_ns, 20);
-    assert!(journal.pending.is_empty());
+    assert!(journal.pending.is_empty() && journal.writer.is_none());
+}
+
+#[test]
+fn while_the_disk_is_at_the_lines_before_the_next_ones_wait_and_the_watch_does_not() {
+    let folder = tempfile::tempdir().unwrap();
+    let dir = VmDir::at("web1", folder.path()).hold().unwrap();
+    let (mut session, _catalog) = session();
+    let mut journal = Journal::begin(&dir, OF, None, &mut session).unwrap();
+    // As if the disk stood still.
+    journal.seen.busy.store(true, Ordering::Release);
+    for at in [10, 30, 50] {
+        session.gap(gap(at));
+        journal.keep(&mut session, at + 10);
+    }
+    let left = Left::read(&dir).unwrap();
+    assert_eq!((left.done_ns, left.entries.len()), (0, 0));
+    journal.seen.busy.store(false, Ordering::Release);
+    journal.keep_now(&mut session, 70);
+    let left = Left::read(&dir).unwrap();
+    assert_eq!((left.done_ns, left.entries.len()), (70, 3));
+}
+
+#[test]
+fn what_was_given_is_written_when_the_watch_ends() {
+    let folder = tempfile::tempdir().unwrap();
+    let dir = VmDir::at("web1", folder.path()).hold().unwrap();
+    let (mut session, _catalog) = session();
+    let mut journal = Journal::begin(&dir, OF, None, &mut session).unwrap();
+    session.gap(gap(10));
+    journal.keep(&mut session, 20);
+    drop(journal);
+    assert_eq!(Left::read(&dir).unwrap().done_ns, 20);
+}
+
+/// `/dev/full` takes nothing (`full(4)`).
+#[test]
+fn what_the_disk_does_not_take_is_written_when_it_does() {
+    let folder = tempfile::tempdir().unwrap();
+    let dir = VmDir::at("web1", folder.path()).hold().unwrap();
+    let file = |path: &std::path::Path| {
+        std::fs::File::options()
+            .write(true)
+            .create(true)
+            .truncate(false)
+            .open(path)
+            .unwrap()
+    };
+    let at = Horizon {
+        number: 0,
+        len: 0,
+        done_ns: 5,
+    };
+    let (horizon, full) = (dir.create(HORIZON, false).unwrap(), file("/dev/full".as_ref()));
+    let mut writer = Writer::new(dir.clone(), horizon, full, at);
+    let first = line(&OF).unwrap();
+    assert!(writer.write(&first, 20).is_err());
+    assert_eq!(writer.seen.unwritten.load(Ordering::Acquire), first.len() as u64);
+    writer.file = dir.create(&named(0), true).unwrap();
+    writer.write(&line(&Entry::Gap(gap(10))).unwrap(), 30).unwrap();
+    let left = Left::read(&dir).unwrap();
+    assert_eq!((left.of, left.done_ns, left.entries.len()), (OF, 30, 1));
 }
 
 #[test]
@@ -101,14 +174,15 @@ fn a_journal_that_has_grown_is_written_anew_with_what_still_counts() {
     let (mut session, _catalog) = session();
     let mut journal = Journal::begin(&dir, OF, None, &mut session).unwrap();
     session.gap(gap(10));
-    journal.keep(&mut session, 20);
-    // As if much had been written: a hole in the file.
-    journal.file.set_len(ANEW_AFTER + 4096).unwrap();
-    journal.at.len = ANEW_AFTER + 4096;
+    journal.keep_now(&mut session, 20);
     session.gap(gap(30));
-    journal.keep(&mut session, 40);
-    assert_eq!(journal.at.number, 1);
+    let lots = vec![b' '; usize::try_from(ANEW_AFTER).unwrap() + 4096];
+    journal.pending = [&lots[..], b"\n"].concat();
+    journal.keep_now(&mut session, 40);
+    session.gap(gap(50));
+    journal.keep_now(&mut session, 60);
+    drop(journal);
     let left = Left::read(&dir).unwrap();
-    assert_eq!((left.done_ns, left.entries.len()), (40, 2));
+    assert_eq!((left.number, left.done_ns, left.entries.len()), (1, 60, 3));
     assert!(!dir.path(&named(0)).exists());
 }
