@@ -9,6 +9,8 @@ use std::path::PathBuf;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, ensure};
+use rustix::net::sockopt::socket_peercred;
+use rustix::process::Pid;
 use serde_json::{Value, json};
 
 /// A watch answers within milliseconds; this is for machines that do ten other things.
@@ -42,6 +44,14 @@ impl Control {
     pub fn slower(self, times: u32) -> Result<Self> {
         self.stream.get_ref().set_read_timeout(Some(TIMEOUT * times))?;
         Ok(self)
+    }
+
+    /// The process that answers, which is the one that watches: another may wait to take its place.
+    ///
+    /// # Errors
+    /// When the system does not say.
+    pub fn watcher(&self) -> Result<Pid> {
+        Ok(socket_peercred(self.stream.get_ref())?.pid)
     }
 
     /// The findings with a number above `after`.

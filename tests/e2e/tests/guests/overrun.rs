@@ -6,7 +6,6 @@ use std::process::{Child, Command};
 use std::time::{Duration, Instant};
 
 use nephoscope_e2e::faults::mute::Mute;
-use nephoscope_e2e::faults::ours::{self, Role};
 use nephoscope_e2e::faults::slow::Slow;
 use nephoscope_e2e::living::list;
 use nephoscope_e2e::{Catalog, Control, Guest, Image, Options, report, vm_name};
@@ -27,15 +26,9 @@ fn attach(arguments: &[&std::ffi::OsStr]) -> Child {
         .unwrap()
 }
 
-/// The one process that watches this VM.
+/// The process that watches this VM.
 fn watcher(vm: &str) -> Pid {
-    let watchers = ours::of(vm, Role::Watch);
-    assert_eq!(watchers.len(), 1, "{watchers:?}");
-    watchers[0]
-}
-
-fn signal(vm: &str, signal: Signal) {
-    kill_process(watcher(vm), signal).unwrap();
+    Control::connect(vm).unwrap().watcher().unwrap()
 }
 
 /// A guest whose plugin has a ring for five hundred captures, and its monitor.
@@ -158,10 +151,11 @@ fn a_monitor_that_was_stopped_says_from_when_to_when_it_was_blind() {
 
     assert!(mute.swallowed() > 0, "nothing was asked that was not answered");
 
-    signal(&scene.name, Signal::STOP);
+    let watcher = watcher(&scene.name);
+    kill_process(watcher, Signal::STOP).unwrap();
     let work = "/opt/nephoscope/shortlived 400; python3 /opt/nephoscope/work.py; php -r 'echo 1;'; ls -lR /usr/bin | wc";
     guest.run_ok(work).unwrap();
-    signal(&scene.name, Signal::CONT);
+    kill_process(watcher, Signal::CONT).unwrap();
     std::thread::sleep(Duration::from_secs(2));
     guest.run_ok("/bin/true").unwrap();
     std::thread::sleep(Duration::from_secs(1));
