@@ -110,6 +110,8 @@ impl Left {
 /// Lines of a new journal that are given to the writer at once, and how many such pieces may wait for the disk.
 const PIECE: usize = 1 << 20;
 const PIECES: usize = 2;
+/// Why it is given up ([`MAX_BYTES`]).
+const BOUND: &str = "has reached its bound";
 
 /// The journal of a running watch.
 #[derive(Debug)]
@@ -141,7 +143,7 @@ impl Journal {
         };
         let (horizon, file) = (kept.create(HORIZON, false)?, kept.create(&named(number), true)?);
         let mut writer = Writer::new(kept.clone(), horizon, file, at);
-        writer.write(&lines, 0)?;
+        writer.write(lines, 0)?;
         writer.begun();
         if let Some(left) = left {
             kept.remove(&named(left.number));
@@ -169,9 +171,8 @@ impl Journal {
         if self.writer.is_none() {
             return;
         }
-        let kept = self.try_keep(session, done_ns);
-        if kept.is_err() {
-            self.give_up(session);
+        if let Err(error) = self.try_keep(session, done_ns) {
+            self.give_up(session, &format!("cannot be written any more ({error})"));
         }
     }
 
@@ -181,13 +182,16 @@ impl Journal {
         }
         let unwritten = self.seen.unwritten.load(Ordering::Acquire);
         if self.pending.len() as u64 + unwritten > MAX_BYTES / 4 {
-            self.give_up(session);
+            self.give_up(session, BOUND);
             return Ok(());
         }
         if self.seen.busy.swap(true, Ordering::AcqRel) {
             return Ok(());
         }
         let lines = std::mem::take(&mut self.pending);
+        self.seen
+            .unwritten
+            .fetch_add(lines.len() as u64, Ordering::AcqRel);
         self.give(Job::Write { lines, done_ns })?;
         let [len, anew] = [&self.seen.len, &self.seen.anew].map(|bytes| bytes.load(Ordering::Acquire));
         let has_grown = len > anew.saturating_mul(2) + ANEW_AFTER;
@@ -195,7 +199,7 @@ impl Journal {
             self.write_anew(session, done_ns)?;
         }
         if anew > MAX_BYTES / 2 {
-            self.give_up(session);
+            self.give_up(session, BOUND);
         }
         Ok(())
     }
@@ -218,12 +222,12 @@ impl Journal {
         self.give(Job::Switch { done_ns })
     }
 
-    fn give_up(&mut self, session: &mut Session) {
+    fn give_up(&mut self, session: &mut Session, why: &str) {
         session.journal_ends();
         self.pending = Vec::new();
         self.end();
         eprintln!(
-            "nephoscope: the journal of {} has reached its bound: a watch that is killed from now on takes along what it \
+            "nephoscope: the journal of {} {why}: a watch that is killed from now on takes along what it \
              concluded, and its report says so",
             self.name
         );

@@ -159,10 +159,10 @@ fn what_the_disk_does_not_take_is_written_when_it_does() {
     let (horizon, full) = (dir.create(HORIZON, false).unwrap(), file("/dev/full".as_ref()));
     let mut writer = Writer::new(dir.clone(), horizon, full, at);
     let first = line(&OF).unwrap();
-    assert!(writer.write(&first, 20).is_err());
+    assert!(writer.write(first.clone(), 20).is_err());
     assert_eq!(writer.seen.unwritten.load(Ordering::Acquire), first.len() as u64);
     writer.file = dir.create(&named(0), true).unwrap();
-    writer.write(&line(&Entry::Gap(gap(10))).unwrap(), 30).unwrap();
+    writer.write(line(&Entry::Gap(gap(10))).unwrap(), 30).unwrap();
     let left = Left::read(&dir).unwrap();
     assert_eq!((left.of, left.done_ns, left.entries.len()), (OF, 30, 1));
 }

@@ -33,7 +33,7 @@ pub(super) struct Seen {
     pub(super) len: AtomicU64,
     /// Its length when it was begun.
     pub(super) anew: AtomicU64,
-    /// Bytes that the disk did not take.
+    /// Bytes that were given and are not on the disk.
     pub(super) unwritten: AtomicU64,
 }
 
@@ -71,7 +71,7 @@ impl Writer {
         while let Ok(job) = jobs.recv() {
             match job {
                 Job::Write { lines, done_ns } => {
-                    let written = self.write(&lines, done_ns);
+                    let written = self.write(lines, done_ns);
                     self.say(written);
                     self.seen.busy.store(false, Ordering::Release);
                 }
@@ -86,8 +86,12 @@ impl Writer {
     }
 
     /// What the disk does not take is tried again with the next lines; until then the horizon stays.
-    pub(super) fn write(&mut self, lines: &[u8], done_ns: u64) -> io::Result<()> {
-        self.pending.extend_from_slice(lines);
+    pub(super) fn write(&mut self, mut lines: Vec<u8>, done_ns: u64) -> io::Result<()> {
+        if self.pending.is_empty() {
+            self.pending = lines;
+        } else {
+            self.pending.append(&mut lines);
+        }
         // At its own place: what was written of it before the disk was full is written again.
         let written = self.file.write_all_at(&self.pending, self.at.len);
         if written.is_ok() {
